@@ -1,0 +1,2 @@
+//! chaosrun
+fn main() {}
