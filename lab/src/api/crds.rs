@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::object::{add_finalizer, array_at, bool_at, is_deleting, name, now, set, set_default, str_at};
+use super::object::{
+    add_finalizer, array_at, bool_at, is_deleting, name, now, set, set_default, str_at,
+};
 use super::registry::ResourceType;
 use super::server::ApiServer;
 use super::status::{ApiError, Cause};
@@ -16,12 +18,17 @@ const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Name of the definition whose objects are stored under this key: `group/plural` is `plural.group`.
 pub(crate) fn definition_of(storage: &str) -> String {
-    storage.split_once('/').map(|(group, plural)| format!("{plural}.{group}")).unwrap_or_default()
+    storage
+        .split_once('/')
+        .map(|(group, plural)| format!("{plural}.{group}"))
+        .unwrap_or_default()
 }
 
 /// Names, finalizer and status of a definition. Status comes at once here; clients wait for `Established`.
 pub(crate) fn defaults(object: &mut Value) {
-    let kind = str_at(object, "/spec/names/kind").unwrap_or_default().to_owned();
+    let kind = str_at(object, "/spec/names/kind")
+        .unwrap_or_default()
+        .to_owned();
     set_default(object, "/spec/names/singular", kind.to_lowercase());
     set_default(object, "/spec/names/listKind", format!("{kind}List"));
     set_default(object, "/spec/conversion", json!({"strategy": "None"}));
@@ -34,9 +41,7 @@ pub(crate) fn defaults(object: &mut Value) {
         .filter(|version| bool_at(version, "/storage"))
         .filter_map(|version| version.get("name").cloned())
         .collect();
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": "True", "lastTransitionTime": now(), "reason": reason, "message": message})
-    };
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "lastTransitionTime": now(), "reason": reason, "message": message});
     let names = object.pointer("/spec/names").cloned().unwrap_or_default();
     set(
         object,
@@ -56,7 +61,10 @@ pub(crate) fn validate(object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     for field in ["group", "scope", "names/plural", "names/kind"] {
         if !super::object::is_set(object, &format!("/spec/{field}")) {
-            causes.push(Cause::required(format!("spec.{}", field.replace('/', ".")), ""));
+            causes.push(Cause::required(
+                format!("spec.{}", field.replace('/', ".")),
+                "",
+            ));
         }
     }
     let expected = format!(
@@ -65,15 +73,31 @@ pub(crate) fn validate(object: &Value) -> Vec<Cause> {
         str_at(object, "/spec/group").unwrap_or_default()
     );
     if name(object) != expected {
-        causes.push(Cause::invalid("metadata.name", &json!(name(object)), "must be spec.names.plural+\".\"+spec.group"));
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &json!(name(object)),
+            "must be spec.names.plural+\".\"+spec.group",
+        ));
     }
     let versions = array_at(object, "/spec/versions");
-    if versions.iter().filter(|version| bool_at(version, "/storage")).count() != 1 {
-        causes.push(Cause::invalid("spec.versions", &json!([]), "must have exactly one version marked as storage version"));
+    if versions
+        .iter()
+        .filter(|version| bool_at(version, "/storage"))
+        .count()
+        != 1
+    {
+        causes.push(Cause::invalid(
+            "spec.versions",
+            &json!([]),
+            "must have exactly one version marked as storage version",
+        ));
     }
     for (index, version) in versions.iter().enumerate() {
         if version.pointer("/schema/openAPIV3Schema").is_none() {
-            causes.push(Cause::required(format!("spec.versions[{index}].schema.openAPIV3Schema"), "schemas are required"));
+            causes.push(Cause::required(
+                format!("spec.versions[{index}].schema.openAPIV3Schema"),
+                "schemas are required",
+            ));
         }
     }
     causes
@@ -81,7 +105,11 @@ pub(crate) fn validate(object: &Value) -> Vec<Cause> {
 
 impl ApiServer {
     /// Deletes all objects of a definition that is going away, and then lets it go.
-    pub(crate) fn remove_instances(&self, resource: &ResourceType, definition: &Value) -> Result<(), ApiError> {
+    pub(crate) fn remove_instances(
+        &self,
+        resource: &ResourceType,
+        definition: &Value,
+    ) -> Result<(), ApiError> {
         let storage = format!(
             "{}/{}",
             str_at(definition, "/spec/group").unwrap_or_default(),
@@ -93,7 +121,8 @@ impl ApiServer {
                 if is_deleting(&object.value) {
                     continue;
                 }
-                let instance = ObjectKey::new(super::object::namespace(&object.value), name(&object.value));
+                let instance =
+                    ObjectKey::new(super::object::namespace(&object.value), name(&object.value));
                 match self.delete_object(&kind, &instance, &DeleteOptions::default()) {
                     Err(error) if error.reason != "NotFound" => return Err(error),
                     _ => {}
@@ -108,7 +137,10 @@ impl ApiServer {
 
     /// Adds a definition on behalf of the server itself (controllers bring their own kinds along).
     pub fn install_definition(&self, definition: Value) -> Result<(), ApiError> {
-        let Some(resource) = self.registry().get("apiextensions.k8s.io", "v1", "customresourcedefinitions") else {
+        let Some(resource) =
+            self.registry()
+                .get("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        else {
             return Ok(());
         };
         match self.create_object(&resource, None, definition, &WriteOptions::internal()) {

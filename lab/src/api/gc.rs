@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::object::{
-    array_at, bool_at, has_finalizer, is_deleting, namespace, remove, remove_finalizer, set, str_at, uid,
+    array_at, bool_at, has_finalizer, is_deleting, namespace, remove, remove_finalizer, set,
+    str_at, uid,
 };
 use super::registry::ResourceType;
 use super::server::ApiServer;
@@ -24,13 +25,17 @@ pub(crate) const ORPHAN: &str = "orphan";
 
 /// Runs until the server goes away.
 pub(crate) async fn run(server: Weak<ApiServer>, stop: CancellationToken) {
-    let Some(wake) = server.upgrade().map(|server| server.store().collector()) else { return };
+    let Some(wake) = server.upgrade().map(|server| server.store().collector()) else {
+        return;
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = wake.notified() => {}
         }
-        let Some(server) = server.upgrade() else { return };
+        let Some(server) = server.upgrade() else {
+            return;
+        };
         for (count, (storage, key)) in server.store().take_pending().into_iter().enumerate() {
             if let Err(error) = look_at(&server, &storage, &key) {
                 tracing::warn!(%error, storage = &*storage, name = key.name, "garbage collection failed for an object");
@@ -44,11 +49,17 @@ pub(crate) async fn run(server: Weak<ApiServer>, stop: CancellationToken) {
 }
 
 fn look_at(server: &ApiServer, storage: &Arc<str>, key: &ObjectKey) -> Result<(), ApiError> {
-    let Some(resource) = server.registry().by_storage(storage) else { return Ok(()) };
-    let Some(object) = server.store().get(storage, key) else { return Ok(()) };
+    let Some(resource) = server.registry().by_storage(storage) else {
+        return Ok(());
+    };
+    let Some(object) = server.store().get(storage, key) else {
+        return Ok(());
+    };
     let done = if resource.is("", "namespaces") {
         server.empty_namespace(&resource, &object.value)
-    } else if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && is_deleting(&object.value) {
+    } else if resource.is("apiextensions.k8s.io", "customresourcedefinitions")
+        && is_deleting(&object.value)
+    {
         server.remove_instances(&resource, &object.value)
     } else if is_deleting(&object.value) {
         attend_deletion(server, &resource, key, &object.value)
@@ -80,12 +91,18 @@ fn attend_deletion(
         let blocking = |dependent: &&Arc<Stored>| {
             array_at(&dependent.value, "/metadata/ownerReferences")
                 .iter()
-                .any(|owner| str_at(owner, "/uid") == Some(uid(object)) && bool_at(owner, "/blockOwnerDeletion"))
+                .any(|owner| {
+                    str_at(owner, "/uid") == Some(uid(object))
+                        && bool_at(owner, "/blockOwnerDeletion")
+                })
         };
         if !dependents.iter().any(|dependent| blocking(&dependent)) {
             return drop_finalizer(server, resource, key, FOREGROUND);
         }
-        for dependent in dependents.iter().filter(|dependent| !is_deleting(&dependent.value)) {
+        for dependent in dependents
+            .iter()
+            .filter(|dependent| !is_deleting(&dependent.value))
+        {
             enqueue(server, dependent);
         }
     }
@@ -99,15 +116,24 @@ fn enqueue(server: &ApiServer, object: &Stored) {
 }
 
 /// Deletes an object when none of its owners is there any more.
-fn collect(server: &ApiServer, resource: &ResourceType, key: &ObjectKey, object: &Value) -> Result<(), ApiError> {
+fn collect(
+    server: &ApiServer,
+    resource: &ResourceType,
+    key: &ObjectKey,
+    object: &Value,
+) -> Result<(), ApiError> {
     let mut solid = false;
     let mut gone = Vec::new();
     let mut waiting = Vec::new();
     for owner in array_at(object, "/metadata/ownerReferences") {
-        let Some(owner_uid) = str_at(owner, "/uid") else { continue };
+        let Some(owner_uid) = str_at(owner, "/uid") else {
+            continue;
+        };
         match present_owner(server, owner, namespace(object)) {
             None => gone.push(owner_uid.to_owned()),
-            Some(found) if super::writes::waits_for_dependents(&found.value) => waiting.push(owner_uid.to_owned()),
+            Some(found) if super::writes::waits_for_dependents(&found.value) => {
+                waiting.push(owner_uid.to_owned())
+            }
             Some(_) => solid = true,
         }
     }
@@ -124,7 +150,10 @@ fn collect(server: &ApiServer, resource: &ResourceType, key: &ObjectKey, object:
     let dependents = server.store().dependents(uid(object));
     let foreground = !waiting.is_empty() && !dependents.is_empty();
     if foreground {
-        for dependent in dependents.iter().filter(|one| super::writes::waits_for_dependents(&one.value)) {
+        for dependent in dependents
+            .iter()
+            .filter(|one| super::writes::waits_for_dependents(&one.value))
+        {
             unblock(server, dependent, uid(object))?;
         }
     }
@@ -144,7 +173,11 @@ fn collect(server: &ApiServer, resource: &ResourceType, key: &ObjectKey, object:
 }
 
 /// The owner that a reference means. One in another namespace, of another kind or name, is no owner.
-fn present_owner(server: &ApiServer, reference: &Value, dependent_namespace: &str) -> Option<Arc<Stored>> {
+fn present_owner(
+    server: &ApiServer,
+    reference: &Value,
+    dependent_namespace: &str,
+) -> Option<Arc<Stored>> {
     let (storage, key) = server.store().find_uid(str_at(reference, "/uid")?)?;
     if !key.namespace.is_empty() && key.namespace != dependent_namespace {
         return None;
@@ -154,13 +187,13 @@ fn present_owner(server: &ApiServer, reference: &Value, dependent_namespace: &st
     (same_kind && str_at(reference, "/name") == Some(key.name.as_str())).then_some(found)
 }
 
-fn change(
-    server: &ApiServer,
-    object: &Stored,
-    edit: &dyn Fn(&mut Value),
-) -> Result<(), ApiError> {
-    let Some((storage, key)) = server.store().find_uid(uid(&object.value)) else { return Ok(()) };
-    let Some(resource) = server.registry().by_storage(&storage) else { return Ok(()) };
+fn change(server: &ApiServer, object: &Stored, edit: &dyn Fn(&mut Value)) -> Result<(), ApiError> {
+    let Some((storage, key)) = server.store().find_uid(uid(&object.value)) else {
+        return Ok(());
+    };
+    let Some(resource) = server.registry().by_storage(&storage) else {
+        return Ok(());
+    };
     let wanted = uid(&object.value);
     let change = |existing: &Value| {
         let mut next = existing.clone();
@@ -177,8 +210,13 @@ fn change(
 
 fn drop_owners(server: &ApiServer, object: &Stored, owners: &[String]) -> Result<(), ApiError> {
     change(server, object, &|next| {
-        if let Some(list) = next.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) {
-            list.retain(|owner| !str_at(owner, "/uid").is_some_and(|uid| owners.iter().any(|one| one == uid)));
+        if let Some(list) = next
+            .pointer_mut("/metadata/ownerReferences")
+            .and_then(Value::as_array_mut)
+        {
+            list.retain(|owner| {
+                !str_at(owner, "/uid").is_some_and(|uid| owners.iter().any(|one| one == uid))
+            });
             if list.is_empty() {
                 remove(next, "/metadata/ownerReferences");
             }
@@ -189,8 +227,14 @@ fn drop_owners(server: &ApiServer, object: &Stored, owners: &[String]) -> Result
 /// Two objects that own each other would wait for each other for ever.
 fn unblock(server: &ApiServer, object: &Stored, owner: &str) -> Result<(), ApiError> {
     change(server, object, &|next| {
-        let list = next.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut);
-        for reference in list.into_iter().flatten().filter(|one| str_at(one, "/uid") == Some(owner)) {
+        let list = next
+            .pointer_mut("/metadata/ownerReferences")
+            .and_then(Value::as_array_mut);
+        for reference in list
+            .into_iter()
+            .flatten()
+            .filter(|one| str_at(one, "/uid") == Some(owner))
+        {
             set(reference, "/blockOwnerDeletion", json!(false));
         }
     })
@@ -207,5 +251,7 @@ pub(crate) fn drop_finalizer(
         remove_finalizer(&mut next, finalizer);
         Ok(next)
     };
-    server.change_object(resource, key, &WriteOptions::internal(), &change).map(|_| ())
+    server
+        .change_object(resource, key, &WriteOptions::internal(), &change)
+        .map(|_| ())
 }
