@@ -6,7 +6,7 @@
 use crate::experiment::Experiment;
 use crate::fault::{FaultTarget, Undo};
 use crate::model::{Interval, Mono, PodFacts};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The steps of a trial, in order. The kill matrix dies at each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -168,6 +168,16 @@ pub struct SinkRead {
     pub uncommitted_files: u64,
 }
 
+/// JSON has no infinity: an unknown lower bound is written as null and read back as what it means.
+fn lower_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NEG_INFINITY))
+}
+
+/// See [`lower_bound`].
+fn upper_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+}
+
 /// A fact. Every fact that a number in a report depends on is one of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
@@ -301,9 +311,11 @@ pub enum Event {
     ClockOffset {
         /// `producer`, `apiserver`, `prometheus`.
         clock: String,
-        /// Lower bound.
+        /// Lower bound; minus infinity (null in JSON) when there is none.
+        #[serde(deserialize_with = "lower_bound")]
         lower_ms: f64,
-        /// Upper bound.
+        /// Upper bound; infinity (null in JSON) when there is none.
+        #[serde(deserialize_with = "upper_bound")]
         upper_ms: f64,
     },
     /// Pairs the monotonic with the wall clock of the runner, so that foreign stamps can be placed.
