@@ -9,3 +9,4 @@ pub mod evidence;
 pub mod experiment;
 pub mod fault;
 pub mod model;
+pub mod timeline;

@@ -181,10 +181,7 @@ pub fn read_log(bytes: &[u8]) -> Result<Log, LogError> {
             (Err(_), false) => {
                 log.torn = Some(Torn {
                     line,
-                    what: format!(
-                        "{} bytes of a line that was never finished",
-                        text.len()
-                    ),
+                    what: format!("{} bytes of a line that was never finished", text.len()),
                 });
             }
         }
