@@ -9,4 +9,13 @@ pub mod evidence;
 pub mod experiment;
 pub mod fault;
 pub mod model;
+pub mod plan;
 pub mod timeline;
+
+mod cluster;
+mod engine;
+mod inject;
+mod ledger;
+mod observe;
+mod prometheus;
+mod world;
