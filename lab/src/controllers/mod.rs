@@ -1,0 +1,2 @@
+//! Controllers: what turns declared objects into running ones.
+pub mod spark;
