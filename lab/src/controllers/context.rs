@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -30,7 +30,6 @@ pub(crate) struct Caches {
     pub(crate) deployments: Cache<Deployment>,
     pub(crate) stateful_sets: Cache<StatefulSet>,
     pub(crate) daemon_sets: Cache<DaemonSet>,
-    pub(crate) revisions: Cache<ControllerRevision>,
     pub(crate) jobs: Cache<Job>,
     pub(crate) cron_jobs: Cache<CronJob>,
     pub(crate) disruption_budgets: Cache<PodDisruptionBudget>,
@@ -48,7 +47,6 @@ pub(crate) struct Informers {
     pub(crate) deployments: Informer<Deployment>,
     pub(crate) stateful_sets: Informer<StatefulSet>,
     pub(crate) daemon_sets: Informer<DaemonSet>,
-    pub(crate) revisions: Informer<ControllerRevision>,
     pub(crate) jobs: Informer<Job>,
     pub(crate) cron_jobs: Informer<CronJob>,
     pub(crate) disruption_budgets: Informer<PodDisruptionBudget>,
@@ -66,7 +64,6 @@ pub(crate) fn informers() -> (Caches, Informers) {
     let (deployments, deployments_informer) = informer();
     let (stateful_sets, stateful_sets_informer) = informer();
     let (daemon_sets, daemon_sets_informer) = informer();
-    let (revisions, revisions_informer) = informer();
     let (jobs, jobs_informer) = informer();
     let (cron_jobs, cron_jobs_informer) = informer();
     let (disruption_budgets, disruption_budgets_informer) = informer();
@@ -81,7 +78,6 @@ pub(crate) fn informers() -> (Caches, Informers) {
         deployments,
         stateful_sets,
         daemon_sets,
-        revisions,
         jobs,
         cron_jobs,
         disruption_budgets,
@@ -97,7 +93,6 @@ pub(crate) fn informers() -> (Caches, Informers) {
         deployments: deployments_informer,
         stateful_sets: stateful_sets_informer,
         daemon_sets: daemon_sets_informer,
-        revisions: revisions_informer,
         jobs: jobs_informer,
         cron_jobs: cron_jobs_informer,
         disruption_budgets: disruption_budgets_informer,
@@ -118,7 +113,6 @@ impl Informers {
         tasks.spawn(self.deployments.run(client.clone(), stop.clone()));
         tasks.spawn(self.stateful_sets.run(client.clone(), stop.clone()));
         tasks.spawn(self.daemon_sets.run(client.clone(), stop.clone()));
-        tasks.spawn(self.revisions.run(client.clone(), stop.clone()));
         tasks.spawn(self.jobs.run(client.clone(), stop.clone()));
         tasks.spawn(self.cron_jobs.run(client.clone(), stop.clone()));
         tasks.spawn(self.disruption_budgets.run(client.clone(), stop.clone()));
@@ -141,13 +135,12 @@ impl Caches {
             self.deployments.ready(),
             self.stateful_sets.ready(),
             self.daemon_sets.ready(),
-            self.revisions.ready(),
             self.jobs.ready(),
             self.cron_jobs.ready(),
             self.disruption_budgets.ready(),
         );
         core == (true, true, true, true, true, true)
-            && workloads == (true, true, true, true, true, true, true, true)
+            && workloads == (true, true, true, true, true, true, true)
     }
 }
 

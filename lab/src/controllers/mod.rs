@@ -17,6 +17,7 @@ mod pods;
 mod replica_set;
 mod runtime;
 mod scheduler;
+mod stateful_set;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,6 +82,7 @@ pub fn spawn_all(client: kube::Client, config: ControllersConfig) -> Controllers
     starter.start("replicaset-controller", replica_set::ReplicaSetController::new);
     starter.start("deployment-controller", deployment::DeploymentController::new);
     starter.start("job-controller", job::JobController::new);
+    starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
     drop(config);
     informers.spawn(&mut tasks, &client, &stop);
     ControllersHandle { tasks, stop }
