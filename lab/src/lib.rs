@@ -5,5 +5,6 @@
 //! `controllers` (Deployments, Jobs, SparkApplications ...), `pipeline` (the built-in stand-in workload),
 //! `lifecycle` (up, down, status, and the removal of what a crash left).
 
+pub mod api;
 pub mod backend;
 pub mod controllers;
