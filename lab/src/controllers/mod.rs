@@ -121,6 +121,7 @@ async fn work_when_ready<R: Reconcile>(
         ready = caches.ready() => ready,
     };
     if ready {
+        tracing::debug!(controller = R::NAME, "caches are filled, working");
         work(reconciler, queue, stop).await;
     }
 }
