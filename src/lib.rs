@@ -9,4 +9,14 @@ pub mod evidence;
 pub mod experiment;
 pub mod fault;
 pub mod model;
+pub mod plan;
 pub mod timeline;
+
+pub mod cli;
+mod cluster;
+mod engine;
+mod inject;
+mod ledger;
+mod observe;
+mod prometheus;
+mod world;
