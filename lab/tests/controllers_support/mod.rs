@@ -47,7 +47,7 @@ impl Cluster {
         let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
         let _already_set = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let server = ApiServer::new(ApiServerConfig::default()).unwrap();
-        let controllers = spawn_all(server.client("controllers"), config);
+        let controllers = spawn_all(server.client("controllers"), &config);
         let client = server.client("test");
         Self { server, client, controllers: Some(controllers), kubelet: None }
     }
