@@ -1,11 +1,13 @@
-//! The SparkApplication controller against the real API server, with the test as the kubelet.
+//! The `SparkApplication` controller against the real API server, with the test as the kubelet.
 //!
 //! Needs no root: pods are objects here whose status the test writes.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chaosrun_lab::api::{ApiServer, ApiServerConfig};
+use chaosrun_lab::api::{ApiServer, ApiServerConfig, ServeHandle};
 use chaosrun_lab::controllers::spark::{ApiAccess, SparkOperator, SparkOperatorConfig};
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams};
@@ -13,11 +15,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 struct Stage {
-    server: Arc<ApiServer>,
+    _server: Arc<ApiServer>,
+    _serving: ServeHandle,
     client: kube::Client,
     applications: Api<DynamicObject>,
     pods: Api<Pod>,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     stop: CancellationToken,
 }
 
@@ -36,8 +39,6 @@ async fn stage(spark_home: Option<std::path::PathBuf>) -> Stage {
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, server.ca_pem()).unwrap();
     let url = format!("https://{}", server.advertised());
-    // Kept for the life of the test.
-    std::mem::forget(serving);
     let client = server.client("spark-operator");
     let operator = SparkOperator::new(SparkOperatorConfig {
         client: client.clone(),
@@ -46,13 +47,7 @@ async fn stage(spark_home: Option<std::path::PathBuf>) -> Stage {
         submissions: folder.path().join("submissions"),
         cgroup: None,
     });
-    let hook = operator.clone();
-    server.add_admission_hook(Arc::new(move |resource, operation, object| {
-        if resource.kind == "Pod" && operation == chaosrun_lab::api::Operation::Create {
-            hook.admit(object);
-        }
-        Ok(())
-    }));
+    server.add_admission_hook(operator.admission_hook());
     operator.install().await.unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(operator.run(stop.clone()));
@@ -63,9 +58,10 @@ async fn stage(spark_home: Option<std::path::PathBuf>) -> Stage {
     Stage {
         applications: Api::namespaced_with(client.clone(), "default", &resource),
         pods: Api::namespaced(client.clone(), "default"),
-        server,
+        _server: server,
+        _serving: serving,
         client,
-        folder,
+        _folder: folder,
         stop,
     }
 }

@@ -180,7 +180,9 @@ pub(crate) async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metric
 }
 
 fn line(text: &mut String, name: &str, labels: &str, value: &str) {
-    text.push_str(&format!("{name}{{{labels}}} {value}\n"));
+    for piece in [name, "{", labels, "} ", value, "\n"] {
+        text.push_str(piece);
+    }
 }
 
 fn sanitized(name: &str) -> String {

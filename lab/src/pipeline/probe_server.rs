@@ -2,7 +2,7 @@
 //!
 //! For tests of measuring instruments. Stamps are lines of JSON in a file of their own per process, flushed one by one:
 //! `{"event":"start|listening|ready|served|terminating","monotonicNs":n,"wallMs":n,...}`. The clock is
-//! CLOCK_MONOTONIC, which all processes of a machine share, containers included.
+//! `CLOCK_MONOTONIC`, which all processes of a machine share, containers included.
 
 use std::fs::File;
 use std::io::Write;
@@ -47,7 +47,7 @@ enum ProbeServerError {
     Listen { port: u16, source: std::io::Error },
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC.
+/// Nanoseconds of `CLOCK_MONOTONIC`.
 fn monotonic_ns() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)

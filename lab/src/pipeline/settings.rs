@@ -1,4 +1,4 @@
-//! What the SparkApplication controller tells the built-in driver, in one environment variable.
+//! What the `SparkApplication` controller tells the built-in driver, in one environment variable.
 //!
 //! Pure data. Central type: [`Settings`].
 
@@ -17,7 +17,7 @@ pub(crate) const UI_PORT: u16 = 4040;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Settings {
-    /// Name of the SparkApplication.
+    /// Name of the `SparkApplication`.
     pub(crate) application_name: String,
     /// New with each run; label `spark-app-selector`.
     pub(crate) application_id: String,

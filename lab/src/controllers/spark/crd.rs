@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition of SparkApplication, as the controller installs it.
+//! The `CustomResourceDefinition` of `SparkApplication`, as the controller installs it.
 //!
 //! Pure data. The schema is open (`x-kubernetes-preserve-unknown-fields`), because the lab's controller reads only a
 //! part of the real one and must not lose the rest.

@@ -1,4 +1,4 @@
-//! SparkApplications, with the semantics of Kubeflow's Spark Operator 2.5.
+//! `SparkApplications`, with the semantics of Kubeflow's Spark Operator 2.5.
 //!
 //! `state` decides (pure), `submission` builds what `spark-submit` is told, `webhook` adds to pods what `spark-submit`
 //! cannot say, `submit` runs `spark-submit`, `builtin` creates the built-in pipeline's driver, [`SparkOperator`] is the

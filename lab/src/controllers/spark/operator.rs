@@ -1,4 +1,4 @@
-//! The controller itself: watches SparkApplications and their pods, asks [`super::state`], acts, writes the status.
+//! The controller itself: watches `SparkApplications` and their pods, asks [`super::state`], acts, writes the status.
 //!
 //! Depends on kube and on the pure parts beside it. Central type: [`SparkOperator`]. Contract: one reconciliation at a
 //! time for an application, ten applications at a time; the newest object is read at each step (the operator reads a
@@ -31,6 +31,7 @@ use super::types::{
     SparkApplicationSpec, Status, VERSION,
 };
 use super::webhook::{Owner, mutate_pod};
+use crate::api::{AdmissionHook, Operation};
 
 /// Port of Spark's UI.
 const UI_PORT: i32 = 4040;
@@ -96,7 +97,7 @@ struct Known {
     restart_relevant: Value,
 }
 
-/// The SparkApplication controller.
+/// The `SparkApplication` controller.
 pub struct SparkOperator {
     config: SparkOperatorConfig,
     resource: ApiResource,
@@ -168,6 +169,18 @@ impl SparkOperator {
         if let Some(known) = known {
             mutate_pod(pod, Owner { name: &key.1, uid: &known.uid, spec: &known.spec });
         }
+    }
+
+    /// [`Self::admit`] as the API server takes it.
+    #[must_use]
+    pub fn admission_hook(self: &Arc<Self>) -> AdmissionHook {
+        let operator = self.clone();
+        Arc::new(move |resource, operation, object| {
+            if resource.is("", "pods") && operation == Operation::Create {
+                operator.admit(object);
+            }
+            Ok(())
+        })
     }
 
     /// Installs the resource definition and waits until it is served.

@@ -1,8 +1,8 @@
-//! The state machine of a SparkApplication: what was seen and the time of day in, new status and actions out.
+//! The state machine of a `SparkApplication`: what was seen and the time of day in, new status and actions out.
 //!
 //! Pure: no clock, no I/O, may depend on [`super::types`] only. Central function: [`step`]. It makes at most one
 //! transition, as the operator does; a changed status brings the next call. The rules are those of Kubeflow's Spark
-//! Operator 2.5. Two deliberate differences: the lab requeues PENDING_RERUN (the operator can hang there, its issue
+//! Operator 2.5. Two deliberate differences: the lab requeues `PENDING_RERUN` (the operator can hang there, its issue
 //! 2905), and the interval defaults of its webhook are applied here.
 
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ pub(crate) enum Action {
     DeleteRun,
     /// Submit; the outcome goes to [`submitted`].
     Submit,
-    /// Delete the SparkApplication (its time to live has passed).
+    /// Delete the `SparkApplication` (its time to live has passed).
     DeleteApplication,
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn step(name: &str, spec: &SparkApplicationSpec, status: &Status, see
         );
     }
     match state {
-        State::New => Decision::new(status.clone()).act(Action::Submit),
+        State::New | State::Resuming => Decision::new(status.clone()).act(Action::Submit),
         State::Submitted | State::Running | State::Unknown => observe(status, seen, now),
         State::SubmissionFailed => after_failed_submission(name, spec, status, now),
         State::Failing => after_failure(spec, status, now),
@@ -149,7 +149,6 @@ pub(crate) fn step(name: &str, spec: &SparkApplicationSpec, status: &Status, see
             "SparkApplicationResuming",
             format!("SparkApplication {name} is being resumed"),
         ),
-        State::Resuming => Decision::new(status.clone()).act(Action::Submit),
         State::Completed | State::Failed => terminal(spec, status, seen, now),
     }
 }
@@ -221,7 +220,7 @@ fn observe(status: &Status, seen: &Seen, now: Timestamp) -> Decision {
             let left = Duration::try_from(DRIVER_POD_GRACE.saturating_sub(since)).unwrap_or(Duration::ZERO);
             return decision.requeue(left + Duration::from_millis(10));
         }
-        decision.status.application_state.error_message = "driver pod not found".to_owned();
+        "driver pod not found".clone_into(&mut decision.status.application_state.error_message);
         decision.status.termination_time = Some(whole_seconds(now));
         track_executors(&mut decision, seen, State::Failing);
         return decision.to(State::Failing);

@@ -298,7 +298,7 @@ fn the_time_to_live_counts_from_the_termination() {
     spec.time_to_live_seconds = Some(100);
     let mut done = status(State::Completed);
     done.termination_time = Some(at(0));
-    assert_eq!(go(&spec, &done, &Seen::default(), 40).requeue, Some(Duration::from_secs(60)));
+    assert_eq!(go(&spec, &done, &Seen::default(), 40).requeue, Some(Duration::from_mins(1)));
     assert_eq!(go(&spec, &done, &Seen::default(), 100).actions, [Action::DeleteApplication]);
 }
 

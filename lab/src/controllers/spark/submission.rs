@@ -1,4 +1,4 @@
-//! From a SparkApplication to the arguments of `spark-submit`, as the operator builds them.
+//! From a `SparkApplication` to the arguments of `spark-submit`, as the operator builds them.
 //!
 //! Pure, depends on [`super::types`] only. Central type: [`Submission`]. Contract: the same names and labels as the
 //! operator gives; what `spark-submit` cannot say is left to [`super::webhook`].
@@ -25,10 +25,11 @@ pub struct ApiAccess {
 
 /// One submission of one application.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the label and the status field are called submission id")]
 pub(crate) struct Submission<'a> {
     pub(crate) name: &'a str,
     pub(crate) namespace: &'a str,
-    /// Labels of the SparkApplication; they are handed on to the pods.
+    /// Labels of the `SparkApplication`; they are handed on to the pods.
     pub(crate) labels: &'a BTreeMap<String, String>,
     pub(crate) spec: &'a SparkApplicationSpec,
     pub(crate) submission_id: &'a str,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::submission::{ApiAccess, Submission, properties_text};
 
 /// A submission needs 4 to 5 s of CPU; a loaded machine may take much longer.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 /// Of the log that goes into the status.
 const MESSAGE_LENGTH: usize = 600;
 /// Keeps fabric8 away from the user's kubeconfig, and the JVM's start cheap: it lives for seconds.
@@ -96,12 +96,9 @@ impl SparkSubmit {
         }
         let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
         let group = child.id();
-        let status = match tokio::time::timeout(LIMIT, child.wait()).await {
-            Ok(waited) => waited.map_err(|error| format!("cannot wait for spark-submit: {error}"))?,
-            Err(_) => {
-                kill_group(group);
-                return Err(format!("spark-submit did not end within {} s, see {}", LIMIT.as_secs(), log.display()));
-            }
+        let status = if let Ok(waited) = tokio::time::timeout(LIMIT, child.wait()).await { waited.map_err(|error| format!("cannot wait for spark-submit: {error}"))? } else {
+            kill_group(group);
+            return Err(format!("spark-submit did not end within {} s, see {}", LIMIT.as_secs(), log.display()));
         };
         if status.success() {
             return Ok(());

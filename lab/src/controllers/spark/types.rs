@@ -1,4 +1,4 @@
-//! The parts of a SparkApplication (`sparkoperator.k8s.io/v1beta2`) that the controller reads and writes.
+//! The parts of a `SparkApplication` (`sparkoperator.k8s.io/v1beta2`) that the controller reads and writes.
 //!
 //! Pure data, may depend on serde only. Central types: [`SparkApplicationSpec`] and [`Status`]. Reading is lenient: a
 //! field that the controller does not know is kept in the stored object and ignored here.
@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) const GROUP: &str = "sparkoperator.k8s.io";
 /// API version.
 pub(crate) const VERSION: &str = "v1beta2";
-/// Label on driver and executors: name of the SparkApplication.
+/// Label on driver and executors: name of the `SparkApplication`.
 pub(crate) const LABEL_APP_NAME: &str = "sparkoperator.k8s.io/app-name";
 /// Label on driver and executors: a new UUID with each submission.
 pub(crate) const LABEL_SUBMISSION_ID: &str = "sparkoperator.k8s.io/submission-id";
@@ -30,7 +30,7 @@ pub(crate) const DRIVER_CONTAINER: &str = "spark-kubernetes-driver";
 /// Name of the container in an executor pod.
 pub(crate) const EXECUTOR_CONTAINER: &str = "spark-kubernetes-executor";
 
-/// `spec` of a SparkApplication.
+/// `spec` of a `SparkApplication`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct SparkApplicationSpec {
@@ -153,7 +153,7 @@ pub(crate) struct RoleSpec {
     pub(crate) delete_on_termination: Option<bool>,
 }
 
-/// A ConfigMap or Secret and where it is mounted.
+/// A `ConfigMap` or Secret and where it is mounted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct NamePath {
@@ -250,7 +250,7 @@ impl ExecutorState {
     }
 }
 
-/// `status` of a SparkApplication. All times have a resolution of one second, as `metav1.Time` has.
+/// `status` of a `SparkApplication`. All times have a resolution of one second, as `metav1.Time` has.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Status {

@@ -2,7 +2,7 @@
 //!
 //! Depends on [`super::types`] only. Central function: [`mutate_pod`]. Contract: called on CREATE for pods labelled
 //! `sparkoperator.k8s.io/launched-by-spark-operator=true`, before the pod is stored; calling it twice changes nothing
-//! more. The driver gets the SparkApplication as its owner. Executors do not: they belong to their driver pod, so that
+//! more. The driver gets the `SparkApplication` as its owner. Executors do not: they belong to their driver pod, so that
 //! deleting the driver removes them (operator 2.4 to 2.5.2 added the application as a second owner there, its issue
 //! 2961, which left dead executors behind).
 
