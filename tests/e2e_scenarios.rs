@@ -24,7 +24,10 @@ fn assert_contract(report: &Value) {
     assert_eq!(report["run"]["cluster"]["kind"], "lab");
     let experiment = &report["experiments"][0];
     for field in ["name", "verdict", "workload", "claims", "trials"] {
-        assert!(!experiment[field].is_null(), "experiments[0].{field} is missing");
+        assert!(
+            !experiment[field].is_null(),
+            "experiments[0].{field} is missing"
+        );
     }
     let trial = &experiment["trials"][0];
     for field in ["index", "verdict", "faults", "rto", "phases", "cost"] {
@@ -42,8 +45,15 @@ fn driver_kill_passes_with_the_built_in_pipeline_and_says_that_it_is_a_stand_in(
     let experiment = &report["experiments"][0];
     assert_eq!(experiment["workload"], "built-in pipeline");
     let trial = &experiment["trials"][0];
-    let (lower, upper) = (trial["rto"]["lower"].as_f64().unwrap(), trial["rto"]["upper"].as_f64().unwrap());
-    assert!(upper - lower <= 0.5, "the error bar is {} s wide", upper - lower);
+    let (lower, upper) = (
+        trial["rto"]["lower"].as_f64().unwrap(),
+        trial["rto"]["upper"].as_f64().unwrap(),
+    );
+    assert!(
+        upper - lower <= 0.5,
+        "the error bar is {} s wide",
+        upper - lower
+    );
     assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);
     assert_eq!(trial["ledger"]["lost"], 0);
     assert!(run.text.contains("stand-in"), "{}", run.text);
@@ -66,7 +76,10 @@ fn driver_crash_passes_and_proves_the_exit_code() {
     let (run, report) = run(&lab, "scenarios/driver-crash.yaml", &BUILTIN);
     assert_eq!(run.code, Some(0), "{}", run.text);
     let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
-    assert!(proof.contains("exit code") && !proof.contains("exit code 0"), "{proof}");
+    assert!(
+        proof.contains("exit code") && !proof.contains("exit code 0"),
+        "{proof}"
+    );
 }
 
 #[test]
@@ -83,11 +96,16 @@ fn a_driver_that_never_restarts_refutes_the_claim_and_says_why() {
     let (run, report) = run(
         &lab,
         "scenarios/refuted/driver-never-restarts.yaml",
-        &["--var", "MANIFEST=../../kind-config/builtin-pipeline-never.yaml"],
+        &[
+            "--var",
+            "MANIFEST=../../kind-config/builtin-pipeline-never.yaml",
+        ],
     );
     assert_eq!(run.code, Some(1), "{}", run.text);
     assert_eq!(report["verdict"], "fail");
-    let why = report["experiments"][0]["claims"][0]["why"].as_str().unwrap_or_default();
+    let why = report["experiments"][0]["claims"][0]["why"]
+        .as_str()
+        .unwrap_or_default();
     assert!(why.contains("not restored"), "{why}");
 }
 
@@ -103,7 +121,11 @@ fn one_run_makes_one_list_and_one_watch_per_kind_and_namespace() {
         .or_else(|| requests["requests"].as_array())
         .expect("a list of counts")
         .iter()
-        .filter(|row| row["userAgent"].as_str().is_some_and(|agent| agent.starts_with("chaosrun/")))
+        .filter(|row| {
+            row["userAgent"]
+                .as_str()
+                .is_some_and(|agent| agent.starts_with("chaosrun/"))
+        })
         .collect();
     assert!(!mine.is_empty(), "{requests}");
     for row in mine {

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 /// Break a running system on purpose, measure when service came back and which data survived.
 #[derive(Debug, Parser)]
 #[command(name = "chaosrun", version, max_term_width = 100)]
-#[command(after_help = "`run` is the default: `chaosrun scenarios/driver-kill.yaml` runs that experiment.\n\
+#[command(
+    after_help = "`run` is the default: `chaosrun scenarios/driver-kill.yaml` runs that experiment.\n\
     Exit codes: 0 every claim holds, 1 a claim is refuted, 2 inconclusive, 3 aborted by a stop condition,\n\
     4 a fault could not be reverted, 64 usage, 65 invalid experiment, 69 unreachable, 70 internal error,\n\
-    73 report cannot be written, 77 refused before anything was touched, 130/143 interrupted.")]
+    73 report cannot be written, 77 refused before anything was touched, 130/143 interrupted."
+)]
 pub(super) struct Arguments {
     /// What applies to every command.
     #[command(flatten)]
@@ -41,7 +43,13 @@ pub(super) struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     /// Colour in the output.
-    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
     pub(super) color: Color,
     /// Show what would happen and touch nothing (the same as `plan`).
     #[arg(long, global = true)]
@@ -212,7 +220,16 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 /// Puts the word `run` in where it was left out: when the first word that is no option is not a command.
 pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
     const TAKES_VALUE: [&str; 10] = [
-        "--context", "--kubeconfig", "--namespace", "-n", "--color", "--out", "--seed", "--trials", "--format", "--var",
+        "--context",
+        "--kubeconfig",
+        "--namespace",
+        "-n",
+        "--color",
+        "--out",
+        "--seed",
+        "--trials",
+        "--format",
+        "--var",
     ];
     let command = Arguments::command();
     let mut skip = false;
@@ -230,7 +247,9 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
             break;
         }
     }
-    let Some((_, word)) = first else { return arguments };
+    let Some((_, word)) = first else {
+        return arguments;
+    };
     if command.find_subcommand(&word).is_some() {
         return arguments;
     }
@@ -244,7 +263,10 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
 pub(super) fn explain(error: &clap::Error, streams: &mut Streams) -> Exit {
     use clap::error::ErrorKind;
     let text = error.render().to_string();
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
         streams.say(text.trim_end());
         return Exit::Pass;
     }
@@ -262,14 +284,29 @@ mod tests {
 
     #[test]
     fn run_is_put_in_where_it_was_left_out() {
-        assert_eq!(with_default_command(words("chaosrun a.yaml")), words("chaosrun run a.yaml"));
-        assert_eq!(with_default_command(words("chaosrun --lab a.yaml")), words("chaosrun run --lab a.yaml"));
-        assert_eq!(with_default_command(words("chaosrun --out validate a.yaml")), words("chaosrun run --out validate a.yaml"));
+        assert_eq!(
+            with_default_command(words("chaosrun a.yaml")),
+            words("chaosrun run a.yaml")
+        );
+        assert_eq!(
+            with_default_command(words("chaosrun --lab a.yaml")),
+            words("chaosrun run --lab a.yaml")
+        );
+        assert_eq!(
+            with_default_command(words("chaosrun --out validate a.yaml")),
+            words("chaosrun run --out validate a.yaml")
+        );
     }
 
     #[test]
     fn commands_and_help_are_left_alone() {
-        for text in ["chaosrun validate a.yaml", "chaosrun --lab clean", "chaosrun --help", "chaosrun", "chaosrun help run"] {
+        for text in [
+            "chaosrun validate a.yaml",
+            "chaosrun --lab clean",
+            "chaosrun --help",
+            "chaosrun",
+            "chaosrun help run",
+        ] {
             assert_eq!(with_default_command(words(text)), words(text));
         }
     }

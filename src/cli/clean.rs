@@ -12,7 +12,11 @@ use std::time::Duration;
 const UNDO_LIMIT: Duration = Duration::from_secs(60);
 
 /// Lists, asks, removes. Doing it twice is the same as doing it once.
-pub(super) async fn clean(global: Global, arguments: CleanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
+pub(super) async fn clean(
+    global: Global,
+    arguments: CleanArguments,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
     let connected = Connected::open(&global, streams).await?;
     let result = sweep(&connected, &global, &arguments, streams).await;
     connected.close(streams).await?;
@@ -25,13 +29,22 @@ async fn sweep(
     arguments: &CleanArguments,
     streams: &mut Streams,
 ) -> Result<Exit, Failure> {
-    let found = find_labelled(&connected.cluster, arguments.run.as_deref(), global.namespace.as_deref()).await?;
+    let found = find_labelled(
+        &connected.cluster,
+        arguments.run.as_deref(),
+        global.namespace.as_deref(),
+    )
+    .await?;
     for warning in &found.unreadable {
         streams.note(&format!("chaosrun: {warning}"));
     }
     if found.undos.is_empty() {
         streams.say("nothing to clean: no object carries chaosrun's label");
-        return Ok(if found.unreadable.is_empty() { Exit::Pass } else { Exit::NotReverted });
+        return Ok(if found.unreadable.is_empty() {
+            Exit::Pass
+        } else {
+            Exit::NotReverted
+        });
     }
     streams.say("found, by the label app.kubernetes.io/managed-by=chaosrun:");
     for item in &found.undos {
@@ -52,7 +65,10 @@ async fn sweep(
         }
     }
     if left.is_empty() {
-        streams.say(&format!("removed {} objects; nothing is left", found.undos.len()));
+        streams.say(&format!(
+            "removed {} objects; nothing is left",
+            found.undos.len()
+        ));
         return Ok(Exit::Pass);
     }
     streams.note("chaosrun: still there:");
@@ -65,7 +81,9 @@ async fn sweep(
 fn confirmed(streams: &mut Streams) -> Result<bool, Failure> {
     let input = std::io::stdin();
     if !input.is_terminal() {
-        return Err(Failure::Usage("clean asks before it removes, and there is no terminal to ask: give --yes".to_owned()));
+        return Err(Failure::Usage(
+            "clean asks before it removes, and there is no terminal to ask: give --yes".to_owned(),
+        ));
     }
     streams.note("remove them? [y/N]");
     let mut answer = String::new();

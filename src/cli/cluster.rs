@@ -18,20 +18,34 @@ impl Connected {
     pub(super) async fn open(global: &Global, streams: &mut Streams) -> Result<Self, Failure> {
         if global.lab {
             if global.kubeconfig.is_some() || global.context.is_some() {
-                return Err(Failure::Usage("--lab and --kubeconfig or --context exclude each other".to_owned()));
+                return Err(Failure::Usage(
+                    "--lab and --kubeconfig or --context exclude each other".to_owned(),
+                ));
             }
             let lab = LabInUse::take(streams).await?;
-            let options = ConnectOptions { kubeconfig: Some(lab.kubeconfig().to_owned()), context: None };
+            let options = ConnectOptions {
+                kubeconfig: Some(lab.kubeconfig().to_owned()),
+                context: None,
+            };
             return match Cluster::connect(&options).await {
-                Ok(cluster) => Ok(Self { cluster, lab: Some(lab) }),
+                Ok(cluster) => Ok(Self {
+                    cluster,
+                    lab: Some(lab),
+                }),
                 Err(error) => {
                     lab.release(streams).await?;
                     Err(error.into())
                 }
             };
         }
-        let options = ConnectOptions { kubeconfig: global.kubeconfig.clone(), context: global.context.clone() };
-        Ok(Self { cluster: Cluster::connect(&options).await?, lab: None })
+        let options = ConnectOptions {
+            kubeconfig: global.kubeconfig.clone(),
+            context: global.context.clone(),
+        };
+        Ok(Self {
+            cluster: Cluster::connect(&options).await?,
+            lab: None,
+        })
     }
 
     /// Where Prometheus answers, when the lab brings one.

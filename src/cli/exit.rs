@@ -65,7 +65,10 @@ impl Exit {
     /// The one that wins over the others.
     #[must_use]
     pub fn first_of(exits: &[Self]) -> Self {
-        Self::PRECEDENCE.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Self::Pass)
+        Self::PRECEDENCE
+            .into_iter()
+            .find(|exit| exits.contains(exit))
+            .unwrap_or(Self::Pass)
     }
 }
 
@@ -131,8 +134,15 @@ impl Failure {
         match self {
             Self::Cluster(error) => error.hint(),
             Self::Engine(error) => error.hint(),
-            Self::Internal(_) => Some("this is a defect of chaosrun: please report it with the command line"),
-            Self::Usage(_) | Self::Invalid(_) | Self::Manifest(_) | Self::File(_) | Self::Record(_) | Self::Lab(_) => None,
+            Self::Internal(_) => {
+                Some("this is a defect of chaosrun: please report it with the command line")
+            }
+            Self::Usage(_)
+            | Self::Invalid(_)
+            | Self::Manifest(_)
+            | Self::File(_)
+            | Self::Record(_)
+            | Self::Lab(_) => None,
         }
     }
 }
@@ -172,12 +182,18 @@ mod tests {
 
     #[test]
     fn what_is_left_in_the_cluster_wins_over_everything() {
-        assert_eq!(Exit::first_of(&[Exit::Pass, Exit::Fail, Exit::NotReverted, Exit::Interrupted]), Exit::NotReverted);
+        assert_eq!(
+            Exit::first_of(&[Exit::Pass, Exit::Fail, Exit::NotReverted, Exit::Interrupted]),
+            Exit::NotReverted
+        );
     }
 
     #[test]
     fn a_refuted_claim_is_not_hidden_by_a_refusal_elsewhere() {
-        assert_eq!(Exit::first_of(&[Exit::Refused, Exit::Fail, Exit::Pass]), Exit::Fail);
+        assert_eq!(
+            Exit::first_of(&[Exit::Refused, Exit::Fail, Exit::Pass]),
+            Exit::Fail
+        );
     }
 
     #[test]

@@ -27,7 +27,11 @@ impl LabInUse {
     /// The lab's own Prometheus: its service address is reachable from this machine.
     pub(super) async fn prometheus_url(&self, cluster: &Cluster) -> Option<String> {
         let api: Api<Service> = Api::namespaced(cluster.client(), "monitoring");
-        let service = cluster.call_opt("find the lab's Prometheus", api.get("prometheus")).await.ok().flatten()?;
+        let service = cluster
+            .call_opt("find the lab's Prometheus", api.get("prometheus"))
+            .await
+            .ok()
+            .flatten()?;
         let address = service.spec?.cluster_ip?;
         Some(format!("http://{address}:9090"))
     }

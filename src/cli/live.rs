@@ -45,12 +45,23 @@ struct View {
 
 impl View {
     fn new(recorder: Recorder, terminal: bool) -> Self {
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(None, target);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
         }
-        Self { recorder, bar, terminal, step: None, probes: BTreeMap::new(), committed: None }
+        Self {
+            recorder,
+            bar,
+            terminal,
+            step: None,
+            probes: BTreeMap::new(),
+            committed: None,
+        }
     }
 
     async fn run(mut self, cancel: CancellationToken) {
@@ -90,7 +101,9 @@ impl View {
 
     fn event(&mut self, event: &Event) {
         match event {
-            Event::ExperimentStarted { experiment, file, .. } => {
+            Event::ExperimentStarted {
+                experiment, file, ..
+            } => {
                 self.probes.clear();
                 self.committed = None;
                 self.line(&format!("{} ({file})", experiment.name));
@@ -102,38 +115,81 @@ impl View {
                 self.line(&format!("{}: {}", step.word(), meaning(*step)));
             }
             Event::FaultRequested { fault, target, .. } => {
-                self.line(&format!("fault {fault}: fired at pod {} ({})", target.pod.name, target.pod.uid));
+                self.line(&format!(
+                    "fault {fault}: fired at pod {} ({})",
+                    target.pod.name, target.pod.uid
+                ));
             }
-            Event::FaultProven { fault, proof, .. } => self.line(&format!("fault {fault}: proven, {proof}")),
-            Event::FaultNotProven { fault, why, .. } => self.line(&format!("fault {fault}: NOT proven, {why}")),
-            Event::FaultAnswered { error: Some(error), .. } => self.line(&format!("the injection call: {error}")),
-            Event::WatchGap { kind, from, to, resumed, why } => {
-                let effect = if *resumed { "resumed without loss" } else { "listed anew, what happened in between is merged" };
+            Event::FaultProven { fault, proof, .. } => {
+                self.line(&format!("fault {fault}: proven, {proof}"))
+            }
+            Event::FaultNotProven { fault, why, .. } => {
+                self.line(&format!("fault {fault}: NOT proven, {why}"))
+            }
+            Event::FaultAnswered {
+                error: Some(error), ..
+            } => self.line(&format!("the injection call: {error}")),
+            Event::WatchGap {
+                kind,
+                from,
+                to,
+                resumed,
+                why,
+            } => {
+                let effect = if *resumed {
+                    "resumed without loss"
+                } else {
+                    "listed anew, what happened in between is merged"
+                };
                 let seconds = to.since(*from).as_secs_f64();
-                self.line(&format!("watch on {kind} was broken for {seconds:.1} s ({why}); {effect}"));
+                self.line(&format!(
+                    "watch on {kind} was broken for {seconds:.1} s ({why}); {effect}"
+                ));
             }
-            Event::LedgerSample { committed, error, .. } => {
+            Event::LedgerSample {
+                committed, error, ..
+            } => {
                 if let Some(error) = error {
                     self.line(&format!("ledger: {error}"));
                 }
                 self.committed = committed.or(self.committed);
             }
-            Event::LedgerAudited { acked, reads, drained, .. } => {
+            Event::LedgerAudited {
+                acked,
+                reads,
+                drained,
+                ..
+            } => {
                 let records: u64 = acked.iter().map(|range| range.last - range.first + 1).sum();
-                let found: u64 =
-                    reads.last().map(|read| read.runs.iter().map(|run| run.last - run.first + 1).sum()).unwrap_or(0);
+                let found: u64 = reads
+                    .last()
+                    .map(|read| read.runs.iter().map(|run| run.last - run.first + 1).sum())
+                    .unwrap_or(0);
                 let state = if *drained { "drained" } else { "not drained" };
-                self.line(&format!("ledger: {records} records in, {found} out, {state}"));
+                self.line(&format!(
+                    "ledger: {records} records in, {found} out, {state}"
+                ));
             }
             Event::LedgerUnreadable { why } => self.line(&format!("ledger: unreadable: {why}")),
             Event::RunnerStalled { from, to } => {
-                self.line(&format!("the runner itself was stalled for {:.1} s", to.since(*from).as_secs_f64()));
+                self.line(&format!(
+                    "the runner itself was stalled for {:.1} s",
+                    to.since(*from).as_secs_f64()
+                ));
             }
             Event::Stopping { why, .. } => self.line(&format!("{why}: reverting")),
-            Event::Undone { error: Some(error), .. } => self.line(&format!("a revert failed: {error}")),
+            Event::Undone {
+                error: Some(error), ..
+            } => self.line(&format!("a revert failed: {error}")),
             _ => {}
         }
-        if matches!(event, Event::ProbeSample { outcome: Outcome::Bad { .. }, .. } | Event::PodSeen { .. }) {
+        if matches!(
+            event,
+            Event::ProbeSample {
+                outcome: Outcome::Bad { .. },
+                ..
+            } | Event::PodSeen { .. }
+        ) {
             self.status();
         }
     }
@@ -141,9 +197,17 @@ impl View {
     /// Says which probes changed, and keeps the status line.
     fn status(&mut self) {
         let now = self.recorder.clock().now();
-        let Some(states) = self.recorder.timeline(|timeline| timeline.probe_states(now)) else { return };
+        let Some(states) = self
+            .recorder
+            .timeline(|timeline| timeline.probe_states(now))
+        else {
+            return;
+        };
         let mut marks = Vec::new();
-        for status in states.iter().filter(|status| status.purpose != Purpose::Stop) {
+        for status in states
+            .iter()
+            .filter(|status| status.purpose != Purpose::Stop)
+        {
             let word = match status.state {
                 ProbeState::Good => "good",
                 ProbeState::Bad => "BAD",
@@ -153,17 +217,30 @@ impl View {
             if self.probes.get(&status.probe) == Some(&status.state) {
                 continue;
             }
-            let first = self.probes.insert(status.probe.clone(), status.state).is_none();
+            let first = self
+                .probes
+                .insert(status.probe.clone(), status.state)
+                .is_none();
             if first && status.state == ProbeState::NoData {
                 continue;
             }
-            let why = if status.why.is_empty() { String::new() } else { format!(": {}", status.why) };
+            let why = if status.why.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", status.why)
+            };
             self.line(&format!("  {}: {word}{why}", status.probe));
         }
         if self.terminal {
             let step = self.step.map_or("starting", Step::word);
-            let batch = self.committed.map_or_else(String::new, |batch| format!(" | batch {batch} committed"));
-            self.bar.set_message(format!("{:>7.1} s  {step} | {}{batch}", now.seconds(), marks.join(", ")));
+            let batch = self
+                .committed
+                .map_or_else(String::new, |batch| format!(" | batch {batch} committed"));
+            self.bar.set_message(format!(
+                "{:>7.1} s  {step} | {}{batch}",
+                now.seconds(),
+                marks.join(", ")
+            ));
             self.bar.tick();
         }
     }

@@ -20,11 +20,20 @@ pub(super) struct FromFile {
 ///
 /// # Errors
 /// A path that is not there (usage), or the problems of all files together.
-pub(super) fn experiments(paths: &[PathBuf], variables: &Variables, streams: &mut Streams) -> Result<Vec<FromFile>, Failure> {
+pub(super) fn experiments(
+    paths: &[PathBuf],
+    variables: &Variables,
+    streams: &mut Streams,
+) -> Result<Vec<FromFile>, Failure> {
     let files = expand(paths)?;
     let used = RefCell::new(BTreeSet::new());
     let lookup = |name: &str| {
-        let found = variables.values.iter().rev().find(|(held, _)| held == name).map(|(_, value)| value.clone());
+        let found = variables
+            .values
+            .iter()
+            .rev()
+            .find(|(held, _)| held == name)
+            .map(|(_, value)| value.clone());
         if found.is_some() {
             used.borrow_mut().insert(name.to_owned());
         }
@@ -34,14 +43,18 @@ pub(super) fn experiments(paths: &[PathBuf], variables: &Variables, streams: &mu
     let mut problems: Option<Problems> = None;
     for path in files {
         let name = path.display().to_string();
-        let source = std::fs::read(&path).map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
+        let source = std::fs::read(&path)
+            .map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
         match parse(&name, &source, &lookup) {
             Ok(parsed) => {
                 for one in parsed {
                     if let Some(warnings) = one.warnings(&name, &source) {
                         streams.note(warnings.render(streams.err_is_terminal()).trim_end());
                     }
-                    loaded.push(FromFile { path: path.clone(), experiment: one.experiment });
+                    loaded.push(FromFile {
+                        path: path.clone(),
+                        experiment: one.experiment,
+                    });
                 }
             }
             Err(found) => match problems.as_mut() {
@@ -51,11 +64,22 @@ pub(super) fn experiments(paths: &[PathBuf], variables: &Variables, streams: &mu
         }
     }
     if let Some(problems) = problems {
-        return Err(Failure::Invalid(problems.render(streams.err_is_terminal()).trim_end().to_owned()));
+        return Err(Failure::Invalid(
+            problems
+                .render(streams.err_is_terminal())
+                .trim_end()
+                .to_owned(),
+        ));
     }
     let used = used.into_inner();
-    if let Some((name, _)) = variables.values.iter().find(|(name, _)| !used.contains(name)) {
-        return Err(Failure::Usage(format!("--var {name}=... is used by none of the files; they would run without it")));
+    if let Some((name, _)) = variables
+        .values
+        .iter()
+        .find(|(name, _)| !used.contains(name))
+    {
+        return Err(Failure::Usage(format!(
+            "--var {name}=... is used by none of the files; they would run without it"
+        )));
     }
     Ok(loaded)
 }
@@ -72,11 +96,18 @@ pub(super) fn with_manifests(from: FromFile) -> Result<Loaded, Failure> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(&path).map_err(|error| ManifestError {
             file: file.clone(),
-            why: format!("cannot read the setup manifest of {}: {error}", from.path.display()),
+            why: format!(
+                "cannot read the setup manifest of {}: {error}",
+                from.path.display()
+            ),
         })?;
         manifests.extend(parse_manifests(&file, &text)?);
     }
-    Ok(Loaded { file: from.path.display().to_string(), experiment: from.experiment, manifests })
+    Ok(Loaded {
+        file: from.path.display().to_string(),
+        experiment: from.experiment,
+        manifests,
+    })
 }
 
 fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
@@ -88,14 +119,26 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path)
-            .map_err(|error| Failure::Usage(format!("cannot read the folder {}: {error}", path.display())))?;
+        let entries = std::fs::read_dir(path).map_err(|error| {
+            Failure::Usage(format!(
+                "cannot read the folder {}: {error}",
+                path.display()
+            ))
+        })?;
         let mut found: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml"))
+            .filter(|path| {
+                path.is_file()
+                    && path
+                        .extension()
+                        .is_some_and(|end| end == "yaml" || end == "yml")
+            })
             .collect();
         if found.is_empty() {
-            return Err(Failure::Usage(format!("the folder {} holds no .yaml file", path.display())));
+            return Err(Failure::Usage(format!(
+                "the folder {} holds no .yaml file",
+                path.display()
+            )));
         }
         found.sort();
         files.extend(found);

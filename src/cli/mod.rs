@@ -18,8 +18,8 @@ mod validate;
 
 use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _};
-use exit::Failure;
 pub use exit::Exit;
+use exit::Failure;
 pub use streams::Streams;
 
 /// Runs chaosrun with these arguments (the program's name first) and gives the exit code.
@@ -42,9 +42,11 @@ pub fn main(arguments: Vec<std::ffi::OsString>, mut streams: Streams) -> Exit {
 fn dispatch(arguments: Arguments, streams: &mut Streams) -> Result<Exit, Failure> {
     let global = arguments.global;
     let command = match arguments.command {
-        Command::Run(run) if global.dry_run => {
-            Command::Plan(arguments::PlanArguments { paths: run.paths, variables: run.variables, prometheus: run.prometheus })
-        }
+        Command::Run(run) if global.dry_run => Command::Plan(arguments::PlanArguments {
+            paths: run.paths,
+            variables: run.variables,
+            prometheus: run.prometheus,
+        }),
         command => command,
     };
     match command {

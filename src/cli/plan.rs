@@ -12,7 +12,11 @@ use crate::fault::FaultKind;
 use crate::plan::{protected_namespace, select};
 
 /// Shows the plan of every experiment. Exit 77 when something would be refused.
-pub(super) async fn plan(global: Global, arguments: PlanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
+pub(super) async fn plan(
+    global: Global,
+    arguments: PlanArguments,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
     let mut experiments: Vec<Loaded> = Vec::new();
     for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
         let mut loaded = load::with_manifests(from)?;
@@ -46,10 +50,17 @@ async fn describe(
     streams.say(&format!("{} ({})", experiment.name, loaded.file));
     streams.say(&format!("  claim: {}", experiment.claim.text));
     if let Some(pattern) = protected_namespace(experiment) {
-        refusals.push(format!("namespace {} is protected ({pattern})", experiment.target.namespace));
+        refusals.push(format!(
+            "namespace {} is protected ({pattern})",
+            experiment.target.namespace
+        ));
     }
     if !loaded.manifests.is_empty() {
-        let then = if experiment.setup.keep { "kept afterwards" } else { "removed afterwards when created by the run" };
+        let then = if experiment.setup.keep {
+            "kept afterwards"
+        } else {
+            "removed afterwards when created by the run"
+        };
         streams.say(&format!("  setup, {then}:"));
         for manifest in &loaded.manifests {
             streams.say(&format!("    {}", manifest.title()));
@@ -63,12 +74,24 @@ async fn describe(
     ));
     let needed = needed_permissions(experiment);
     let missing = missing_permissions(&connected.cluster, &needed).await?;
-    streams.say(&format!("  permissions: {} needed, {} missing", needed.len(), missing.len()));
+    streams.say(&format!(
+        "  permissions: {} needed, {} missing",
+        needed.len(),
+        missing.len()
+    ));
     for verb in &needed {
-        let mark = if missing.contains(verb) { "MISSING" } else { "held" };
+        let mark = if missing.contains(verb) {
+            "MISSING"
+        } else {
+            "held"
+        };
         streams.say(&format!("    {mark:<7} {verb}"));
     }
-    refusals.extend(missing.iter().map(|verb| format!("missing permission: {verb}")));
+    refusals.extend(
+        missing
+            .iter()
+            .map(|verb| format!("missing permission: {verb}")),
+    );
     if uses_prometheus(experiment) && experiment.prometheus_url.is_none() && prometheus.is_none() {
         refusals.push("a probe asks Prometheus, but no address is known".to_owned());
     }
@@ -92,7 +115,9 @@ async fn faults(
     let candidates = snapshot_candidates(&connected.cluster, &experiment.target).await?;
     for fault in &experiment.faults {
         let action = match &fault.kind {
-            FaultKind::PodKill { grace_seconds } => format!("delete with a grace period of {grace_seconds} s"),
+            FaultKind::PodKill { grace_seconds } => {
+                format!("delete with a grace period of {grace_seconds} s")
+            }
             FaultKind::ContainerKill { container, signal } => {
                 let container = container.as_deref().unwrap_or("the first container");
                 format!("SIG{} inside {container}, by exec", signal.name())
@@ -112,9 +137,15 @@ async fn faults(
         // The seed of the run decides which; the plan shows how many and among whom.
         match select(fault, &experiment.guards, candidates, 0, 1) {
             Ok(chosen) => {
-                let among = candidates.iter().filter(|held| fault.role.is_none() || held.role == fault.role);
+                let among = candidates
+                    .iter()
+                    .filter(|held| fault.role.is_none() || held.role == fault.role);
                 let names: Vec<&str> = among.map(|held| held.pod.name.as_str()).collect();
-                streams.say(&format!("    pods: {} of {}", chosen.len(), names.join(", ")));
+                streams.say(&format!(
+                    "    pods: {} of {}",
+                    chosen.len(),
+                    names.join(", ")
+                ));
             }
             Err(refusal) => refusals.push(refusal.to_string()),
         }
@@ -124,11 +155,27 @@ async fn faults(
 
 fn duration(experiment: &Experiment) -> String {
     let timeouts = &experiment.timeouts;
-    let holds = experiment.steady_state.probes.iter().map(|probe| probe.hold).max().unwrap_or_default();
+    let holds = experiment
+        .steady_state
+        .probes
+        .iter()
+        .map(|probe| probe.hold)
+        .max()
+        .unwrap_or_default();
     let count = experiment.trials.count;
-    let drain = experiment.ledger.as_ref().map(|ledger| ledger.drain).unwrap_or_default();
+    let drain = experiment
+        .ledger
+        .as_ref()
+        .map(|ledger| ledger.drain)
+        .unwrap_or_default();
     let least = (holds + timeouts.settle) * count;
     let pauses = experiment.trials.cooldown * count.saturating_sub(1);
-    let most = timeouts.setup + (timeouts.baseline + timeouts.recovery + timeouts.settle + drain) * count + pauses;
-    format!("{count} trials, at least {} s, at most {} s", (least + pauses).as_secs(), most.as_secs())
+    let most = timeouts.setup
+        + (timeouts.baseline + timeouts.recovery + timeouts.settle + drain) * count
+        + pauses;
+    format!(
+        "{count} trials, at least {} s, at most {} s",
+        (least + pauses).as_secs(),
+        most.as_secs()
+    )
 }

@@ -14,7 +14,11 @@ use crate::world::{Clock, FileError, Recorder, listen, write_atomically};
 use std::path::{Path, PathBuf};
 
 /// Runs experiments and writes the run folder.
-pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut Streams) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    global: Global,
+    arguments: RunArguments,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
     let mut experiments: Vec<Loaded> = Vec::new();
     for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
         let mut loaded = load::with_manifests(from)?;
@@ -22,7 +26,9 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
         experiments.push(loaded);
     }
     // From here on a signal must lead to an orderly end: a booted lab, a fault, a setup manifest.
-    let signals = listen().map_err(|error| Failure::Internal(format!("cannot install the signal handlers: {error}")))?;
+    let signals = listen().map_err(|error| {
+        Failure::Internal(format!("cannot install the signal handlers: {error}"))
+    })?;
     let clock = Clock::start();
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
     let run = run_id(clock, seed);
@@ -66,7 +72,12 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
 }
 
 /// Report, table, exit code.
-fn conclude(outcome: &RunOutcome, folder: &Path, format: Format, streams: &mut Streams) -> Result<Exit, Failure> {
+fn conclude(
+    outcome: &RunOutcome,
+    folder: &Path,
+    format: Format,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
     let verdict = write_and_show(folder, format, streams)?;
     let mut exits = vec![Exit::from(verdict)];
     for (name, error) in &outcome.errors {
@@ -77,7 +88,11 @@ fn conclude(outcome: &RunOutcome, folder: &Path, format: Format, streams: &mut S
         exits.push(engine_exit(error));
     }
     // A signal or a stop condition is the reason for "aborted", not a second finding.
-    if outcome.errors.iter().any(|(_, error)| matches!(error, EngineError::Signal(_))) {
+    if outcome
+        .errors
+        .iter()
+        .any(|(_, error)| matches!(error, EngineError::Signal(_)))
+    {
         exits.retain(|exit| *exit != Exit::Aborted);
     }
     if !outcome.left.is_empty() {
@@ -92,17 +107,27 @@ fn conclude(outcome: &RunOutcome, folder: &Path, format: Format, streams: &mut S
 }
 
 /// Renders everything from the event log alone, as `report` does later.
-pub(super) fn write_and_show(folder: &Path, format: Format, streams: &mut Streams) -> Result<crate::model::Verdict, Failure> {
+pub(super) fn write_and_show(
+    folder: &Path,
+    format: Format,
+    streams: &mut Streams,
+) -> Result<crate::model::Verdict, Failure> {
     let log_path = folder.join("events.jsonl");
-    let bytes = std::fs::read(&log_path)
-        .map_err(|source| FileError { attempted: "cannot read", path: log_path.clone(), source })?;
+    let bytes = std::fs::read(&log_path).map_err(|source| FileError {
+        attempted: "cannot read",
+        path: log_path.clone(),
+        source,
+    })?;
     let log = read_log(&bytes)
         .map_err(|error| Failure::Invalid(format!("{}: {error}", log_path.display())))?;
     let run = report::build(&log.records);
     let json = report::json(&run);
     write_atomically(&folder.join("report.json"), json.as_bytes())?;
     let shown = folder.display().to_string();
-    write_atomically(&folder.join("report.txt"), report::table(&run, false, &shown).as_bytes())?;
+    write_atomically(
+        &folder.join("report.txt"),
+        report::table(&run, false, &shown).as_bytes(),
+    )?;
     match format {
         Format::Table => streams.say(report::table(&run, streams.color(), &shown).trim_end()),
         Format::Json => streams.say(json.trim_end()),
@@ -113,10 +138,22 @@ pub(super) fn write_and_show(folder: &Path, format: Format, streams: &mut Stream
 pub(super) fn describe(undo: &Undo) -> String {
     match undo {
         Undo::Nothing => "nothing".to_owned(),
-        Undo::DeleteObject { kind, namespace: Some(namespace), name, plural, .. } => {
+        Undo::DeleteObject {
+            kind,
+            namespace: Some(namespace),
+            name,
+            plural,
+            ..
+        } => {
             format!("{kind} {namespace}/{name}    (kubectl -n {namespace} delete {plural} {name})")
         }
-        Undo::DeleteObject { kind, namespace: None, name, plural, .. } => {
+        Undo::DeleteObject {
+            kind,
+            namespace: None,
+            name,
+            plural,
+            ..
+        } => {
             format!("{kind} {name}    (kubectl delete {plural} {name})")
         }
     }
@@ -125,7 +162,11 @@ pub(super) fn describe(undo: &Undo) -> String {
 fn create_folder(out: &Path, run: &str) -> Result<PathBuf, Failure> {
     let folder = out.join(run);
     std::fs::create_dir_all(&folder).map_err(|source| {
-        Failure::File(FileError { attempted: "cannot create the folder", path: folder.clone(), source })
+        Failure::File(FileError {
+            attempted: "cannot create the folder",
+            path: folder.clone(),
+            source,
+        })
     })?;
     Ok(folder)
 }
@@ -138,5 +179,9 @@ fn fresh_seed() -> u64 {
 /// Sorts by time, and is a valid label value and object name.
 fn run_id(clock: Clock, seed: u64) -> String {
     let unique = uuid::Uuid::new_v4().as_fields().1;
-    format!("{}-{:04x}", clock.wall().strftime("%Y%m%d-%H%M%S"), unique ^ u16::try_from(seed & 0xffff).unwrap_or(0))
+    format!(
+        "{}-{:04x}",
+        clock.wall().strftime("%Y%m%d-%H%M%S"),
+        unique ^ u16::try_from(seed & 0xffff).unwrap_or(0)
+    )
 }

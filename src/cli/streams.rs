@@ -19,14 +19,23 @@ impl Streams {
     pub fn process() -> Self {
         let (out, err) = (std::io::stdout(), std::io::stderr());
         let (out_is_terminal, err_is_terminal) = (out.is_terminal(), err.is_terminal());
-        Self { out: Box::new(out), err: Box::new(err), out_is_terminal, err_is_terminal, color: false }
+        Self {
+            out: Box::new(out),
+            err: Box::new(err),
+            out_is_terminal,
+            err_is_terminal,
+            color: false,
+        }
     }
 
     pub(super) fn choose_color(&mut self, color: Color) {
         self.color = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => self.out_is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            Color::Auto => {
+                self.out_is_terminal
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
         };
     }
 

@@ -19,12 +19,30 @@ impl Lab {
     pub fn up(name: &str) -> Self {
         let name = format!("{name}-{}", std::process::id());
         let folder = tempfile::tempdir().expect("a folder");
-        let up = chaosrun(folder.path()).args(["lab", "up", "--name", &name]).output().expect("chaosrun starts");
-        assert!(up.status.success(), "lab up failed (root, runc, nftables and iproute2 are needed; `make test` installs them)\n{}", texts(&up));
-        let env = chaosrun(folder.path()).args(["lab", "env", "--name", &name]).output().expect("chaosrun starts");
+        let up = chaosrun(folder.path())
+            .args(["lab", "up", "--name", &name])
+            .output()
+            .expect("chaosrun starts");
+        assert!(
+            up.status.success(),
+            "lab up failed (root, runc, nftables and iproute2 are needed; `make test` installs them)\n{}",
+            texts(&up)
+        );
+        let env = chaosrun(folder.path())
+            .args(["lab", "env", "--name", &name])
+            .output()
+            .expect("chaosrun starts");
         let line = String::from_utf8_lossy(&env.stdout).into_owned();
-        let kubeconfig = line.trim().trim_start_matches("export KUBECONFIG=").trim_matches(['"', '\'']).into();
-        Self { name, kubeconfig, folder }
+        let kubeconfig = line
+            .trim()
+            .trim_start_matches("export KUBECONFIG=")
+            .trim_matches(['"', '\''])
+            .into();
+        Self {
+            name,
+            kubeconfig,
+            folder,
+        }
     }
 
     /// Where runs of this test go.
@@ -35,28 +53,57 @@ impl Lab {
     /// A command against this lab, started in the repository's root so that scenarios are found.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = chaosrun(Path::new(env!("CARGO_MANIFEST_DIR")));
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments);
         command
     }
 
     /// Runs an experiment against this lab; the run folder goes to [`Lab::folder`].
     pub fn run(&self, arguments: &[&str]) -> Run {
-        let output = self.command(&["run", "--out"]).arg(self.folder()).args(arguments).output().expect("chaosrun starts");
+        let output = self
+            .command(&["run", "--out"])
+            .arg(self.folder())
+            .args(arguments)
+            .output()
+            .expect("chaosrun starts");
         Run::from(output)
     }
 
     /// kubectl-like GET against the API, as JSON.
-    pub fn api(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> (u16, serde_json::Value) {
-        let config: serde_json::Value =
-            serde_yaml::from_str(&std::fs::read_to_string(&self.kubeconfig).expect("the kubeconfig")).expect("YAML");
-        let server = config["clusters"][0]["cluster"]["server"].as_str().expect("a server").to_owned();
-        let token = config["users"][0]["user"]["token"].as_str().expect("a token").to_owned();
+    pub fn api(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> (u16, serde_json::Value) {
+        let config: serde_json::Value = serde_yaml::from_str(
+            &std::fs::read_to_string(&self.kubeconfig).expect("the kubeconfig"),
+        )
+        .expect("YAML");
+        let server = config["clusters"][0]["cluster"]["server"]
+            .as_str()
+            .expect("a server")
+            .to_owned();
+        let token = config["users"][0]["user"]["token"]
+            .as_str()
+            .expect("a token")
+            .to_owned();
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
-            let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().expect("a client");
+            let client = reqwest::Client::builder()
+                .tls_danger_accept_invalid_certs(true)
+                .build()
+                .expect("a client");
             let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
-            let mut request = client.request(method, format!("{server}{path}")).bearer_auth(token);
+            let mut request = client
+                .request(method, format!("{server}{path}"))
+                .bearer_auth(token);
             if let Some(body) = body {
                 request = request.json(body);
             }
@@ -73,7 +120,10 @@ impl Lab {
             ("Job", "/apis/batch/v1/jobs"),
             ("ConfigMap", "/api/v1/configmaps"),
             ("Lease", "/apis/coordination.k8s.io/v1/leases"),
-            ("NetworkPolicy", "/apis/networking.k8s.io/v1/networkpolicies"),
+            (
+                "NetworkPolicy",
+                "/apis/networking.k8s.io/v1/networkpolicies",
+            ),
             ("Pod", "/api/v1/pods"),
         ] {
             let selector = "?labelSelector=app.kubernetes.io%2Fmanaged-by%3Dchaosrun";
@@ -84,7 +134,10 @@ impl Lab {
                 if metadata["labels"]["chaosrun.dev/purpose"] == "setup" {
                     continue;
                 }
-                found.push(format!("{kind} {}/{}", metadata["namespace"], metadata["name"]));
+                found.push(format!(
+                    "{kind} {}/{}",
+                    metadata["namespace"], metadata["name"]
+                ));
             }
         }
         found
@@ -102,7 +155,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let down = chaosrun(self.folder.path()).args(["lab", "down", "--name", &self.name]).output();
+        let down = chaosrun(self.folder.path())
+            .args(["lab", "down", "--name", &self.name])
+            .output();
         if let Ok(down) = down
             && !down.status.success()
         {
@@ -124,7 +179,12 @@ impl From<Output> for Run {
         let text = texts(&output);
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         let _ = err;
-        Self { code: output.status.code(), text, folder: None, output }
+        Self {
+            code: output.status.code(),
+            text,
+            folder: None,
+            output,
+        }
     }
 }
 
@@ -136,8 +196,15 @@ impl Run {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.join("report.json").is_file())
             .collect();
-        folders.sort_by_key(|folder| std::fs::metadata(folder.join("report.json")).and_then(|held| held.modified()).ok());
-        let folder = folders.last().unwrap_or_else(|| panic!("no report was written\n{}", self.text));
-        serde_json::from_slice(&std::fs::read(folder.join("report.json")).expect("report.json")).expect("JSON")
+        folders.sort_by_key(|folder| {
+            std::fs::metadata(folder.join("report.json"))
+                .and_then(|held| held.modified())
+                .ok()
+        });
+        let folder = folders
+            .last()
+            .unwrap_or_else(|| panic!("no report was written\n{}", self.text));
+        serde_json::from_slice(&std::fs::read(folder.join("report.json")).expect("report.json"))
+            .expect("JSON")
     }
 }

@@ -27,13 +27,20 @@ timeouts: {baseline: 3s, recovery: 40s, settle: 1s}
 /// The program under test.
 pub fn chaosrun(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaosrun"));
-    command.current_dir(folder).stdin(Stdio::null()).env_remove("KUBECONFIG").env_remove("CHAOSRUN_LOG");
+    command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .env_remove("KUBECONFIG")
+        .env_remove("CHAOSRUN_LOG");
     command
 }
 
 /// Runs it and waits.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
-    chaosrun(folder).args(arguments).output().expect("chaosrun starts")
+    chaosrun(folder)
+        .args(arguments)
+        .output()
+        .expect("chaosrun starts")
 }
 
 /// Text of both streams, for messages.
@@ -83,7 +90,10 @@ pub struct ApiDouble {
 
 mod tokio_stop {
     /// Ends the server's thread when dropped.
-    pub struct Stop(pub Option<tokio::sync::oneshot::Sender<()>>, pub Option<std::thread::JoinHandle<()>>);
+    pub struct Stop(
+        pub Option<tokio::sync::oneshot::Sender<()>>,
+        pub Option<std::thread::JoinHandle<()>>,
+    );
 
     impl Drop for Stop {
         fn drop(&mut self) {
@@ -105,10 +115,14 @@ impl ApiDouble {
         let port = listener.local_addr().expect("an address").port();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let router = axum::Router::new().fallback(move |uri: axum::http::Uri| answer(script, uri));
+                let router =
+                    axum::Router::new().fallback(move |uri: axum::http::Uri| answer(script, uri));
                 let server = axum::serve(listener, router);
                 tokio::select! {
                     result = async { server.await } => result.expect("the double serves"),
@@ -117,11 +131,17 @@ impl ApiDouble {
             });
             runtime.shutdown_timeout(Duration::from_millis(100));
         });
-        Self { port, _stop: tokio_stop::Stop(Some(stop), Some(thread)) }
+        Self {
+            port,
+            _stop: tokio_stop::Stop(Some(stop), Some(thread)),
+        }
     }
 }
 
-async fn answer(script: Script, uri: axum::http::Uri) -> (axum::http::StatusCode, axum::Json<serde_json::Value>) {
+async fn answer(
+    script: Script,
+    uri: axum::http::Uri,
+) -> (axum::http::StatusCode, axum::Json<serde_json::Value>) {
     use axum::http::StatusCode;
     let version = serde_json::json!({
         "major": "1", "minor": "33", "gitVersion": "v1.33.0+double", "gitCommit": "", "gitTreeState": "", "buildDate": "",
@@ -141,7 +161,10 @@ async fn answer(script: Script, uri: axum::http::Uri) -> (axum::http::StatusCode
                 "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
                 "message": format!("the double says {code}"),
             });
-            (StatusCode::from_u16(code).expect("a status"), axum::Json(status))
+            (
+                StatusCode::from_u16(code).expect("a status"),
+                axum::Json(status),
+            )
         }
     }
 }
