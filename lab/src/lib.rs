@@ -5,4 +5,5 @@
 //! `controllers` (Deployments, Jobs, SparkApplications ...), `pipeline` (the built-in stand-in workload),
 //! `lifecycle` (up, down, status, and the removal of what a crash left).
 
+pub mod api;
 pub mod backend;

@@ -1,0 +1,68 @@
+//! Namespace life cycle: defaults in each namespace, and removal of all content before the namespace itself.
+
+use serde_json::{Value, json};
+
+use super::object::{is_deleting, name, namespace};
+use super::registry::ResourceType;
+use super::server::ApiServer;
+use super::status::{ApiError, Cause};
+use super::store::ObjectKey;
+use super::writes::WriteOptions;
+
+/// Storage key of namespaces.
+pub(crate) const STORAGE: &str = "/namespaces";
+
+impl ApiServer {
+    /// Namespaces and objects that every cluster has.
+    pub(crate) fn bootstrap(&self) -> Result<(), ApiError> {
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else { return Ok(()) };
+        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+            let object = json!({"metadata": {"name": name}});
+            self.create_object(&namespaces, None, object, &WriteOptions::internal())?;
+        }
+        Ok(())
+    }
+
+    /// New objects need a namespace that exists and is not going away.
+    pub(crate) fn check_namespace(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
+        if !resource.namespaced {
+            return Ok(());
+        }
+        let wanted = namespace(object);
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else { return Ok(()) };
+        let found = self.existing(&namespaces, &ObjectKey::new("", wanted))?;
+        if is_deleting(&found.value) {
+            let why = format!("unable to create new content in namespace {wanted} because it is being terminated");
+            let cause = Cause {
+                reason: "NamespaceTerminating".to_owned(),
+                message: format!("namespace {wanted} is being terminated"),
+                field: "metadata.namespace".to_owned(),
+            };
+            return Err(ApiError::forbidden(resource, name(object), &why).with_causes(vec![cause]));
+        }
+        Ok(())
+    }
+
+    /// Creates what each namespace has from the start.
+    pub(crate) fn fill_namespace(&self, object: &Value) -> Result<(), ApiError> {
+        if is_deleting(object) {
+            return Ok(());
+        }
+        let wanted = name(object);
+        let contents = [
+            ("serviceaccounts", json!({"metadata": {"name": "default"}})),
+            (
+                "configmaps",
+                json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": self.ca_pem()}}),
+            ),
+        ];
+        for (plural, content) in contents {
+            let Some(resource) = self.registry().get("", "v1", plural) else { continue };
+            match self.create_object(&resource, Some(wanted), content, &WriteOptions::internal()) {
+                Err(error) if error.reason != "AlreadyExists" => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
