@@ -7,3 +7,5 @@
 
 pub mod api;
 pub mod backend;
+pub mod lifecycle;
+pub mod node;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::container::{self, Volumes};
 use super::error::NodeError;
-use super::pod::{PodRuntime, Stop};
+use super::pod::{PodRuntime, Stop, stop_requested};
 use super::state::{Life, Slot};
 use super::{volumes, workspace};
 
@@ -87,7 +87,7 @@ where
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop != Stop::No) => return None,
+            () = stop_requested(&mut stop) => return None,
         }
         pause = (pause * 2).min(MOUNT_PAUSE.1);
     }

@@ -105,7 +105,7 @@ impl Cgroups {
             for process in &processes {
                 if let Some(pid) = rustix::process::Pid::from_raw(*process) {
                     // Gone meanwhile is what is wanted.
-                    drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                    rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
                 }
             }
             if Instant::now() > deadline {
@@ -145,11 +145,6 @@ impl Cgroups {
             }
         }
         problem.map_or(Ok(()), Err)
-    }
-
-    /// Whether any tree still has the group.
-    pub(crate) fn exists(&self, group: &str) -> bool {
-        self.roots.iter().any(|root| below(root, group).exists())
     }
 }
 

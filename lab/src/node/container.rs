@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::error::NodeError;
 use super::image::Image;
 use super::logs::Log;
-use super::pod::{PodRuntime, Stop};
+use super::pod::{PodRuntime, Stop, stop_requested};
 use super::probes::{self, Action, Aim};
 use super::runc::Exit;
 use super::state::{Instance, Life, Slot};
@@ -104,7 +104,7 @@ pub(crate) async fn wait_started(runtime: &Arc<PodRuntime>, slot: Slot) -> bool 
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
-            _ = stop.wait_for(|stop| *stop != Stop::No) => return false,
+            () = stop_requested(&mut stop) => return false,
         }
     }
 }
@@ -137,7 +137,7 @@ impl Task {
     async fn sleep(&mut self, pause: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(pause) => true,
-            _ = self.stop.wait_for(|stop| *stop != Stop::No) => false,
+            () = stop_requested(&mut self.stop) => false,
         }
     }
 
@@ -153,13 +153,9 @@ impl Task {
             let container = self.spec()?;
             let name = container.image.clone().unwrap_or_default();
             let found = self.runtime.context.config.images.find(&name).cloned();
-            let runnable = found.is_some() || container.command.as_ref().is_some_and(|command| !command.is_empty());
-            if runnable && container.image_pull_policy.as_deref() != Some("Never") || found.is_some() {
+            if found.is_some() || container.command.as_ref().is_some_and(|command| !command.is_empty()) {
                 self.note(&container.name, "Pulled", format!("Container image \"{name}\" already present on machine"));
                 return Some(found);
-            }
-            if runnable {
-                return Some(None);
             }
             let message = format!(
                 "failed to pull image \"{name}\": the lab pulls nothing, knows no program for this image, and the container names no command"
@@ -321,7 +317,7 @@ impl Task {
         let mut stop = self.stop.clone();
         tokio::select! {
             _ = process.wait() => {}
-            _ = stop.wait_for(|stop| *stop != Stop::No) => {
+            () = stop_requested(&mut stop) => {
                 watchers.abort_all();
                 self.note(&container.name, "Killing", format!("Stopping container {}", container.name));
                 self.stop_instance(&container, &running.instance, None).await;
@@ -522,23 +518,21 @@ impl Observer {
         }
         let liveness = async {
             if let Some(probe) = &self.container.liveness_probe {
-                self.repeat(probe, "Liveness", 0, |_| {}).await;
+                self.repeat(probe, "Liveness", |healthy| !healthy).await;
                 self.give_up("failed liveness probe", probe.termination_grace_period_seconds).await;
             }
         };
         let readiness = async {
             if let Some(probe) = &self.container.readiness_probe {
                 let slot = self.task.slot;
-                let show = |ready: bool| {
+                self.repeat(probe, "Readiness", |ready| {
                     let known = self.task.runtime.state().container(slot).is_some_and(|container| container.ready);
                     if known != ready {
                         self.task.runtime.update_container(slot, |container| container.ready = ready);
                     }
-                };
-                loop {
-                    self.repeat(probe, "Readiness", probe.success_threshold.unwrap_or(1), show).await;
-                    show(false);
-                }
+                    false
+                })
+                .await;
             }
         };
         tokio::join!(liveness, readiness);
@@ -567,23 +561,24 @@ impl Observer {
         tokio::time::sleep(Duration::from_secs(delay)).await;
     }
 
-    /// Probes until the failure threshold is reached; `show(true)` after enough successes in a row.
-    async fn repeat(&self, probe: &Probe, kind: &str, wanted: i32, show: impl Fn(bool)) {
+    /// Probes again and again. `judge` hears of each verdict, good or bad, that its threshold confirms; it ends the
+    /// series by returning true.
+    async fn repeat(&self, probe: &Probe, kind: &str, judge: impl Fn(bool) -> bool) {
         let (mut good, mut bad) = (0, 0);
         self.initial_delay(probe).await;
         let mut ticks = ticks(probe);
         loop {
             ticks.tick().await;
-            if self.once(probe, kind).await {
+            let healthy = self.once(probe, kind).await;
+            let confirmed = if healthy {
                 (good, bad) = (good + 1, 0);
-                if good >= wanted {
-                    show(true);
-                }
+                good >= probe.success_threshold.unwrap_or(1)
             } else {
                 (good, bad) = (0, bad + 1);
-                if bad >= probe.failure_threshold.unwrap_or(3).max(1) {
-                    return;
-                }
+                bad >= probe.failure_threshold.unwrap_or(3).max(1)
+            };
+            if confirmed && judge(healthy) {
+                return;
             }
         }
     }

@@ -103,7 +103,7 @@ fn terminal_descriptor(terminal: OwnedFd) -> Result<AsyncFd<OwnedFd>, NodeError>
     let flags = rustix::fs::fcntl_getfl(&terminal).map_err(NodeError::errno("read the flags of", "the terminal"))?;
     rustix::fs::fcntl_setfl(&terminal, flags | rustix::fs::OFlags::NONBLOCK)
         .map_err(NodeError::errno("set the flags of", "the terminal"))?;
-    AsyncFd::new(terminal).map_err(NodeError::io("watch", "the terminal"))
+    super::descriptor::watch(terminal).map_err(NodeError::io("watch", "the terminal"))
 }
 
 async fn apply_sizes(terminal: Arc<AsyncFd<OwnedFd>>, mut sizes: mpsc::Receiver<(u16, u16)>) {
@@ -156,7 +156,7 @@ impl AsyncWrite for Terminal {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         // Control-D: a terminal has no other way to end its input.
-        drop(rustix::io::write(self.0.get_ref().as_fd(), &[4]));
+        rustix::io::write(self.0.get_ref().as_fd(), &[4]).ok();
         Poll::Ready(Ok(()))
     }
 }

@@ -83,6 +83,12 @@ impl LabNetwork {
         format!("{}/17", Ipv4Addr::from(self.base() + HALF))
     }
 
+    /// First address and prefix length of the services' range.
+    #[must_use]
+    pub fn service_subnet(&self) -> (Ipv4Addr, u8) {
+        (Ipv4Addr::from(self.base() + HALF), 17)
+    }
+
     /// The service address of the API server, `kubernetes.default`.
     #[must_use]
     pub fn kubernetes_service(&self) -> Ipv4Addr {
@@ -99,9 +105,9 @@ impl LabNetwork {
         );
         for index in 0..nodes {
             // Writing to a string cannot fail.
-            drop(writeln!(batch, "addr add {}/32 dev {bridge}", self.node_address(index)));
+            writeln!(batch, "addr add {}/32 dev {bridge}", self.node_address(index)).ok();
         }
-        drop(write!(batch, "link set {bridge} up\nroute add {} dev {bridge}\n", self.service_range()));
+        write!(batch, "link set {bridge} up\nroute add {} dev {bridge}\n", self.service_range()).ok();
         run("ip", &["-batch", "-"], Some(&batch)).await?;
         set(&format!("/proc/sys/net/ipv4/conf/{bridge}/forwarding"), "1")?;
         // Without IPv6 there is no neighbour discovery to keep an idle lab awake. A kernel without IPv6 has no such file.

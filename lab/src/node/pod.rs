@@ -57,6 +57,11 @@ pub(crate) enum Stop {
     Now,
 }
 
+/// Returns when the containers are asked to end.
+pub(crate) async fn stop_requested(stop: &mut watch::Receiver<Stop>) {
+    drop(stop.wait_for(|stop| *stop != Stop::No).await);
+}
+
 /// What the API says about a pod.
 #[derive(Debug, Clone)]
 pub(crate) struct Update {
@@ -141,10 +146,12 @@ impl PodRuntime {
         let version = self.state().version;
         let mut pushed = self.pushed.subscribe();
         let mut stop = self.stop.subscribe();
+        // The senders live as long as self, so waiting cannot fail.
+        let written = async { drop(pushed.wait_for(|pushed| *pushed >= version).await) };
+        let pointless = async { drop(stop.wait_for(|stop| *stop == Stop::Now).await) };
         tokio::select! {
-            // The sender lives as long as self.
-            _ = pushed.wait_for(|pushed| *pushed >= version) => {}
-            _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
+            () = written => {}
+            () = pointless => {}
         }
     }
 
@@ -309,7 +316,8 @@ impl PodRuntime {
         }
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.namespace);
         let patch = serde_json::json!({ "metadata": { "uid": self.uid }, "status": status });
-        let write = api.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(patch));
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let write = api.patch_status(&self.name, &parameters, &patch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(_)) => {
                 *last = status;

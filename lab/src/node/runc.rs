@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -43,11 +42,6 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Process id as this process sees it.
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Waits for the end. May be called any number of times, by any number of tasks.
     pub(crate) async fn wait(&self) -> Exit {
         let mut exit = self.exit.clone();
@@ -195,7 +189,7 @@ fn adopt(pid: i32) -> Result<Process, NodeError> {
     let raw = Pid::from_raw(pid).ok_or_else(|| NodeError::Pod(format!("runc named the process {pid}")))?;
     let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(NodeError::errno("open a pidfd for", &path))?;
     let pidfd = std::sync::Arc::new(pidfd);
-    let waiter = AsyncFd::new(std::sync::Arc::clone(&pidfd)).map_err(NodeError::io("watch", &path))?;
+    let waiter = super::descriptor::watch(std::sync::Arc::clone(&pidfd)).map_err(NodeError::io("watch", &path))?;
     let (sender, exit) = watch::channel(None);
     tokio::spawn(async move {
         let exit = loop {

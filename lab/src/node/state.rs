@@ -128,7 +128,7 @@ pub(crate) struct PodState {
     pub finished: bool,
     /// Reason and message of a pod that the node gave up.
     pub verdict: Option<(String, String)>,
-    conditions: BTreeMap<&'static str, (bool, Timestamp)>,
+    pub conditions: BTreeMap<&'static str, (bool, Timestamp)>,
 }
 
 /// Which container of a pod.

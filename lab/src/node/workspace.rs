@@ -102,7 +102,7 @@ fn hosts(pod: &Pod, address: &str, name: &str, namespace: &str) -> String {
     let mut text = format!("127.0.0.1\tlocalhost\n{own}");
     for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
         // Writing to a string cannot fail.
-        drop(writeln!(text, "{}\t{}", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")));
+        writeln!(text, "{}\t{}", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")).ok();
     }
     text
 }
@@ -129,13 +129,13 @@ fn resolver(pod: &Pod, gateway: &str, namespace: &str) -> String {
     }
     let mut text = String::new();
     for server in servers {
-        drop(writeln!(text, "nameserver {server}"));
+        writeln!(text, "nameserver {server}").ok();
     }
     if !searches.is_empty() {
-        drop(writeln!(text, "search {}", searches.join(" ")));
+        writeln!(text, "search {}", searches.join(" ")).ok();
     }
     if !options.is_empty() {
-        drop(writeln!(text, "options {}", options.join(" ")));
+        writeln!(text, "options {}", options.join(" ")).ok();
     }
     text
 }
