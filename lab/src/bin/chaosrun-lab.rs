@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use chaosrun_lab::lifecycle::{Controller, LabConfig, LabError, down, environment, multicall, status, up};
+use chaosrun_lab::lifecycle::{
+    Controller, LabConfig, LabError, down, environment, multicall, status, up,
+};
 use clap::{Parser, Subcommand};
 
 /// A small Kubernetes in one process.
@@ -71,15 +73,31 @@ fn fail(message: &str) -> ExitCode {
 async fn execute(command: Command) -> Result<String, LabError> {
     match command {
         Command::Up { name, nodes } => {
-            let lab = up(&LabConfig { nodes, ..LabConfig::new(name) }).await?;
-            Ok(format!("lab {} is up at {}\nexport KUBECONFIG='{}'", lab.name, lab.api.unwrap_or_default(), lab.kubeconfig.display()))
+            let lab = up(&LabConfig {
+                nodes,
+                ..LabConfig::new(name)
+            })
+            .await?;
+            Ok(format!(
+                "lab {} is up at {}\nexport KUBECONFIG='{}'",
+                lab.name,
+                lab.api.unwrap_or_default(),
+                lab.kubeconfig.display()
+            ))
         }
-        Command::Down { name } => down(&LabConfig::new(&*name)).await.map(|()| format!("lab {name} is down")),
+        Command::Down { name } => down(&LabConfig::new(&*name))
+            .await
+            .map(|()| format!("lab {name} is down")),
         Command::Status => Ok(status(&LabConfig::new("any"))
             .iter()
             .map(|lab| {
                 let state = if lab.alive { "up" } else { "dead" };
-                format!("{}\t{state}\tpid {}\t{}", lab.name, lab.process.pid, lab.api.as_deref().unwrap_or("-"))
+                format!(
+                    "{}\t{state}\tpid {}\t{}",
+                    lab.name,
+                    lab.process.pid,
+                    lab.api.as_deref().unwrap_or("-")
+                )
             })
             .collect::<Vec<_>>()
             .join("\n")),
