@@ -26,7 +26,7 @@ pub(crate) async fn serve_subresource(
         return Err(ApiError::no_such_path());
     }
     match (subresource, request.method().clone()) {
-        ("status", Method::GET) => {
+        ("status" | "ephemeralcontainers" | "resize", Method::GET) => {
             let stored = server.existing(&target.resource, &target.key())?;
             Ok(target
                 .render
@@ -56,12 +56,6 @@ pub(crate) async fn serve_subresource(
         ("binding", Method::POST) => {
             let body = read_object(request).await?;
             bind(server, &target, &body)
-        }
-        ("ephemeralcontainers" | "resize", Method::GET) => {
-            let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("ephemeralcontainers" | "resize", Method::PUT) => {
             let options = target.write_options(Part::Internal, request.headers());
