@@ -10,6 +10,8 @@
 
 mod context;
 mod deployment;
+mod disruption;
+mod endpoints;
 mod events;
 mod job;
 mod meta;
@@ -71,7 +73,7 @@ impl ControllersHandle {
 
 /// Starts every controller as tasks of the present runtime. They begin to act when their caches are filled.
 #[must_use]
-pub fn spawn_all(client: kube::Client, config: ControllersConfig) -> ControllersHandle {
+pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> ControllersHandle {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (caches, mut informers) = informers();
@@ -84,7 +86,10 @@ pub fn spawn_all(client: kube::Client, config: ControllersConfig) -> Controllers
     starter.start("deployment-controller", deployment::DeploymentController::new);
     starter.start("job-controller", job::JobController::new);
     starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
-    drop(config);
+    starter.start("disruption-controller", disruption::DisruptionController::new);
+    starter.start("endpoint-controller", |context, informers, queue| {
+        endpoints::EndpointsController::new(context, informers, queue, config.api_address)
+    });
     informers.spawn(&mut tasks, &client, &stop);
     ControllersHandle { tasks, stop }
 }
@@ -121,6 +126,7 @@ async fn work_when_ready<R: Reconcile>(
         ready = caches.ready() => ready,
     };
     if ready {
+        tracing::debug!(controller = R::NAME, "caches are filled, working");
         work(reconciler, queue, stop).await;
     }
 }

@@ -71,7 +71,16 @@ type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 /// The reading end: the last known state of every object of one kind.
 pub(crate) struct Cache<K: Resource<DynamicType = ()> + 'static> {
     store: Store<K>,
-    seen: watch::Receiver<u64>,
+    seen: watch::Receiver<Seen>,
+}
+
+/// How far the watch has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// The first LIST is complete.
+    listed: bool,
+    /// Highest resource version that was delivered.
+    version: u64,
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Cache<K> {
@@ -107,7 +116,8 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
 
     /// Waits until the first LIST is complete. `false` when the informer ended before that.
     pub(crate) async fn ready(&self) -> bool {
-        self.store.wait_until_ready().await.is_ok()
+        // Not `Store::wait_until_ready`: of several waiters it wakes only the last one.
+        self.seen.clone().wait_for(|seen| seen.listed).await.is_ok()
     }
 
     /// Waits until the watch has delivered this resource version.
@@ -117,7 +127,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
     pub(crate) async fn caught_up_to(&self, resource_version: Option<&str>) {
         let Some(version) = resource_version.and_then(|version| version.parse::<u64>().ok()) else { return };
         let mut seen = self.seen.clone();
-        if tokio::time::timeout(CATCH_UP_TIMEOUT, seen.wait_for(|seen| *seen >= version)).await.is_err() {
+        if tokio::time::timeout(CATCH_UP_TIMEOUT, seen.wait_for(|seen| seen.version >= version)).await.is_err() {
             tracing::debug!(kind = %K::kind(&()), version, "the watch did not deliver a written version in time");
         }
     }
@@ -151,7 +161,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
 pub(crate) struct Informer<K: Resource<DynamicType = ()> + Clone + 'static> {
     writer: Writer<K>,
     reader: Store<K>,
-    seen: watch::Sender<u64>,
+    seen: watch::Sender<Seen>,
     listeners: Vec<Listener<K>>,
 }
 
@@ -159,7 +169,7 @@ pub(crate) struct Informer<K: Resource<DynamicType = ()> + Clone + 'static> {
 pub(crate) fn informer<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Cache<K>, Informer<K>) {
     let writer = Writer::<K>::default();
     let reader = writer.as_reader();
-    let (sender, seen) = watch::channel(0);
+    let (sender, seen) = watch::channel(Seen::default());
     let cache = Cache { store: reader.clone(), seen };
     (cache, Informer { writer, reader, seen: sender, listeners: Vec::new() })
 }
@@ -222,6 +232,7 @@ where
                 for (_, old) in before.drain() {
                     self.tell(&Change { old: Some(old), new: None });
                 }
+                self.seen.send_modify(|seen| seen.listed = true);
             }
         }
     }
@@ -229,7 +240,7 @@ where
     fn saw(&self, object: &K) {
         let version = object.resource_version().and_then(|version| version.parse::<u64>().ok()).unwrap_or(0);
         // Receivers are woken even by an older version: they may wait for something else than a version.
-        self.seen.send_modify(|seen| *seen = (*seen).max(version));
+        self.seen.send_modify(|seen| seen.version = seen.version.max(version));
     }
 
     fn tell(&self, change: &Change<K>) {
