@@ -12,6 +12,7 @@ pub mod model;
 pub mod plan;
 pub mod timeline;
 
+pub mod cli;
 mod cluster;
 mod engine;
 mod inject;

@@ -5,9 +5,13 @@
 use serde_json::{Value, json};
 
 fn documents(file: &str) -> Vec<Value> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../kind-config").join(file);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../kind-config")
+        .join(file);
     let text = std::fs::read_to_string(path).unwrap();
-    text.split("\n---\n").map(|document| serde_yaml::from_str(document).unwrap()).collect()
+    text.split("\n---\n")
+        .map(|document| serde_yaml::from_str(document).unwrap())
+        .collect()
 }
 
 fn remove(value: &mut Value, pointer: &str, key: &str) {
@@ -21,7 +25,9 @@ fn the_stand_in_differs_from_the_real_pipeline_only_in_what_makes_it_a_stand_in(
     let mut real = documents("spark-pipeline.yaml");
     let mut stand_in = documents("builtin-pipeline.yaml");
     // The Python program and its volume are Spark's only.
-    real.retain(|document| !(document["kind"] == "ConfigMap" && document["metadata"]["name"] == "pipeline"));
+    real.retain(|document| {
+        !(document["kind"] == "ConfigMap" && document["metadata"]["name"] == "pipeline")
+    });
     for document in &mut stand_in {
         assert_eq!(
             document["metadata"]["labels"]["chaosrun.dev/stand-in"], "built-in-pipeline",
@@ -33,14 +39,27 @@ fn the_stand_in_differs_from_the_real_pipeline_only_in_what_makes_it_a_stand_in(
             remove(document, "/metadata", "labels");
         }
     }
-    for document in real.iter_mut().chain(&mut stand_in).filter(|document| document["kind"] == "SparkApplication") {
-        for key in ["image", "imagePullPolicy", "sparkVersion", "pythonVersion", "mainApplicationFile"] {
+    for document in real
+        .iter_mut()
+        .chain(&mut stand_in)
+        .filter(|document| document["kind"] == "SparkApplication")
+    {
+        for key in [
+            "image",
+            "imagePullPolicy",
+            "sparkVersion",
+            "pythonVersion",
+            "mainApplicationFile",
+        ] {
             remove(document, "/spec", key);
         }
         let namespace = document["spec"]["sparkConf"]["spark.metrics.namespace"].clone();
         document["spec"]["sparkConf"] = json!({"spark.metrics.namespace": namespace});
         for list in ["/spec/volumes", "/spec/driver/volumeMounts"] {
-            let list = document.pointer_mut(list).and_then(Value::as_array_mut).unwrap();
+            let list = document
+                .pointer_mut(list)
+                .and_then(Value::as_array_mut)
+                .unwrap();
             list.retain(|entry| entry["name"] != "pipeline");
         }
     }
@@ -50,7 +69,10 @@ fn the_stand_in_differs_from_the_real_pipeline_only_in_what_makes_it_a_stand_in(
 #[test]
 fn the_pipeline_restarts_as_its_claim_says() {
     let documents = documents("spark-pipeline.yaml");
-    let application = documents.iter().find(|document| document["kind"] == "SparkApplication").unwrap();
+    let application = documents
+        .iter()
+        .find(|document| document["kind"] == "SparkApplication")
+        .unwrap();
     assert_eq!(application["metadata"]["name"], "spark-streaming-pipeline");
     assert_eq!(application["metadata"]["namespace"], "spark-pipeline");
     assert_eq!(

@@ -2,7 +2,11 @@
 //!
 //! Needs no root: pods are objects here whose status the test writes.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +14,10 @@ use std::time::{Duration, Instant};
 use chaosrun_lab::api::{ApiServer, ApiServerConfig, ServeHandle};
 use chaosrun_lab::controllers::spark::{ApiAccess, SparkOperator, SparkOperatorConfig};
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
+    PatchParams, PostParams,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +41,10 @@ impl Drop for Stage {
 async fn stage(spark_home: Option<std::path::PathBuf>) -> Stage {
     drop(rustls::crypto::ring::default_provider().install_default());
     let server = ApiServer::new(ApiServerConfig::default()).unwrap();
-    let serving = server.serve(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
+    let serving = server
+        .serve(&["127.0.0.1:0".parse().unwrap()])
+        .await
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, server.ca_pem()).unwrap();
@@ -42,7 +52,12 @@ async fn stage(spark_home: Option<std::path::PathBuf>) -> Stage {
     let client = server.client("spark-operator");
     let operator = SparkOperator::new(SparkOperatorConfig {
         client: client.clone(),
-        api: ApiAccess { from_host: url.clone(), from_pods: url, token: server.admin_token().to_owned(), ca_file },
+        api: ApiAccess {
+            from_host: url.clone(),
+            from_pods: url,
+            token: server.admin_token().to_owned(),
+            ca_file,
+        },
         spark_home,
         submissions: folder.path().join("submissions"),
         cgroup: None,
@@ -99,14 +114,21 @@ impl Stage {
             if status["applicationState"]["state"] == state {
                 return status;
             }
-            assert!(begun.elapsed() < limit, "no {state} within {limit:?}, status: {status}");
+            assert!(
+                begun.elapsed() < limit,
+                "no {state} within {limit:?}, status: {status}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     async fn set_phase(&self, pod: &str, status: Value) {
         self.pods
-            .patch_status(pod, &PatchParams::default(), &Patch::Merge(json!({"status": status})))
+            .patch_status(
+                pod,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"status": status})),
+            )
             .await
             .unwrap();
     }
@@ -129,23 +151,48 @@ const SOON: Duration = Duration::from_secs(10);
 async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_id() {
     let stage = stage(None).await;
     let policy = json!({"type": "OnFailure", "onFailureRetries": 1, "onFailureRetryInterval": 2});
-    stage.applications.create(&PostParams::default(), &application("chaosrun/pipeline:1", policy)).await.unwrap();
+    stage
+        .applications
+        .create(
+            &PostParams::default(),
+            &application("chaosrun/pipeline:1", policy),
+        )
+        .await
+        .unwrap();
     let first = stage.reaches("SUBMITTED", SOON).await;
     let driver = stage.pods.get("orders-driver").await.unwrap();
     let metadata = serde_json::to_value(&driver.metadata).unwrap();
     assert_eq!(metadata["labels"]["spark-role"], "driver");
     assert_eq!(metadata["labels"]["team"], "x");
-    assert_eq!(metadata["labels"]["sparkoperator.k8s.io/submission-id"], first["submissionID"]);
-    assert_eq!(metadata["labels"]["sparkoperator.k8s.io/mutated-by-spark-operator"], "true");
+    assert_eq!(
+        metadata["labels"]["sparkoperator.k8s.io/submission-id"],
+        first["submissionID"]
+    );
+    assert_eq!(
+        metadata["labels"]["sparkoperator.k8s.io/mutated-by-spark-operator"],
+        "true"
+    );
     assert_eq!(metadata["ownerReferences"][0]["kind"], "SparkApplication");
     let mounts = &serde_json::to_value(&driver.spec).unwrap()["containers"][0]["volumeMounts"];
-    assert!(mounts.as_array().unwrap().iter().any(|mount| mount["mountPath"] == "/data"), "{mounts}");
+    assert!(
+        mounts
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|mount| mount["mountPath"] == "/data"),
+        "{mounts}"
+    );
     assert_eq!(first["driverInfo"]["webUIServiceName"], "orders-ui-svc");
 
-    stage.set_phase("orders-driver", json!({"phase": "Running"})).await;
+    stage
+        .set_phase("orders-driver", json!({"phase": "Running"}))
+        .await;
     let running = stage.reaches("RUNNING", SOON).await;
     assert_eq!(running["executionAttempts"], 1);
-    assert_eq!(running["sparkApplicationId"], metadata["labels"]["spark-app-selector"]);
+    assert_eq!(
+        running["sparkApplicationId"],
+        metadata["labels"]["spark-app-selector"]
+    );
 
     stage.fail_driver(137).await;
     let failing = stage.reaches("FAILING", SOON).await;
@@ -157,7 +204,10 @@ async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_i
     let second = stage.reaches("SUBMITTED", SOON).await;
     assert_ne!(second["submissionID"], first["submissionID"]);
     assert_eq!(second["executionAttempts"], 2);
-    assert!(second.get("terminationTime").is_none() && second["applicationState"].get("errorMessage").is_none());
+    assert!(
+        second.get("terminationTime").is_none()
+            && second["applicationState"].get("errorMessage").is_none()
+    );
     let replacement = stage.pods.get("orders-driver").await.unwrap();
     assert_ne!(replacement.metadata.uid, driver.metadata.uid);
 
@@ -167,17 +217,32 @@ async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_i
 
     // An edit of the spec starts again with fresh counters.
     let edit = json!({"spec": {"executor": {"instances": 3}}});
-    stage.applications.patch("orders", &PatchParams::default(), &Patch::Merge(&edit)).await.unwrap();
+    stage
+        .applications
+        .patch("orders", &PatchParams::default(), &Patch::Merge(&edit))
+        .await
+        .unwrap();
     let third = stage.reaches("SUBMITTED", SOON).await;
     assert_eq!(third["executionAttempts"], 1);
 
     let events: Api<Event> = Api::namespaced(stage.client.clone(), "default");
-    let reasons: Vec<String> =
-        events.list(&ListParams::default()).await.unwrap().into_iter().filter_map(|event| event.reason).collect();
-    for expected in
-        ["SparkApplicationSubmitted", "SparkDriverRunning", "SparkDriverFailed", "SparkApplicationPendingRerun"]
-    {
-        assert!(reasons.iter().any(|reason| reason == expected), "{expected} not in {reasons:?}");
+    let reasons: Vec<String> = events
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .filter_map(|event| event.reason)
+        .collect();
+    for expected in [
+        "SparkApplicationSubmitted",
+        "SparkDriverRunning",
+        "SparkDriverFailed",
+        "SparkApplicationPendingRerun",
+    ] {
+        assert!(
+            reasons.iter().any(|reason| reason == expected),
+            "{expected} not in {reasons:?}"
+        );
     }
 }
 
@@ -185,13 +250,29 @@ async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_i
 async fn a_force_deleted_driver_fails_the_application_when_the_policy_is_never() {
     let stage = stage(None).await;
     let policy = json!({"type": "Never"});
-    stage.applications.create(&PostParams::default(), &application("chaosrun/pipeline", policy)).await.unwrap();
+    stage
+        .applications
+        .create(
+            &PostParams::default(),
+            &application("chaosrun/pipeline", policy),
+        )
+        .await
+        .unwrap();
     stage.reaches("SUBMITTED", SOON).await;
-    stage.set_phase("orders-driver", json!({"phase": "Running"})).await;
+    stage
+        .set_phase("orders-driver", json!({"phase": "Running"}))
+        .await;
     stage.reaches("RUNNING", SOON).await;
-    stage.pods.delete("orders-driver", &DeleteParams::default().grace_period(0)).await.unwrap();
+    stage
+        .pods
+        .delete("orders-driver", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
     let failed = stage.reaches("FAILED", SOON).await;
-    assert_eq!(failed["applicationState"]["errorMessage"], "driver pod not found");
+    assert_eq!(
+        failed["applicationState"]["errorMessage"],
+        "driver pod not found"
+    );
     assert!(failed["terminationTime"].is_string());
 }
 
@@ -199,10 +280,20 @@ async fn a_force_deleted_driver_fails_the_application_when_the_policy_is_never()
 async fn without_spark_a_submission_fails_and_says_what_is_missing() {
     let stage = stage(None).await;
     let policy = json!({"type": "Never"});
-    stage.applications.create(&PostParams::default(), &application("apache/spark:4.0.1", policy)).await.unwrap();
+    stage
+        .applications
+        .create(
+            &PostParams::default(),
+            &application("apache/spark:4.0.1", policy),
+        )
+        .await
+        .unwrap();
     let failed = stage.reaches("FAILED", SOON).await;
     let message = failed["applicationState"]["errorMessage"].as_str().unwrap();
-    assert!(message.contains("Apache Spark is not installed"), "{message}");
+    assert!(
+        message.contains("Apache Spark is not installed"),
+        "{message}"
+    );
     assert!(failed.get("executionAttempts").is_none());
 }
 
@@ -210,15 +301,30 @@ async fn without_spark_a_submission_fails_and_says_what_is_missing() {
 async fn suspend_removes_the_driver_and_resume_brings_it_back() {
     let stage = stage(None).await;
     let policy = json!({"type": "Never"});
-    stage.applications.create(&PostParams::default(), &application("chaosrun/pipeline", policy)).await.unwrap();
+    stage
+        .applications
+        .create(
+            &PostParams::default(),
+            &application("chaosrun/pipeline", policy),
+        )
+        .await
+        .unwrap();
     stage.reaches("SUBMITTED", SOON).await;
     let suspend = |on: bool| Patch::Merge(json!({"spec": {"suspend": on}}));
-    stage.applications.patch("orders", &PatchParams::default(), &suspend(true)).await.unwrap();
+    stage
+        .applications
+        .patch("orders", &PatchParams::default(), &suspend(true))
+        .await
+        .unwrap();
     stage.reaches("SUSPENDED", SOON).await;
     assert!(stage.pods.get_opt("orders-driver").await.unwrap().is_none());
     let services: Api<Service> = Api::namespaced(stage.client.clone(), "default");
     assert!(services.get_opt("orders-ui-svc").await.unwrap().is_none());
-    stage.applications.patch("orders", &PatchParams::default(), &suspend(false)).await.unwrap();
+    stage
+        .applications
+        .patch("orders", &PatchParams::default(), &suspend(false))
+        .await
+        .unwrap();
     let resumed = stage.reaches("SUBMITTED", SOON).await;
     assert_eq!(resumed["executionAttempts"], 2);
 }

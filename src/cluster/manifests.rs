@@ -249,3 +249,101 @@ pub(crate) async fn undo(
         ClusterError::timed_out(format!("{attempted} (it is still there)"), limit)
     })
 }
+
+/// Everything in the cluster that carries chaosrun's label.
+#[derive(Debug, Default)]
+pub(crate) struct Labelled {
+    /// How each is removed: guards first (they own the rest), setup last.
+    pub(crate) undos: Vec<Undo>,
+    /// Kinds that could not be listed, and why: something may hide there.
+    pub(crate) unreadable: Vec<String>,
+}
+
+/// Finds objects of every kind by label, in one namespace or all.
+///
+/// # Errors
+/// When the kinds of the cluster cannot be discovered.
+pub(crate) async fn find_labelled(
+    cluster: &Cluster,
+    run: Option<&str>,
+    namespace: Option<&str>,
+) -> Result<Labelled, ClusterError> {
+    use kube::discovery::{Discovery, verbs};
+    let discovery = cluster
+        .call(
+            "discover the kinds of the cluster",
+            Discovery::new(cluster.client()).run(),
+        )
+        .await?;
+    let mut selector = format!("{MANAGED_BY_LABEL}={MANAGED_BY_VALUE}");
+    if let Some(run) = run {
+        selector = format!("{selector},{RUN_LABEL}={run}");
+    }
+    let parameters = kube::api::ListParams::default().labels(&selector);
+    let mut found: Vec<(u8, Undo)> = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut unreadable = Vec::new();
+    for group in discovery.groups() {
+        for (resource, capabilities) in group.recommended_resources() {
+            if !capabilities.supports_operation(verbs::LIST)
+                || !capabilities.supports_operation(verbs::DELETE)
+            {
+                continue;
+            }
+            let api: Api<DynamicObject> = match (namespace, &capabilities.scope) {
+                (Some(_), Scope::Cluster) => continue,
+                (Some(namespace), Scope::Namespaced) => {
+                    Api::namespaced_with(cluster.client(), namespace, &resource)
+                }
+                (None, _) => Api::all_with(cluster.client(), &resource),
+            };
+            let listed = match cluster
+                .call(
+                    format!("list {}", resource.plural),
+                    api.list_metadata(&parameters),
+                )
+                .await
+            {
+                Ok(listed) => listed,
+                Err(error) if matches!(error.failed, Failed::NotFound | Failed::Rejected(405)) => {
+                    continue;
+                }
+                Err(error) => {
+                    unreadable.push(error.to_string());
+                    continue;
+                }
+            };
+            for object in listed.items {
+                // The same object may be served by two groups (events).
+                if !seen.insert(object.metadata.uid.clone()) {
+                    continue;
+                }
+                let purpose = object
+                    .metadata
+                    .labels
+                    .as_ref()
+                    .and_then(|labels| labels.get(PURPOSE_LABEL))
+                    .cloned();
+                let rank = match purpose.as_deref() {
+                    Some("guard") => 0,
+                    Some("setup") if matches!(capabilities.scope, Scope::Namespaced) => 2,
+                    Some("setup") => 3,
+                    _ => 1,
+                };
+                let undo = Undo::DeleteObject {
+                    api_version: resource.api_version.clone(),
+                    kind: resource.kind.clone(),
+                    plural: resource.plural.clone(),
+                    namespace: object.metadata.namespace,
+                    name: object.metadata.name.unwrap_or_default(),
+                };
+                found.push((rank, undo));
+            }
+        }
+    }
+    found.sort_by_key(|(rank, _)| *rank);
+    Ok(Labelled {
+        undos: found.into_iter().map(|(_, undo)| undo).collect(),
+        unreadable,
+    })
+}

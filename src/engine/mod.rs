@@ -15,3 +15,4 @@ mod wait;
 pub(crate) use error::EngineError;
 pub(crate) use preflight::{needed_permissions, uses_prometheus};
 pub(crate) use run::{Loaded, RunOutcome, RunRequest, run};
+pub(crate) use trial::snapshot_candidates;

@@ -242,3 +242,18 @@ fn candidate(pod: &LivePod) -> Candidate {
             .collect(),
     }
 }
+
+/// Who could be hit right now, by one LIST, for `plan`. `None` when the target does not exist.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub(crate) async fn snapshot_candidates(
+    cluster: &Cluster,
+    target: &crate::experiment::Target,
+) -> Result<Option<Vec<Candidate>>, crate::cluster::ClusterError> {
+    let Some(found) = crate::observe::resolve(cluster, target).await? else {
+        return Ok(None);
+    };
+    let pods = crate::observe::list_members(cluster, found).await?;
+    Ok(Some(candidates(&pods)))
+}

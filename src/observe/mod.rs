@@ -14,6 +14,6 @@ mod revision;
 mod target;
 
 pub(crate) use observers::{ObserveError, Observers, Wanted, all_probes};
-pub(crate) use pods::{LivePod, PodIndex};
+pub(crate) use pods::{LivePod, PodIndex, list_members};
 pub(crate) use revision::RevisionClock;
 pub(crate) use target::{ResolvedTarget, own_kind, resolve};

@@ -258,29 +258,9 @@ impl PodObserver {
         };
         let generation = self.membership.target.generation(pod);
         let facts = pod_facts(pod, role, member, generation);
-        let spec = pod.spec.as_ref();
         let live = LivePod {
-            ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
-            labels,
-            containers: spec
-                .map(|spec| {
-                    spec.containers
-                        .iter()
-                        .map(|held| held.name.clone())
-                        .collect()
-                })
-                .unwrap_or_default(),
-            images: spec
-                .map(|spec| {
-                    spec.containers
-                        .iter()
-                        .filter_map(|held| held.image.clone())
-                        .collect()
-                })
-                .unwrap_or_default(),
             gone: (seen == Seen::Deleted).then_some(at),
-            at,
-            facts: facts.clone(),
+            ..live_pod(pod, facts.clone(), at)
         };
         self.index.update(|pods| {
             // Pods that are gone are kept a while for whoever waits for their end, but not without bound.
@@ -299,4 +279,49 @@ impl PodObserver {
         }
         Ok(())
     }
+}
+
+fn live_pod(pod: &Pod, facts: PodFacts, at: Mono) -> LivePod {
+    let spec = pod.spec.as_ref();
+    let of_containers = |read: fn(&k8s_openapi::api::core::v1::Container) -> Option<String>| {
+        spec.map(|spec| spec.containers.iter().filter_map(read).collect())
+            .unwrap_or_default()
+    };
+    LivePod {
+        ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        containers: of_containers(|held| Some(held.name.clone())),
+        images: of_containers(|held| held.image.clone()),
+        gone: None,
+        at,
+        facts,
+    }
+}
+
+/// The target's pods right now, by one LIST.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub(crate) async fn list_members(
+    cluster: &Cluster,
+    target: super::target::ResolvedTarget,
+) -> Result<Vec<LivePod>, crate::cluster::ClusterError> {
+    let api: kube::Api<Pod> = kube::Api::namespaced(cluster.client(), &target.namespace);
+    let parameters = kube::api::ListParams::default().labels(&target.selector);
+    let attempted = format!("list pods in namespace {}", target.namespace);
+    let pods = cluster.call(attempted, api.list(&parameters)).await?;
+    let mut membership = Membership::new(target);
+    let mut members = Vec::new();
+    for pod in &pods.items {
+        if membership.is_member(cluster, pod).await {
+            let facts = pod_facts(
+                pod,
+                membership.target.role(pod),
+                true,
+                membership.target.generation(pod),
+            );
+            members.push(live_pod(pod, facts, Mono::default()));
+        }
+    }
+    Ok(members)
 }

@@ -363,6 +363,24 @@ impl Timeline {
         }
     }
 
+    /// Bounds of `clock - runner's wall clock` in milliseconds, all exchanges intersected; lower above upper when it stepped.
+    pub(crate) fn clock_offset(&self, clock: &str) -> Option<(f64, f64)> {
+        self.offsets.get(clock)?.iter().copied().reduce(
+            |(lower, upper), (next_lower, next_upper)| {
+                (lower.max(next_lower), upper.min(next_upper))
+            },
+        )
+    }
+
+    /// Bounds of `wall - monotonic` of the runner in milliseconds: the extremes of all pairs, so that a slewed clock widens.
+    pub(crate) fn wall_minus_mono(&self) -> Option<(f64, f64)> {
+        self.pairs
+            .iter()
+            .map(|(mono, wall)| wall - mono.seconds() * 1e3)
+            .map(|difference| (difference, difference))
+            .reduce(|(lower, upper), (next, _)| (lower.min(next), upper.max(next)))
+    }
+
     pub(crate) fn place(&self, receipt: Receipt) -> Moment {
         self.revisions.place(receipt)
     }

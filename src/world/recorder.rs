@@ -46,8 +46,8 @@ struct Inner {
     events: Vec<Event>,
     timeline: Option<Timeline>,
     broken: Option<RecordError>,
-    halt_after: Option<u64>,
-    written: u64,
+    halt_at: Option<u64>,
+    journalled: u64,
 }
 
 /// Shared handle to the log of one run.
@@ -76,8 +76,8 @@ impl Recorder {
             })?;
         let (changed, _) = watch::channel(0);
         let (live, _) = broadcast::channel(4096);
-        // For the kill test: the process parks itself once so many events are on disk, and is killed there.
-        let halt_after = std::env::var("CHAOSRUN_TEST_HALT_AFTER")
+        // For the kill test: the process stands still once so many journalled events are on disk, and is killed there.
+        let halt_at = std::env::var("CHAOSRUN_TEST_HALT_AT")
             .ok()
             .and_then(|text| text.parse().ok());
         Ok(Self {
@@ -87,8 +87,8 @@ impl Recorder {
                 events: Vec::new(),
                 timeline: None,
                 broken: None,
-                halt_after,
-                written: 0,
+                halt_at,
+                journalled: 0,
             })),
             path: Arc::new(path.to_owned()),
             clock,
@@ -148,11 +148,11 @@ impl Recorder {
             self.changed.send_modify(|count| *count += 1);
             return Err(error);
         }
-        inner.written += 1;
+        inner.journalled += u64::from(is_journalled(&event));
         if let Some(timeline) = inner.timeline.as_mut() {
             timeline.apply(&event);
         }
-        let halt = inner.halt_after.is_some_and(|after| inner.written >= after);
+        let halt = inner.halt_at.is_some_and(|after| inner.journalled >= after);
         inner.events.push(event.clone());
         while halt {
             // Holding the lock on purpose: nothing else may happen any more.
@@ -219,4 +219,20 @@ impl Recorder {
     pub(crate) fn clock(&self) -> Clock {
         self.clock
     }
+}
+
+/// Steps, intents, calls and reverts: what the runner does, as against what it sees. Their order is the same in every run.
+fn is_journalled(event: &Event) -> bool {
+    !matches!(
+        event,
+        Event::ProbeSample { .. }
+            | Event::PodSeen { .. }
+            | Event::ResourceSeen { .. }
+            | Event::WatchGap { .. }
+            | Event::RevisionTick { .. }
+            | Event::LedgerSample { .. }
+            | Event::ClockOffset { .. }
+            | Event::ClockPair { .. }
+            | Event::RunnerStalled { .. }
+    )
 }

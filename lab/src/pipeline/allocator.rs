@@ -41,12 +41,19 @@ pub(crate) struct Allocator {
 
 impl Allocator {
     /// Finds the driver's own pod, which will own the executors.
-    pub(crate) async fn open(client: kube::Client, settings: Settings, driver_ip: String) -> Result<Self, AllocatorError> {
+    pub(crate) async fn open(
+        client: kube::Client,
+        settings: Settings,
+        driver_ip: String,
+    ) -> Result<Self, AllocatorError> {
         let pods: Api<Pod> = Api::namespaced(client, &settings.namespace);
-        let own = pods
-            .get(&settings.driver_pod)
-            .await
-            .map_err(|source| AllocatorError::OwnPod { pod: settings.driver_pod.clone(), source })?;
+        let own =
+            pods.get(&settings.driver_pod)
+                .await
+                .map_err(|source| AllocatorError::OwnPod {
+                    pod: settings.driver_pod.clone(),
+                    source,
+                })?;
         let owner = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -55,11 +62,20 @@ impl Allocator {
             "controller": true,
             "blockOwnerDeletion": false,
         });
-        Ok(Self { pods, settings, driver_ip, owner, next_id: 1 })
+        Ok(Self {
+            pods,
+            settings,
+            driver_ip,
+            owner,
+            next_id: 1,
+        })
     }
 
     fn selector(&self) -> String {
-        format!("spark-app-selector={},spark-role=executor", self.settings.application_id)
+        format!(
+            "spark-app-selector={},spark-role=executor",
+            self.settings.application_id
+        )
     }
 
     /// Creates and replaces executors until something outside fails for good.
@@ -91,8 +107,14 @@ impl Allocator {
     async fn note(&self, slots: &mut BTreeMap<String, bool>, event: watcher::Event<Pod>) {
         match event {
             watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
-                let Some(name) = pod.metadata.name.clone() else { return };
-                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+                let Some(name) = pod.metadata.name.clone() else {
+                    return;
+                };
+                let phase = pod
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.phase.as_deref())
+                    .unwrap_or("Pending");
                 let deleting = pod.metadata.deletion_timestamp.is_some();
                 let ended = matches!(phase, "Failed" | "Succeeded");
                 slots.insert(name.clone(), !ended && (!deleting || phase == "Running"));
@@ -116,7 +138,10 @@ impl Allocator {
         let name = format!("{}-exec-{id}", self.settings.executor_prefix);
         let pod = self
             .pod(id, &name)
-            .map_err(|source| AllocatorError::Create { pod: name.clone(), source: kube::Error::SerdeError(source) })?;
+            .map_err(|source| AllocatorError::Create {
+                pod: name.clone(),
+                source: kube::Error::SerdeError(source),
+            })?;
         tracing::info!(pod = name, "requesting executor");
         match self.pods.create(&PostParams::default(), &pod).await {
             Ok(_) => Ok(name),
@@ -169,7 +194,11 @@ impl Allocator {
     /// At a clean stop: removes all executors.
     pub(crate) async fn remove_all(&self) {
         let list = ListParams::default().labels(&self.selector());
-        if let Err(error) = self.pods.delete_collection(&DeleteParams::default(), &list).await {
+        if let Err(error) = self
+            .pods
+            .delete_collection(&DeleteParams::default(), &list)
+            .await
+        {
             tracing::warn!(%error, "cannot remove the executors");
         }
     }

@@ -58,7 +58,10 @@ enum DriverError {
     #[error("{seconds} is not a usable number of seconds between batches")]
     Trigger { seconds: f64 },
     #[error("cannot create the input folder {}", path.display())]
-    Input { path: PathBuf, source: std::io::Error },
+    Input {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
@@ -72,10 +75,17 @@ pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
     let trigger = Duration::try_from_secs_f64(arguments.trigger_seconds)
         .ok()
         .filter(|trigger| *trigger >= Duration::from_millis(10))
-        .ok_or(DriverError::Trigger { seconds: arguments.trigger_seconds })?;
-    std::fs::create_dir_all(&arguments.input)
-        .map_err(|source| DriverError::Input { path: arguments.input.clone(), source })?;
-    let namespace = settings.metrics_namespace.as_deref().unwrap_or(&settings.application_id);
+        .ok_or(DriverError::Trigger {
+            seconds: arguments.trigger_seconds,
+        })?;
+    std::fs::create_dir_all(&arguments.input).map_err(|source| DriverError::Input {
+        path: arguments.input.clone(),
+        source,
+    })?;
+    let namespace = settings
+        .metrics_namespace
+        .as_deref()
+        .unwrap_or(&settings.application_id);
     let metrics = Arc::new(Metrics::new(
         namespace,
         &arguments.query_name,
@@ -84,7 +94,8 @@ pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
     ));
     let ui = listen(UI_PORT).await?;
     let mut pool = Pool::start(listen(DRIVER_PORT).await?, metrics.clone());
-    let address = std::env::var("SPARK_DRIVER_BIND_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned());
+    let address =
+        std::env::var("SPARK_DRIVER_BIND_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let instances = settings.executor_instances;
     let mut allocator = Allocator::open(client(&settings)?, settings, address).await?;
     let query = Query {
@@ -96,8 +107,11 @@ pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
     };
     let work = async {
         // 0.8 of the executors must be there, as in Spark on Kubernetes.
-        pool.wait_for((instances * 4).div_ceil(5), EXECUTORS_WAIT).await;
-        Engine::open(query, &arguments.checkpoint, metrics.clone())?.run(&mut pool).await
+        pool.wait_for((instances * 4).div_ceil(5), EXECUTORS_WAIT)
+            .await;
+        Engine::open(query, &arguments.checkpoint, metrics.clone())?
+            .run(&mut pool)
+            .await
     };
     tokio::select! {
         failed = work => Err(failed.map_or_else(Into::into, |never| match never {})),
@@ -118,14 +132,18 @@ pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
 }
 
 async fn listen(port: u16) -> Result<TcpListener, DriverError> {
-    TcpListener::bind(("0.0.0.0", port)).await.map_err(|source| DriverError::Listen { port, source })
+    TcpListener::bind(("0.0.0.0", port))
+        .await
+        .map_err(|source| DriverError::Listen { port, source })
 }
 
 /// A client with the pod's service account.
 fn client(settings: &Settings) -> Result<kube::Client, DriverError> {
     let mut config = kube::Config::incluster().map_err(|error| DriverError::Api(error.into()))?;
     if let Some(url) = &settings.api_url {
-        config.cluster_url = url.parse().map_err(|error: http::uri::InvalidUri| DriverError::Api(error.into()))?;
+        config.cluster_url = url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| DriverError::Api(error.into()))?;
     }
     kube::Client::try_from(config).map_err(|error| DriverError::Api(error.into()))
 }

@@ -53,20 +53,40 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Reads where the last run stopped.
-    pub(crate) fn open(query: Query, checkpoint: &std::path::Path, metrics: Arc<Metrics>) -> Result<Self, QueryFailed> {
+    pub(crate) fn open(
+        query: Query,
+        checkpoint: &std::path::Path,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, QueryFailed> {
         let checkpoint = Checkpoint::open(checkpoint)?;
         let manifest = CompactLog::open(query.output.join("_spark_metadata"))?;
         let next = checkpoint.committed()?.map_or(0, |batch| batch + 1);
         let planned = checkpoint.planned()?.is_some_and(|batch| batch >= next);
         let files = checkpoint.source_files()?;
-        let assigned: Vec<SourceFile> = files.iter().filter(|file| file.batch_id == next).cloned().collect();
+        let assigned: Vec<SourceFile> = files
+            .iter()
+            .filter(|file| file.batch_id == next)
+            .cloned()
+            .collect();
         let seen = files.into_iter().map(|file| file.path).collect();
         tracing::info!(next, planned, files = assigned.len(), "starting the query");
-        Ok(Self { query, checkpoint, manifest, metrics, seen, next, assigned, planned })
+        Ok(Self {
+            query,
+            checkpoint,
+            manifest,
+            metrics,
+            seen,
+            next,
+            assigned,
+            planned,
+        })
     }
 
     /// Runs batches until something fails.
-    pub(crate) async fn run(&mut self, pool: &mut Pool) -> Result<std::convert::Infallible, QueryFailed> {
+    pub(crate) async fn run(
+        &mut self,
+        pool: &mut Pool,
+    ) -> Result<std::convert::Infallible, QueryFailed> {
         let mut last = Instant::now();
         // As Spark's processing time trigger: a batch that took too long is followed at once by the next.
         let mut ticks = tokio::time::interval(self.query.trigger);
@@ -77,7 +97,10 @@ impl Engine {
                 continue;
             }
             let begun = Instant::now();
-            let records = self.batch(pool).await.inspect_err(|_| self.metrics.batch_failed())?;
+            let records = self
+                .batch(pool)
+                .await
+                .inspect_err(|_| self.metrics.batch_failed())?;
             self.metrics.batch(records, begun.elapsed(), last.elapsed());
             last = begun;
         }
@@ -89,7 +112,11 @@ impl Engine {
             .into_iter()
             .filter(|(path, _)| !self.seen.contains(path))
             .take(self.query.max_files.max(1))
-            .map(|(path, timestamp)| SourceFile { path, timestamp, batch_id: self.next })
+            .map(|(path, timestamp)| SourceFile {
+                path,
+                timestamp,
+                batch_id: self.next,
+            })
             .collect();
         if files.is_empty() {
             return Ok(false);
@@ -104,7 +131,8 @@ impl Engine {
     async fn batch(&mut self, pool: &mut Pool) -> Result<u64, QueryFailed> {
         let batch = self.next;
         if !self.planned {
-            self.checkpoint.plan(batch, jiff::Timestamp::now().as_millisecond())?;
+            self.checkpoint
+                .plan(batch, jiff::Timestamp::now().as_millisecond())?;
             self.planned = true;
         }
         let mut records = 0;
@@ -122,7 +150,8 @@ impl Engine {
                 .await
                 .map_err(|source| QueryFailed::Task { batch, source })?;
             records = parts.iter().map(|part| part.records).sum();
-            self.manifest.append(batch, parts.iter().map(manifest_line).collect())?;
+            self.manifest
+                .append(batch, parts.iter().map(manifest_line).collect())?;
         }
         self.checkpoint.commit(batch)?;
         tracing::info!(batch, records, "committed");
@@ -143,11 +172,26 @@ mod tests {
     async fn fake_executor(address: std::net::SocketAddr) {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let mut lines = tokio_util::codec::Framed::new(stream, crate::pipeline::protocol::codec());
-        lines.send(r#"{"kind":"register","executorId":"1"}"#.to_owned()).await.unwrap();
+        lines
+            .send(r#"{"kind":"register","executorId":"1"}"#.to_owned())
+            .await
+            .unwrap();
         while let Some(Ok(line)) = lines.next().await {
-            let ToExecutor::Run { task, files, output } = serde_json::from_str(&line).unwrap();
-            let part = Part { path: output, size: 1, modification_time_ms: 1, records: files.len() as u64 };
-            lines.send(serde_json::to_string(&ToDriver::Done { task, part }).unwrap()).await.unwrap();
+            let ToExecutor::Run {
+                task,
+                files,
+                output,
+            } = serde_json::from_str(&line).unwrap();
+            let part = Part {
+                path: output,
+                size: 1,
+                modification_time_ms: 1,
+                records: files.len() as u64,
+            };
+            lines
+                .send(serde_json::to_string(&ToDriver::Done { task, part }).unwrap())
+                .await
+                .unwrap();
         }
     }
 
@@ -173,7 +217,11 @@ mod tests {
     }
 
     fn manifest_files(folder: &std::path::Path) -> usize {
-        CompactLog::open(folder.join("out/_spark_metadata")).unwrap().lines().unwrap().len()
+        CompactLog::open(folder.join("out/_spark_metadata"))
+            .unwrap()
+            .lines()
+            .unwrap()
+            .len()
     }
 
     #[tokio::test]
@@ -195,9 +243,17 @@ mod tests {
             if crashed_after >= 3 {
                 let part = |name: &str| {
                     let path = folder.path().join("out").join(name);
-                    manifest_line(&Part { path, size: 1, modification_time_ms: 1, records: 1 })
+                    manifest_line(&Part {
+                        path,
+                        size: 1,
+                        modification_time_ms: 1,
+                        records: 1,
+                    })
                 };
-                first.manifest.append(0, vec![part("x"), part("y")]).unwrap();
+                first
+                    .manifest
+                    .append(0, vec![part("x"), part("y")])
+                    .unwrap();
             }
             if crashed_after >= 4 {
                 first.checkpoint.commit(0).unwrap();
@@ -208,7 +264,11 @@ mod tests {
             assert!(ran.is_err(), "crash after step {crashed_after}: {ran:?}");
             // Two files in batch 0, one in batch 1, one part a file.
             assert_eq!(again.next, 2, "crash after step {crashed_after}");
-            assert_eq!(manifest_files(folder.path()), 3, "crash after step {crashed_after}");
+            assert_eq!(
+                manifest_files(folder.path()),
+                3,
+                "crash after step {crashed_after}"
+            );
             assert_eq!(again.checkpoint.source_files().unwrap().len(), 3);
         }
     }

@@ -29,7 +29,10 @@ enum ExecutorError {
     #[error("{0} is not set")]
     Variable(&'static str),
     #[error("cannot connect to the driver at {address}")]
-    Connect { address: String, source: std::io::Error },
+    Connect {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("no connection to the driver at {address} within {CONNECT_TIMEOUT:?}")]
     Timeout { address: String },
 }
@@ -44,15 +47,30 @@ struct Record {
 }
 
 pub(crate) async fn run() -> Outcome {
-    let address = std::env::var(DRIVER_VARIABLE).map_err(|_| ExecutorError::Variable(DRIVER_VARIABLE))?;
-    let executor_id = std::env::var(EXECUTOR_VARIABLE).map_err(|_| ExecutorError::Variable(EXECUTOR_VARIABLE))?;
+    let address =
+        std::env::var(DRIVER_VARIABLE).map_err(|_| ExecutorError::Variable(DRIVER_VARIABLE))?;
+    let executor_id =
+        std::env::var(EXECUTOR_VARIABLE).map_err(|_| ExecutorError::Variable(EXECUTOR_VARIABLE))?;
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address))
         .await
-        .map_err(|_| ExecutorError::Timeout { address: address.clone() })?
-        .map_err(|source| ExecutorError::Connect { address: address.clone(), source })?;
+        .map_err(|_| ExecutorError::Timeout {
+            address: address.clone(),
+        })?
+        .map_err(|source| ExecutorError::Connect {
+            address: address.clone(),
+            source,
+        })?;
     let mut lines = Framed::new(stream, codec());
-    lines.send(serde_json::to_string(&ToDriver::Register { executor_id: executor_id.clone() })?).await?;
-    tracing::info!(executor_id, address, "registered with the driver (built-in pipeline, not Apache Spark)");
+    lines
+        .send(serde_json::to_string(&ToDriver::Register {
+            executor_id: executor_id.clone(),
+        })?)
+        .await?;
+    tracing::info!(
+        executor_id,
+        address,
+        "registered with the driver (built-in pipeline, not Apache Spark)"
+    );
     tokio::select! {
         stopped = stop_signal() => {
             stopped?;
@@ -68,15 +86,30 @@ pub(crate) async fn run() -> Outcome {
 /// Until the connection ends in any way.
 async fn serve(lines: &mut Framed<TcpStream, tokio_util::codec::LinesCodec>) {
     while let Some(Ok(line)) = lines.next().await {
-        let Ok(ToExecutor::Run { task, files, output }) = serde_json::from_str(&line) else { return };
+        let Ok(ToExecutor::Run {
+            task,
+            files,
+            output,
+        }) = serde_json::from_str(&line)
+        else {
+            return;
+        };
         // Off this thread, so that the end of the driver is noticed during a long task.
         let done = tokio::task::spawn_blocking(move || copy(&files, &output)).await;
         let answer = match done {
             Ok(Ok(part)) => ToDriver::Done { task, part },
-            Ok(Err(error)) => ToDriver::Failed { task, why: error.to_string() },
-            Err(error) => ToDriver::Failed { task, why: error.to_string() },
+            Ok(Err(error)) => ToDriver::Failed {
+                task,
+                why: error.to_string(),
+            },
+            Err(error) => ToDriver::Failed {
+                task,
+                why: error.to_string(),
+            },
         };
-        let Ok(text) = serde_json::to_string(&answer) else { return };
+        let Ok(text) = serde_json::to_string(&answer) else {
+            return;
+        };
         if lines.send(text).await.is_err() {
             return;
         }
@@ -94,13 +127,18 @@ fn copy(files: &[PathBuf], output: &Path) -> std::io::Result<Part> {
                 continue;
             }
             // A malformed line becomes a row of nulls, as in Spark's default mode.
-            let record = serde_json::from_str(&line).unwrap_or(Record { id: None, at_ms: None });
+            let record = serde_json::from_str(&line).unwrap_or(Record {
+                id: None,
+                at_ms: None,
+            });
             serde_json::to_writer(&mut writer, &record)?;
             writer.write_all(b"\n")?;
             records += 1;
         }
     }
-    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    let file = writer
+        .into_inner()
+        .map_err(std::io::IntoInnerError::into_error)?;
     let metadata = file.metadata()?;
     Ok(Part {
         path: output.to_owned(),
@@ -118,7 +156,11 @@ mod tests {
     fn a_part_holds_every_record_of_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (folder.path().join("a"), folder.path().join("b"));
-        std::fs::write(&first, "{\"id\":1,\"at_ms\":5,\"more\":true}\n{\"id\":2,\"at_ms\":5}\n").unwrap();
+        std::fs::write(
+            &first,
+            "{\"id\":1,\"at_ms\":5,\"more\":true}\n{\"id\":2,\"at_ms\":5}\n",
+        )
+        .unwrap();
         std::fs::write(&second, "broken\n").unwrap();
         let output = folder.path().join("part");
         let part = copy(&[first, second], &output).unwrap();

@@ -26,19 +26,30 @@ const VERSION_LINE: &str = "v1";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("cannot {action} {}", path.display())]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{} was written by someone else: several drivers use this checkpoint", path.display())]
     Concurrent { path: PathBuf },
     #[error("{} is not a log of version {VERSION_LINE}", path.display())]
     Version { path: PathBuf },
     #[error("{} holds a line that is no entry", path.display())]
-    Entry { path: PathBuf, source: serde_json::Error },
+    Entry {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 impl FileError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -81,7 +92,10 @@ impl CompactLog {
         let start = files
             .iter()
             .rev()
-            .find(|(_, path)| path.extension().is_some_and(|extension| extension == "compact"))
+            .find(|(_, path)| {
+                path.extension()
+                    .is_some_and(|extension| extension == "compact")
+            })
             .map_or(0, |(number, _)| *number);
         let mut lines = Vec::new();
         for path in files.range(start..).map(|(_, path)| path) {
@@ -133,9 +147,15 @@ impl Checkpoint {
         }
         let metadata = folder.join("metadata");
         if !metadata.exists() {
-            write_once(&metadata, &json!({"id": uuid::Uuid::new_v4().to_string()}).to_string())?;
+            write_once(
+                &metadata,
+                &json!({"id": uuid::Uuid::new_v4().to_string()}).to_string(),
+            )?;
         }
-        Ok(Self { folder: folder.to_owned(), source: CompactLog::open(folder.join("sources/0"))? })
+        Ok(Self {
+            folder: folder.to_owned(),
+            source: CompactLog::open(folder.join("sources/0"))?,
+        })
     }
 
     /// Highest planned batch.
@@ -154,15 +174,20 @@ impl Checkpoint {
             .lines()?
             .iter()
             .map(|line| {
-                serde_json::from_str(line)
-                    .map_err(|source| FileError::Entry { path: self.folder.join("sources/0"), source })
+                serde_json::from_str(line).map_err(|source| FileError::Entry {
+                    path: self.folder.join("sources/0"),
+                    source,
+                })
             })
             .collect()
     }
 
     /// Gives files to a batch. Comes before [`Self::plan`]: a crash between the two makes the next run plan the same.
     pub(crate) fn assign(&self, batch: u64, files: &[SourceFile]) -> Result<(), FileError> {
-        self.source.append(batch, files.iter().map(|file| json!(file).to_string()).collect())
+        self.source.append(
+            batch,
+            files.iter().map(|file| json!(file).to_string()).collect(),
+        )
     }
 
     /// Promises batch `batch`: from now on a restart runs it again with exactly the same files.
@@ -179,15 +204,22 @@ impl Checkpoint {
     /// Notes that the sink has batch `batch`.
     pub(crate) fn commit(&self, batch: u64) -> Result<(), FileError> {
         let line = json!({"nextBatchWatermarkMs": 0});
-        write_once(&self.folder.join("commits").join(batch.to_string()), &format!("{VERSION_LINE}\n{line}"))?;
+        write_once(
+            &self.folder.join("commits").join(batch.to_string()),
+            &format!("{VERSION_LINE}\n{line}"),
+        )?;
         self.forget("commits", batch)
     }
 
     fn forget(&self, log: &str, batch: u64) -> Result<(), FileError> {
-        let Some(old) = batch.checked_sub(BATCHES_KEPT) else { return Ok(()) };
+        let Some(old) = batch.checked_sub(BATCHES_KEPT) else {
+            return Ok(());
+        };
         let path = self.folder.join(log).join(old.to_string());
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::io("remove", &path)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(FileError::io("remove", &path)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -213,12 +245,17 @@ pub(crate) fn list_input(folder: &Path) -> Result<Vec<(String, i64)>, FileError>
     for entry in fs::read_dir(folder).map_err(FileError::io("list", folder))? {
         let entry = entry.map_err(FileError::io("list", folder))?;
         let name = entry.file_name();
-        let hidden = name.to_str().is_none_or(|name| name.starts_with('.') || name.starts_with('_'));
+        let hidden = name
+            .to_str()
+            .is_none_or(|name| name.starts_with('.') || name.starts_with('_'));
         // A file that is gone since the listing is no error.
         if let (false, Ok(metadata)) = (hidden, entry.metadata())
             && metadata.is_file()
         {
-            files.push((format!("file://{}", entry.path().display()), modified_ms(&metadata)));
+            files.push((
+                format!("file://{}", entry.path().display()),
+                modified_ms(&metadata),
+            ));
         }
     }
     files.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));
@@ -228,14 +265,20 @@ pub(crate) fn list_input(folder: &Path) -> Result<Vec<(String, i64)>, FileError>
 /// Milliseconds since the epoch of the last change.
 pub(crate) fn modified_ms(metadata: &fs::Metadata) -> i64 {
     use std::os::unix::fs::MetadataExt;
-    metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000)
+    metadata
+        .mtime()
+        .saturating_mul(1000)
+        .saturating_add(metadata.mtime_nsec() / 1_000_000)
 }
 
 fn highest(folder: &Path) -> Result<Option<u64>, FileError> {
     let mut highest = None;
     for entry in fs::read_dir(folder).map_err(FileError::io("list", folder))? {
         let entry = entry.map_err(FileError::io("list", folder))?;
-        let number = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u64>().ok());
         highest = highest.max(number);
     }
     Ok(highest)
@@ -245,14 +288,22 @@ fn read_log(path: &Path) -> Result<Vec<String>, FileError> {
     let text = fs::read_to_string(path).map_err(FileError::io("read", path))?;
     let mut lines = text.lines();
     if lines.next() != Some(VERSION_LINE) {
-        return Err(FileError::Version { path: path.to_owned() });
+        return Err(FileError::Version {
+            path: path.to_owned(),
+        });
     }
-    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(lines
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Temporary name, then a rename that refuses to replace.
 fn write_once(path: &Path, text: &str) -> Result<(), FileError> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("file");
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("file");
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", uuid::Uuid::new_v4()));
     fs::write(&temporary, text).map_err(FileError::io("write", &temporary))?;
     let renamed = rustix::fs::renameat_with(
@@ -268,7 +319,9 @@ fn write_once(path: &Path, text: &str) -> Result<(), FileError> {
             // The error below matters more than a leftover with a hidden name.
             drop(fs::remove_file(&temporary));
             if error == rustix::io::Errno::EXIST {
-                Err(FileError::Concurrent { path: path.to_owned() })
+                Err(FileError::Concurrent {
+                    path: path.to_owned(),
+                })
             } else {
                 Err(FileError::io("put in place", path)(error.into()))
             }
@@ -285,12 +338,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = CompactLog::open(folder.path().join("log")).unwrap();
         for batch in 0..23 {
-            log.append(batch, vec![format!("{{\"n\":{batch}}}")]).unwrap();
+            log.append(batch, vec![format!("{{\"n\":{batch}}}")])
+                .unwrap();
         }
         let expected: Vec<String> = (0..23).map(|batch| format!("{{\"n\":{batch}}}")).collect();
         assert_eq!(log.lines().unwrap(), expected);
         assert_eq!(log.latest().unwrap(), Some(22));
-        assert!(folder.path().join("log/9.compact").exists() && folder.path().join("log/19.compact").exists());
+        assert!(
+            folder.path().join("log/9.compact").exists()
+                && folder.path().join("log/19.compact").exists()
+        );
         assert!(!folder.path().join("log/9").exists());
     }
 
@@ -299,7 +356,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = CompactLog::open(folder.path().to_owned()).unwrap();
         log.append(0, vec!["first".into()]).unwrap();
-        assert!(matches!(log.append(0, vec!["second".into()]), Err(FileError::Concurrent { .. })));
+        assert!(matches!(
+            log.append(0, vec!["second".into()]),
+            Err(FileError::Concurrent { .. })
+        ));
         assert_eq!(log.lines().unwrap(), ["first"]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -316,17 +376,34 @@ mod tests {
     fn planned_and_committed_are_the_highest_plain_numbers_and_a_hundred_stay() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        assert_eq!((checkpoint.planned().unwrap(), checkpoint.committed().unwrap()), (None, None));
+        assert_eq!(
+            (
+                checkpoint.planned().unwrap(),
+                checkpoint.committed().unwrap()
+            ),
+            (None, None)
+        );
         for batch in 0..103 {
             checkpoint.plan(batch, 5).unwrap();
             checkpoint.commit(batch).unwrap();
         }
         checkpoint.plan(103, 5).unwrap();
         fs::write(folder.path().join("commits/.999.crc"), "").unwrap();
-        assert_eq!((checkpoint.planned().unwrap(), checkpoint.committed().unwrap()), (Some(103), Some(102)));
-        assert!(!folder.path().join("offsets/3").exists() && folder.path().join("offsets/4").exists());
+        assert_eq!(
+            (
+                checkpoint.planned().unwrap(),
+                checkpoint.committed().unwrap()
+            ),
+            (Some(103), Some(102))
+        );
+        assert!(
+            !folder.path().join("offsets/3").exists() && folder.path().join("offsets/4").exists()
+        );
         let text = fs::read_to_string(folder.path().join("offsets/103")).unwrap();
-        assert!(text.starts_with("v1\n{\"batchWatermarkMs\":0,\"batchTimestampMs\":5,"), "{text}");
+        assert!(
+            text.starts_with("v1\n{\"batchWatermarkMs\":0,\"batchTimestampMs\":5,"),
+            "{text}"
+        );
         assert!(text.ends_with("\n{\"logOffset\":103}"), "{text}");
     }
 
@@ -337,7 +414,12 @@ mod tests {
             let path = folder.path().join(name);
             fs::write(&path, "").unwrap();
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
-            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
         }
         let names: Vec<String> = list_input(folder.path())
             .unwrap()

@@ -42,7 +42,12 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(namespace: &str, query: &str, application_id: &str, application_name: &str) -> Self {
+    pub(crate) fn new(
+        namespace: &str,
+        query: &str,
+        application_id: &str,
+        application_name: &str,
+    ) -> Self {
         Self {
             prefix: format!("metrics_{}_driver", sanitized(namespace)),
             query: sanitized(query),
@@ -58,8 +63,16 @@ impl Metrics {
     }
 
     /// A batch was committed: records, its duration, and the time since the trigger before it.
-    #[expect(clippy::cast_precision_loss, reason = "counts of one batch are far below 2^52")]
-    pub(crate) fn batch(&self, records: u64, duration: std::time::Duration, since_last: std::time::Duration) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of one batch are far below 2^52"
+    )]
+    pub(crate) fn batch(
+        &self,
+        records: u64,
+        duration: std::time::Duration,
+        since_last: std::time::Duration,
+    ) {
         self.with(|numbers| {
             numbers.batches += 1;
             numbers.latency_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -73,7 +86,11 @@ impl Metrics {
     }
 
     pub(crate) fn executor_joined(&self, id: &str) {
-        self.with(|numbers| numbers.executors.insert(id.to_owned(), ExecutorCounts::default()));
+        self.with(|numbers| {
+            numbers
+                .executors
+                .insert(id.to_owned(), ExecutorCounts::default())
+        });
     }
 
     pub(crate) fn executor_left(&self, id: &str) {
@@ -112,12 +129,26 @@ impl Metrics {
             let mut text = String::new();
             let streaming = format!("spark_streaming_{}", self.query);
             for (name, value) in [
-                (format!("{streaming}_inputRate_total"), numbers.input_rate.to_string()),
-                (format!("{streaming}_processingRate_total"), numbers.processing_rate.to_string()),
-                (format!("{streaming}_latency"), numbers.latency_ms.to_string()),
+                (
+                    format!("{streaming}_inputRate_total"),
+                    numbers.input_rate.to_string(),
+                ),
+                (
+                    format!("{streaming}_processingRate_total"),
+                    numbers.processing_rate.to_string(),
+                ),
+                (
+                    format!("{streaming}_latency"),
+                    numbers.latency_ms.to_string(),
+                ),
             ] {
                 for suffix in ["Number", "Value"] {
-                    line(&mut text, &format!("{}_{name}_{suffix}", self.prefix), "type=\"gauges\"", &value);
+                    line(
+                        &mut text,
+                        &format!("{}_{name}_{suffix}", self.prefix),
+                        "type=\"gauges\"",
+                        &value,
+                    );
                 }
             }
             for (name, value) in [
@@ -126,7 +157,12 @@ impl Metrics {
                 ("appStatus_tasks_completedTasks", numbers.tasks_completed),
                 ("appStatus_tasks_failedTasks", numbers.tasks_failed),
             ] {
-                line(&mut text, &format!("{}_{name}_Count", self.prefix), "type=\"counters\"", &value.to_string());
+                line(
+                    &mut text,
+                    &format!("{}_{name}_Count", self.prefix),
+                    "type=\"counters\"",
+                    &value.to_string(),
+                );
             }
             text
         })
@@ -136,7 +172,12 @@ impl Metrics {
     pub(crate) fn executors_text(&self) -> String {
         self.with(|numbers| {
             let mut text = String::new();
-            line(&mut text, "spark_info", "version=\"built-in pipeline\", revision=\"\"", "1.0");
+            line(
+                &mut text,
+                "spark_info",
+                "version=\"built-in pipeline\", revision=\"\"",
+                "1.0",
+            );
             let driver = ("driver".to_owned(), ExecutorCounts::default());
             let all = std::iter::once((&driver.0, &driver.1)).chain(&numbers.executors);
             for (id, counts) in all {
@@ -149,11 +190,19 @@ impl Metrics {
                     ("activeTasks", counts.active),
                     ("failedTasks_total", counts.failed),
                     ("completedTasks_total", counts.completed),
-                    ("totalTasks_total", counts.active + counts.failed + counts.completed),
+                    (
+                        "totalTasks_total",
+                        counts.active + counts.failed + counts.completed,
+                    ),
                     ("totalCores", cores),
                     ("maxTasks", cores),
                 ] {
-                    line(&mut text, &format!("metrics_executor_{name}"), &labels, &value.to_string());
+                    line(
+                        &mut text,
+                        &format!("metrics_executor_{name}"),
+                        &labels,
+                        &value.to_string(),
+                    );
                 }
             }
             text
@@ -162,11 +211,25 @@ impl Metrics {
 }
 
 /// Serves the endpoints until dropped.
-pub(crate) async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metrics>) -> std::io::Result<()> {
-    let text = |body: String| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body);
-    let driver = move |State(metrics): State<Arc<Metrics>>| async move { text(metrics.driver_text()).into_response() };
-    let executors =
-        move |State(metrics): State<Arc<Metrics>>| async move { text(metrics.executors_text()).into_response() };
+pub(crate) async fn serve(
+    listener: tokio::net::TcpListener,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<()> {
+    let text = |body: String| {
+        (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            body,
+        )
+    };
+    let driver = move |State(metrics): State<Arc<Metrics>>| async move {
+        text(metrics.driver_text()).into_response()
+    };
+    let executors = move |State(metrics): State<Arc<Metrics>>| async move {
+        text(metrics.executors_text()).into_response()
+    };
     let root = || async { "built-in pipeline (a stand-in, not Apache Spark)\n" };
     let router = Router::new()
         .route("/", get(root))
@@ -186,7 +249,15 @@ fn line(text: &mut String, name: &str, labels: &str, value: &str) {
 }
 
 fn sanitized(name: &str) -> String {
-    name.chars().map(|each| if each.is_ascii_alphanumeric() { each } else { '_' }).collect()
+    name.chars()
+        .map(|each| {
+            if each.is_ascii_alphanumeric() {
+                each
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -199,7 +270,11 @@ mod tests {
         metrics.executor_joined("1");
         metrics.task_started("1");
         metrics.task_ended("1", true);
-        metrics.batch(50, std::time::Duration::from_millis(100), std::time::Duration::from_secs(1));
+        metrics.batch(
+            50,
+            std::time::Duration::from_millis(100),
+            std::time::Duration::from_secs(1),
+        );
         let driver = metrics.driver_text();
         for expected in [
             "metrics_prod_orders_driver_spark_streaming_q1_inputRate_total_Value{type=\"gauges\"} 50\n",

@@ -30,7 +30,10 @@ pub(crate) use settings::{DRIVER_PORT, SETTINGS_VARIABLE, Settings, UI_PORT};
 pub const VERSION: &str = concat!("built-in pipeline ", env!("CARGO_PKG_VERSION"));
 
 #[derive(Parser)]
-#[command(name = "pipeline", about = "chaosrun's built-in stand-in for a streaming job")]
+#[command(
+    name = "pipeline",
+    about = "chaosrun's built-in stand-in for a streaming job"
+)]
 struct Command {
     #[command(subcommand)]
     role: Role,
@@ -62,7 +65,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     start_logging();
     // Installing twice is harmless: the first one stays.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the async runtime");
@@ -95,7 +101,13 @@ fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube=warn"));
     // A second call in one process (tests) keeps the first subscriber.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).try_init());
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .try_init(),
+    );
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -30,9 +30,18 @@ pub(crate) struct TaskFailed {
 }
 
 enum News {
-    Joined { connection: u64, executor_id: String, orders: mpsc::Sender<ToExecutor> },
-    Said { connection: u64, message: ToDriver },
-    Left { connection: u64 },
+    Joined {
+        connection: u64,
+        executor_id: String,
+        orders: mpsc::Sender<ToExecutor>,
+    },
+    Said {
+        connection: u64,
+        message: ToDriver,
+    },
+    Left {
+        connection: u64,
+    },
 }
 
 struct Member {
@@ -59,7 +68,12 @@ impl Pool {
     pub(crate) fn start(listener: TcpListener, metrics: Arc<Metrics>) -> Self {
         let (sender, news) = mpsc::channel(256);
         tokio::spawn(accept(listener, sender));
-        Self { news, members: BTreeMap::new(), metrics, next_task: 0 }
+        Self {
+            news,
+            members: BTreeMap::new(),
+            metrics,
+            next_task: 0,
+        }
     }
 
     /// Waits until `count` executors are there, or at most `limit`. Spark starts its first batch the same way.
@@ -75,10 +89,21 @@ impl Pool {
 
     fn note(&mut self, news: News) {
         match news {
-            News::Joined { connection, executor_id, orders } => {
+            News::Joined {
+                connection,
+                executor_id,
+                orders,
+            } => {
                 tracing::info!(executor = executor_id, "executor registered");
                 self.metrics.executor_joined(&executor_id);
-                self.members.insert(connection, Member { executor_id, orders, task: None });
+                self.members.insert(
+                    connection,
+                    Member {
+                        executor_id,
+                        orders,
+                        task: None,
+                    },
+                );
             }
             News::Left { connection } => {
                 if let Some(member) = self.members.remove(&connection) {
@@ -96,7 +121,11 @@ impl Pool {
     }
 
     /// Processes all partitions and gives the part files; waits for executors as long as it takes.
-    pub(crate) async fn run(&mut self, partitions: Vec<Vec<PathBuf>>, output: &Path) -> Result<Vec<Part>, TaskFailed> {
+    pub(crate) async fn run(
+        &mut self,
+        partitions: Vec<Vec<PathBuf>>,
+        output: &Path,
+    ) -> Result<Vec<Part>, TaskFailed> {
         let mut open: BTreeMap<u64, Task> = BTreeMap::new();
         let mut queue: VecDeque<u64> = VecDeque::new();
         let mut parts = Vec::new();
@@ -108,7 +137,9 @@ impl Pool {
         while !open.is_empty() {
             self.assign(&mut queue, &open, output);
             let Some(news) = self.news.recv().await else {
-                return Err(TaskFailed { why: "the driver no longer accepts executors".to_owned() });
+                return Err(TaskFailed {
+                    why: "the driver no longer accepts executors".to_owned(),
+                });
             };
             match news {
                 News::Left { connection } => {
@@ -118,7 +149,10 @@ impl Pool {
                     }
                     self.note(News::Left { connection });
                 }
-                News::Said { connection, message } => {
+                News::Said {
+                    connection,
+                    message,
+                } => {
                     if let Some(member) = self.members.get_mut(&connection) {
                         member.task = None;
                         let well = matches!(message, ToDriver::Done { .. });
@@ -151,12 +185,20 @@ impl Pool {
     }
 
     fn assign(&mut self, queue: &mut VecDeque<u64>, open: &BTreeMap<u64, Task>, output: &Path) {
-        for member in self.members.values_mut().filter(|member| member.task.is_none()) {
+        for member in self
+            .members
+            .values_mut()
+            .filter(|member| member.task.is_none())
+        {
             let Some(id) = queue.pop_front() else { return };
             let Some(task) = open.get(&id) else { continue };
             // A new name with each attempt: what a dead executor left behind is in no manifest.
             let output = output.join(format!("part-{id:05}-{}-c000.json", uuid::Uuid::new_v4()));
-            let order = ToExecutor::Run { task: id, files: task.files.clone(), output };
+            let order = ToExecutor::Run {
+                task: id,
+                files: task.files.clone(),
+                output,
+            };
             if member.orders.try_send(order).is_ok() {
                 member.task = Some(id);
                 self.metrics.task_started(&member.executor_id);
@@ -188,10 +230,22 @@ async fn accept(listener: TcpListener, news: mpsc::Sender<News>) {
 
 async fn talk(stream: TcpStream, connection: u64, news: mpsc::Sender<News>) {
     let mut lines = Framed::new(stream, codec());
-    let Ok(Some(Ok(first))) = tokio::time::timeout(REGISTRATION_TIMEOUT, lines.next()).await else { return };
-    let Ok(ToDriver::Register { executor_id }) = serde_json::from_str(&first) else { return };
+    let Ok(Some(Ok(first))) = tokio::time::timeout(REGISTRATION_TIMEOUT, lines.next()).await else {
+        return;
+    };
+    let Ok(ToDriver::Register { executor_id }) = serde_json::from_str(&first) else {
+        return;
+    };
     let (orders, mut inbox) = mpsc::channel(4);
-    if news.send(News::Joined { connection, executor_id, orders }).await.is_err() {
+    if news
+        .send(News::Joined {
+            connection,
+            executor_id,
+            orders,
+        })
+        .await
+        .is_err()
+    {
         return;
     }
     loop {

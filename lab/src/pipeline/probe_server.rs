@@ -42,7 +42,10 @@ enum ProbeServerError {
     #[error("{seconds} is not a usable number of seconds")]
     ReadyAfter { seconds: f64 },
     #[error("cannot write stamps to {}", path.display())]
-    Stamp { path: PathBuf, source: std::io::Error },
+    Stamp {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("cannot listen on port {port}")]
     Listen { port: u16, source: std::io::Error },
 }
@@ -50,7 +53,9 @@ enum ProbeServerError {
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 fn monotonic_ns() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+    now.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec)
 }
 
 /// The file of stamps.
@@ -60,12 +65,19 @@ struct Stamps {
 
 impl Stamps {
     fn open(folder: Option<&Path>, start_ns: i64) -> Result<Self, ProbeServerError> {
-        let Some(folder) = folder else { return Ok(Self { file: None }) };
-        let failed = |source| ProbeServerError::Stamp { path: folder.to_owned(), source };
+        let Some(folder) = folder else {
+            return Ok(Self { file: None });
+        };
+        let failed = |source| ProbeServerError::Stamp {
+            path: folder.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(folder).map_err(failed)?;
         // The start is unique on a machine; process ids are not, across containers.
         let file = File::create(folder.join(format!("probe-{start_ns}.jsonl"))).map_err(failed)?;
-        Ok(Self { file: Some(Mutex::new(file)) })
+        Ok(Self {
+            file: Some(Mutex::new(file)),
+        })
     }
 
     fn write(&self, event: &str, monotonic_ns: i64) {
@@ -86,8 +98,11 @@ impl Stamps {
 pub(crate) async fn run(arguments: ProbeServerArguments) -> Outcome {
     let start_ns = monotonic_ns();
     let start = tokio::time::Instant::now();
-    let delay = Duration::try_from_secs_f64(arguments.ready_after)
-        .map_err(|_| ProbeServerError::ReadyAfter { seconds: arguments.ready_after })?;
+    let delay = Duration::try_from_secs_f64(arguments.ready_after).map_err(|_| {
+        ProbeServerError::ReadyAfter {
+            seconds: arguments.ready_after,
+        }
+    })?;
     let stamps = Arc::new(Stamps::open(arguments.stamp.as_deref(), start_ns)?);
     stamps.write("start", start_ns);
     let serving = async {
@@ -142,5 +157,8 @@ fn router(ready: Arc<AtomicBool>, stamps: Arc<Stamps>) -> Router {
             (StatusCode::OK, "ready\n")
         }
     };
-    Router::new().route("/ready", get(answer.clone())).route("/", get(answer)).route("/alive", get(|| async { "ok\n" }))
+    Router::new()
+        .route("/ready", get(answer.clone()))
+        .route("/", get(answer))
+        .route("/alive", get(|| async { "ok\n" }))
 }

@@ -28,11 +28,18 @@ pub(crate) fn is_builtin(image: &str) -> bool {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => name,
     };
-    name == IMAGE || name.strip_suffix(IMAGE).is_some_and(|registry| registry.ends_with('/'))
+    name == IMAGE
+        || name
+            .strip_suffix(IMAGE)
+            .is_some_and(|registry| registry.ends_with('/'))
 }
 
 /// The driver pod and its headless service. `random` makes names unique: 16 hexadecimal digits.
-pub(crate) fn objects(submission: &Submission<'_>, api: &ApiAccess, random: &str) -> Result<Objects, String> {
+pub(crate) fn objects(
+    submission: &Submission<'_>,
+    api: &ApiAccess,
+    random: &str,
+) -> Result<Objects, String> {
     let spec = submission.spec;
     let image = spec.image.clone().ok_or("spec.image is missing")?;
     let application_id = format!("spark-{random}{random}");
@@ -42,7 +49,10 @@ pub(crate) fn objects(submission: &Submission<'_>, api: &ApiAccess, random: &str
     let mut executor_labels = submission.pod_labels(&spec.executor);
     for each in [&mut labels, &mut executor_labels] {
         each.insert(LABEL_STAND_IN.to_owned(), "built-in-pipeline".to_owned());
-        each.insert("spark-version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        each.insert(
+            "spark-version".to_owned(),
+            env!("CARGO_PKG_VERSION").to_owned(),
+        );
         each.insert("spark-app-name".to_owned(), submission.name.to_owned());
     }
     labels.insert("spark-role".to_owned(), "driver".to_owned());
@@ -53,13 +63,26 @@ pub(crate) fn objects(submission: &Submission<'_>, api: &ApiAccess, random: &str
         namespace: submission.namespace.to_owned(),
         driver_pod: driver_pod.clone(),
         executor_prefix: prefix.clone(),
-        executor_instances: spec.executor.instances.and_then(|count| usize::try_from(count).ok()).unwrap_or(1),
+        executor_instances: spec
+            .executor
+            .instances
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(1),
         executor_image: spec.executor.image.clone().unwrap_or_else(|| image.clone()),
         executor_memory: spec.executor.memory.clone(),
         executor_labels,
         executor_annotations: spec.executor.annotations.clone(),
-        service_account: spec.executor.service_account.clone().or_else(|| spec.driver.service_account.clone()),
-        api_url: Some(spec.driver.kubernetes_master.clone().unwrap_or_else(|| api.from_pods.clone())),
+        service_account: spec
+            .executor
+            .service_account
+            .clone()
+            .or_else(|| spec.driver.service_account.clone()),
+        api_url: Some(
+            spec.driver
+                .kubernetes_master
+                .clone()
+                .unwrap_or_else(|| api.from_pods.clone()),
+        ),
         metrics_namespace: spec.spark_conf.get("spark.metrics.namespace").cloned(),
     };
     let settings_text = serde_json::to_string(&settings).map_err(|error| error.to_string())?;
@@ -121,10 +144,20 @@ mod tests {
 
     #[test]
     fn only_the_built_in_image_is_the_built_in_image() {
-        for image in ["chaosrun/pipeline", "chaosrun/pipeline:1", "docker.io/chaosrun/pipeline:1@sha256:0", "r:5000/chaosrun/pipeline"] {
+        for image in [
+            "chaosrun/pipeline",
+            "chaosrun/pipeline:1",
+            "docker.io/chaosrun/pipeline:1@sha256:0",
+            "r:5000/chaosrun/pipeline",
+        ] {
             assert!(is_builtin(image), "{image}");
         }
-        for image in ["apache/spark:4.0.1", "notchaosrun/pipeline", "chaosrun/pipeline2", "chaosrun/pipeline/x"] {
+        for image in [
+            "apache/spark:4.0.1",
+            "notchaosrun/pipeline",
+            "chaosrun/pipeline2",
+            "chaosrun/pipeline/x",
+        ] {
             assert!(!is_builtin(image), "{image}");
         }
     }

@@ -13,7 +13,8 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
+    PatchParams, PostParams,
 };
 use kube::runtime::controller::{Action as Next, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
@@ -23,12 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::builtin;
 use super::crd::{CRD_NAME, spark_application_crd};
-use super::state::{Action, Decision, DriverPod, Notice, Phase, Seen, Terminated, step, submitted, submitting};
+use super::state::{
+    Action, Decision, DriverPod, Notice, Phase, Seen, Terminated, step, submitted, submitting,
+};
 use super::submission::{ApiAccess, Submission};
 use super::submit::SparkSubmit;
 use super::types::{
-    DRIVER_CONTAINER, GROUP, LABEL_APP_NAME, LABEL_LAUNCHED, LABEL_ROLE, LABEL_SELECTOR, LABEL_SUBMISSION_ID,
-    SparkApplicationSpec, Status, VERSION,
+    DRIVER_CONTAINER, GROUP, LABEL_APP_NAME, LABEL_LAUNCHED, LABEL_ROLE, LABEL_SELECTOR,
+    LABEL_SUBMISSION_ID, SparkApplicationSpec, Status, VERSION,
 };
 use super::webhook::{Owner, mutate_pod};
 use crate::api::{AdmissionHook, Operation};
@@ -124,11 +127,21 @@ impl Application {
 
     fn api_error(&self, action: &'static str) -> impl FnOnce(kube::Error) -> SparkOperatorError {
         let application = self.title();
-        move |source| SparkOperatorError::Api { action, application, source: Box::new(source) }
+        move |source| SparkOperatorError::Api {
+            action,
+            application,
+            source: Box::new(source),
+        }
     }
 
     fn submission<'a>(&'a self, submission_id: &'a str) -> Submission<'a> {
-        Submission { name: &self.name, namespace: &self.namespace, labels: &self.labels, spec: &self.spec, submission_id }
+        Submission {
+            name: &self.name,
+            namespace: &self.namespace,
+            labels: &self.labels,
+            spec: &self.spec,
+            submission_id,
+        }
     }
 
     fn owner_reference(&self) -> Value {
@@ -151,23 +164,47 @@ impl SparkOperator {
             &GroupVersionKind::gvk(GROUP, VERSION, "SparkApplication"),
             "sparkapplications",
         );
-        Arc::new(Self { config, resource, known: Mutex::new(BTreeMap::new()) })
+        Arc::new(Self {
+            config,
+            resource,
+            known: Mutex::new(BTreeMap::new()),
+        })
     }
 
     /// The mutating webhook: to be called for every pod that is created, before it is stored.
     pub fn admit(&self, pod: &mut Value) {
         let label = |key: &str| {
-            pod.get("metadata").and_then(|metadata| metadata.get("labels")).and_then(|labels| labels.get(key)).and_then(Value::as_str)
+            pod.get("metadata")
+                .and_then(|metadata| metadata.get("labels"))
+                .and_then(|labels| labels.get(key))
+                .and_then(Value::as_str)
         };
         if label(LABEL_LAUNCHED) != Some("true") {
             return;
         }
-        let Some(name) = label(LABEL_APP_NAME) else { return };
-        let namespace = pod.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
+        let Some(name) = label(LABEL_APP_NAME) else {
+            return;
+        };
+        let namespace = pod
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str)
+            .unwrap_or("default");
         let key = (namespace.to_owned(), name.to_owned());
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .cloned();
         if let Some(known) = known {
-            mutate_pod(pod, Owner { name: &key.1, uid: &known.uid, spec: &known.spec });
+            mutate_pod(
+                pod,
+                Owner {
+                    name: &key.1,
+                    uid: &known.uid,
+                    spec: &known.spec,
+                },
+            );
         }
     }
 
@@ -187,18 +224,31 @@ impl SparkOperator {
     pub async fn install(&self) -> Result<(), SparkOperatorError> {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.config.client.clone());
         let definition: CustomResourceDefinition = serde_json::from_value(spark_application_crd())
-            .map_err(|source| SparkOperatorError::Object { application: CRD_NAME.to_owned(), source })?;
-        match definitions.create(&PostParams::default(), &definition).await {
+            .map_err(|source| SparkOperatorError::Object {
+                application: CRD_NAME.to_owned(),
+                source,
+            })?;
+        match definitions
+            .create(&PostParams::default(), &definition)
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(answer)) if answer.code == 409 => {}
             Err(error) => return Err(SparkOperatorError::Install(Box::new(error))),
         }
         let served = async {
-            while self.all().list(&ListParams::default().limit(1)).await.is_err() {
+            while self
+                .all()
+                .list(&ListParams::default().limit(1))
+                .await
+                .is_err()
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(CRD_LIMIT, served).await.map_err(|_| SparkOperatorError::NotServed)
+        tokio::time::timeout(CRD_LIMIT, served)
+            .await
+            .map_err(|_| SparkOperatorError::NotServed)
     }
 
     fn all(&self) -> Api<DynamicObject> {
@@ -222,34 +272,57 @@ impl SparkOperator {
         let launched = watcher::Config::default().labels(&format!("{LABEL_LAUNCHED}=true"));
         let resource = self.resource.clone();
         let of_pod = move |pod: Pod| {
-            let name = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_APP_NAME)).cloned();
+            let name = pod
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(LABEL_APP_NAME))
+                .cloned();
             let namespace = pod.metadata.namespace;
             let resource = resource.clone();
-            name.map(|name| ObjectRef::new_with(&name, resource).within(namespace.as_deref().unwrap_or("default")))
+            name.map(|name| {
+                ObjectRef::new_with(&name, resource)
+                    .within(namespace.as_deref().unwrap_or("default"))
+            })
         };
-        Controller::new_with(self.all(), watcher::Config::default(), self.resource.clone())
-            .with_config(Config::default().concurrency(WORKERS))
-            .watches(Api::<Pod>::all(self.config.client.clone()), launched, of_pod)
-            .graceful_shutdown_on(stop.cancelled_owned())
-            .run(
-                |object, operator| async move { operator.reconcile(object).await },
-                |object, error, _| {
-                    tracing::warn!(
-                        application = object.metadata.name.as_deref(),
-                        %error,
-                        cause = std::error::Error::source(error).map(ToString::to_string),
-                        "will try again"
-                    );
-                    Next::requeue(ERROR_RETRY)
-                },
-                self,
-            )
-            .for_each(|_| futures::future::ready(()))
-            .await;
+        Controller::new_with(
+            self.all(),
+            watcher::Config::default(),
+            self.resource.clone(),
+        )
+        .with_config(Config::default().concurrency(WORKERS))
+        .watches(
+            Api::<Pod>::all(self.config.client.clone()),
+            launched,
+            of_pod,
+        )
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(
+            |object, operator| async move { operator.reconcile(object).await },
+            |object, error, _| {
+                tracing::warn!(
+                    application = object.metadata.name.as_deref(),
+                    %error,
+                    cause = std::error::Error::source(error).map(ToString::to_string),
+                    "will try again"
+                );
+                Next::requeue(ERROR_RETRY)
+            },
+            self,
+        )
+        .for_each(|_| futures::future::ready(()))
+        .await;
     }
 
-    async fn reconcile(self: Arc<Self>, object: Arc<DynamicObject>) -> Result<Next, SparkOperatorError> {
-        let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    async fn reconcile(
+        self: Arc<Self>,
+        object: Arc<DynamicObject>,
+    ) -> Result<Next, SparkOperatorError> {
+        let namespace = object
+            .metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned());
         let name = object.metadata.name.clone().unwrap_or_default();
         let key = (namespace.clone(), name.clone());
         let error = |source| SparkOperatorError::Api {
@@ -257,11 +330,19 @@ impl SparkOperator {
             application: format!("{namespace}/{name}"),
             source: Box::new(source),
         };
-        let fresh = match self.applications(&namespace).get_opt(&name).await.map_err(error)? {
+        let fresh = match self
+            .applications(&namespace)
+            .get_opt(&name)
+            .await
+            .map_err(error)?
+        {
             Some(fresh) if fresh.metadata.deletion_timestamp.is_none() => fresh,
             // What it owned is removed by garbage collection.
             _ => {
-                self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                self.known
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&key);
                 return Ok(Next::await_change());
             }
         };
@@ -273,17 +354,36 @@ impl SparkOperator {
             }
         };
         let seen = self.look(&application).await?;
-        let decision = step(&application.name, &application.spec, &application.status, &seen, jiff::Timestamp::now());
+        let decision = step(
+            &application.name,
+            &application.spec,
+            &application.status,
+            &seen,
+            jiff::Timestamp::now(),
+        );
         let next = self.carry_out(&application, decision).await?;
         // Only now: an edit that could not be acted on must still be one at the next attempt.
-        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
+        if let Some(known) = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&key)
+        {
             known.restart_relevant = application.restart_relevant;
         }
         Ok(next)
     }
 
-    fn understand(&self, object: DynamicObject, key: &(String, String)) -> Result<Application, serde_json::Error> {
-        let spec_value = object.data.get("spec").cloned().unwrap_or_else(|| json!({}));
+    fn understand(
+        &self,
+        object: DynamicObject,
+        key: &(String, String),
+    ) -> Result<Application, serde_json::Error> {
+        let spec_value = object
+            .data
+            .get("spec")
+            .cloned()
+            .unwrap_or_else(|| json!({}));
         let spec: Arc<SparkApplicationSpec> = Arc::new(serde_json::from_value(spec_value.clone())?);
         let status = match object.data.get("status") {
             Some(status) if !status.is_null() => serde_json::from_value(status.clone())?,
@@ -296,8 +396,13 @@ impl SparkOperator {
             fields.remove("timeToLiveSeconds");
         }
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let acted_on = all.get(key).filter(|before| before.uid == uid).map(|before| before.restart_relevant.clone());
-        let spec_edited = acted_on.as_ref().is_some_and(|before| *before != restart_relevant);
+        let acted_on = all
+            .get(key)
+            .filter(|before| before.uid == uid)
+            .map(|before| before.restart_relevant.clone());
+        let spec_edited = acted_on
+            .as_ref()
+            .is_some_and(|before| *before != restart_relevant);
         let known = Known {
             uid: uid.clone(),
             spec: spec.clone(),
@@ -319,7 +424,10 @@ impl SparkOperator {
 
     /// What the cluster holds for an application.
     async fn look(&self, application: &Application) -> Result<Seen, SparkOperatorError> {
-        let mut seen = Seen { spec_edited: application.spec_edited, ..Seen::default() };
+        let mut seen = Seen {
+            spec_edited: application.spec_edited,
+            ..Seen::default()
+        };
         let status = &application.status;
         if status.submission_id.is_empty() {
             return Ok(seen);
@@ -335,7 +443,12 @@ impl SparkOperator {
             .map_err(application.api_error("list the pods"))?;
         for pod in pods {
             let name = pod.metadata.name.clone().unwrap_or_default();
-            let role = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_ROLE)).map(String::as_str);
+            let role = pod
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(LABEL_ROLE))
+                .map(String::as_str);
             if name == status.driver_info.pod_name {
                 seen.driver = Some(driver_pod(name, &pod));
             } else if role == Some("executor") {
@@ -352,7 +465,11 @@ impl SparkOperator {
         Ok(seen)
     }
 
-    async fn carry_out(&self, application: &Application, mut decision: Decision) -> Result<Next, SparkOperatorError> {
+    async fn carry_out(
+        &self,
+        application: &Application,
+        mut decision: Decision,
+    ) -> Result<Next, SparkOperatorError> {
         for action in std::mem::take(&mut decision.actions) {
             match action {
                 Action::DeleteRun => self.delete_run(application).await?,
@@ -378,13 +495,24 @@ impl SparkOperator {
         for notice in &decision.notices {
             self.record(application, notice).await;
         }
-        Ok(decision.requeue.map_or_else(Next::await_change, Next::requeue))
+        Ok(decision
+            .requeue
+            .map_or_else(Next::await_change, Next::requeue))
     }
 
-    async fn submit(&self, application: &Application, status: &Status) -> Result<Decision, SparkOperatorError> {
+    async fn submit(
+        &self,
+        application: &Application,
+        status: &Status,
+    ) -> Result<Decision, SparkOperatorError> {
         let submission_id = uuid::Uuid::new_v4().to_string();
         let submission = application.submission(&submission_id);
-        let mut begun = submitting(status, submission_id.clone(), submission.driver_pod(), jiff::Timestamp::now());
+        let mut begun = submitting(
+            status,
+            submission_id.clone(),
+            submission.driver_pod(),
+            jiff::Timestamp::now(),
+        );
         let address = self.create_ui_service(application, &submission).await?;
         begun.driver_info.web_ui_service_name = submission.ui_service();
         begun.driver_info.web_ui_port = Some(UI_PORT);
@@ -392,7 +520,12 @@ impl SparkOperator {
         let image = application.spec.image.as_deref().unwrap_or("");
         let outcome = if builtin::is_builtin(image) {
             self.submit_builtin(application, &submission).await
-        } else if let Some(spark_home) = self.config.spark_home.clone().filter(|home| home.join("bin/spark-submit").exists()) {
+        } else if let Some(spark_home) = self
+            .config
+            .spark_home
+            .clone()
+            .filter(|home| home.join("bin/spark-submit").exists())
+        {
             let submit = SparkSubmit {
                 spark_home,
                 folder: self.config.submissions.clone(),
@@ -408,7 +541,11 @@ impl SparkOperator {
         Ok(submitted(&application.name, &begun, outcome))
     }
 
-    async fn submit_builtin(&self, application: &Application, submission: &Submission<'_>) -> Result<(), String> {
+    async fn submit_builtin(
+        &self,
+        application: &Application,
+        submission: &Submission<'_>,
+    ) -> Result<(), String> {
         let random = format!("{:016x}", rand::random::<u64>());
         let objects = builtin::objects(submission, &self.config.api, &random)?;
         let pod: Pod = serde_json::from_value(objects.driver).map_err(|error| error.to_string())?;
@@ -427,7 +564,8 @@ impl SparkOperator {
                 }]),
             );
         }
-        let service: Service = serde_json::from_value(service).map_err(|error| error.to_string())?;
+        let service: Service =
+            serde_json::from_value(service).map_err(|error| error.to_string())?;
         self.services(&application.namespace)
             .create(&PostParams::default(), &service)
             .await
@@ -457,13 +595,22 @@ impl SparkOperator {
                 "ports": [{"name": "spark-driver-ui-port", "port": UI_PORT, "targetPort": UI_PORT}],
             },
         }))
-        .map_err(|source| SparkOperatorError::Object { application: application.title(), source })?;
-        let made = match self.services(&application.namespace).create(&PostParams::default(), &service).await {
+        .map_err(|source| SparkOperatorError::Object {
+            application: application.title(),
+            source,
+        })?;
+        let made = match self
+            .services(&application.namespace)
+            .create(&PostParams::default(), &service)
+            .await
+        {
             Ok(made) => Some(made),
             Err(kube::Error::Api(answer)) if answer.code == 409 => None,
             Err(error) => return Err(application.api_error("create the UI service")(error)),
         };
-        let ip = made.and_then(|service| service.spec).and_then(|spec| spec.cluster_ip);
+        let ip = made
+            .and_then(|service| service.spec)
+            .and_then(|spec| spec.cluster_ip);
         Ok(ip.map(|ip| format!("{ip}:{UI_PORT}")).unwrap_or_default())
     }
 
@@ -471,7 +618,10 @@ impl SparkOperator {
         let submission = application.submission(&application.status.submission_id);
         let driver = submission.driver_pod();
         ignore_missing(
-            self.pods(&application.namespace).delete(&driver, &DeleteParams::default()).await.map(|_| ()),
+            self.pods(&application.namespace)
+                .delete(&driver, &DeleteParams::default())
+                .await
+                .map(|_| ()),
         )
         .map_err(application.api_error("delete the driver pod"))?;
         ignore_missing(
@@ -483,8 +633,15 @@ impl SparkOperator {
         .map_err(application.api_error("delete the UI service"))
     }
 
-    async fn write_status(&self, application: &Application, status: &Status) -> Result<(), SparkOperatorError> {
-        let object = |source| SparkOperatorError::Object { application: application.title(), source };
+    async fn write_status(
+        &self,
+        application: &Application,
+        status: &Status,
+    ) -> Result<(), SparkOperatorError> {
+        let object = |source| SparkOperatorError::Object {
+            application: application.title(),
+            source,
+        };
         let before = serde_json::to_value(&application.status).map_err(object)?;
         let after = serde_json::to_value(status).map_err(object)?;
         // A new object has no status at all: the state is written even when it is the default.
@@ -494,7 +651,11 @@ impl SparkOperator {
         let patch = json!({"status": difference(&before, &after)});
         let written = self
             .applications(&application.namespace)
-            .patch_status(&application.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .patch_status(
+                &application.name,
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
             .await
             .map(|_| ());
         ignore_missing(written).map_err(application.api_error("write the status"))
@@ -503,7 +664,9 @@ impl SparkOperator {
     /// Events are for people: one that cannot be written stops nothing.
     async fn record(&self, application: &Application, notice: &Notice) {
         let now = jiff::Timestamp::now();
-        let stamp = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+        let stamp = jiff::Timestamp::from_second(now.as_second())
+            .unwrap_or(now)
+            .to_string();
         let event: Result<Event, _> = serde_json::from_value(json!({
             "apiVersion": "v1",
             "kind": "Event",
@@ -528,13 +691,23 @@ impl SparkOperator {
             "firstTimestamp": stamp,
             "lastTimestamp": stamp,
         }));
-        let events: Api<Event> = Api::namespaced(self.config.client.clone(), &application.namespace);
+        let events: Api<Event> =
+            Api::namespaced(self.config.client.clone(), &application.namespace);
         let outcome = match event {
-            Ok(event) => events.create(&PostParams::default(), &event).await.map(|_| ()).map_err(|error| error.to_string()),
+            Ok(event) => events
+                .create(&PostParams::default(), &event)
+                .await
+                .map(|_| ())
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = outcome {
-            tracing::warn!(application = application.name, reason = notice.reason, error, "cannot record an event");
+            tracing::warn!(
+                application = application.name,
+                reason = notice.reason,
+                error,
+                "cannot record an event"
+            );
         }
     }
 }
@@ -547,7 +720,11 @@ fn ignore_missing(outcome: Result<(), kube::Error>) -> Result<(), kube::Error> {
 }
 
 fn phase(pod: &Pod) -> Phase {
-    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+    match pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+    {
         Some("Running") => Phase::Running,
         Some("Succeeded") => Phase::Succeeded,
         Some("Failed") => Phase::Failed,
@@ -564,14 +741,29 @@ fn driver_pod(name: String, pod: &Pod) -> DriverPod {
         .and_then(|all| all.iter().find(|each| each.name == DRIVER_CONTAINER))
         .and_then(|container| container.state.as_ref())
         .and_then(|state| state.terminated.as_ref())
-        .map(|end| Terminated { exit_code: end.exit_code, reason: end.reason.clone().unwrap_or_default() });
-    let application_id = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_SELECTOR)).cloned();
-    DriverPod { name, phase: phase(pod), application_id: application_id.unwrap_or_default(), terminated }
+        .map(|end| Terminated {
+            exit_code: end.exit_code,
+            reason: end.reason.clone().unwrap_or_default(),
+        });
+    let application_id = pod
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(LABEL_SELECTOR))
+        .cloned();
+    DriverPod {
+        name,
+        phase: phase(pod),
+        application_id: application_id.unwrap_or_default(),
+        terminated,
+    }
 }
 
 /// A merge patch that makes `after` of `before`.
 fn difference(before: &Value, after: &Value) -> Value {
-    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else { return after.clone() };
+    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
+        return after.clone();
+    };
     let mut patch = serde_json::Map::new();
     for (key, value) in new {
         match old.get(key) {
@@ -598,7 +790,10 @@ mod tests {
     fn a_status_patch_removes_what_is_gone_and_leaves_what_stays() {
         let before = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": 3});
         let after = json!({"a": 1, "b": {"c": 5}, "f": 4});
-        assert_eq!(difference(&before, &after), json!({"b": {"c": 5, "d": null}, "f": 4, "e": null}));
+        assert_eq!(
+            difference(&before, &after),
+            json!({"b": {"c": 5, "d": null}, "f": 4, "e": null})
+        );
         let mut patched = before.clone();
         json_patch::merge(&mut patched, &difference(&before, &after));
         assert_eq!(patched, after);

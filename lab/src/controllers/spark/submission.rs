@@ -25,7 +25,10 @@ pub struct ApiAccess {
 
 /// One submission of one application.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::struct_field_names, reason = "the label and the status field are called submission id")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the label and the status field are called submission id"
+)]
 pub(crate) struct Submission<'a> {
     pub(crate) name: &'a str,
     pub(crate) namespace: &'a str,
@@ -42,7 +45,12 @@ impl Submission<'_> {
             .driver
             .pod_name
             .clone()
-            .or_else(|| self.spec.spark_conf.get("spark.kubernetes.driver.pod.name").cloned())
+            .or_else(|| {
+                self.spec
+                    .spark_conf
+                    .get("spark.kubernetes.driver.pod.name")
+                    .cloned()
+            })
             .unwrap_or_else(|| format!("{}-driver", self.name))
     }
 
@@ -64,7 +72,10 @@ impl Submission<'_> {
         labels.extend(role.labels.clone());
         labels.insert(LABEL_APP_NAME.to_owned(), self.name.to_owned());
         labels.insert(LABEL_LAUNCHED.to_owned(), "true".to_owned());
-        labels.insert(LABEL_SUBMISSION_ID.to_owned(), self.submission_id.to_owned());
+        labels.insert(
+            LABEL_SUBMISSION_ID.to_owned(),
+            self.submission_id.to_owned(),
+        );
         labels
     }
 
@@ -80,20 +91,47 @@ impl Submission<'_> {
         };
         put("spark.kubernetes.namespace", self.namespace.to_owned());
         put("spark.kubernetes.driver.pod.name", self.driver_pod());
-        put("spark.kubernetes.submission.waitAppCompletion", "false".to_owned());
+        put(
+            "spark.kubernetes.submission.waitAppCompletion",
+            "false".to_owned(),
+        );
         put("spark.kubernetes.submitInDriver", "true".to_owned());
         put(
             "spark.kubernetes.driver.master",
-            spec.driver.kubernetes_master.clone().unwrap_or_else(|| api.from_pods.clone()),
+            spec.driver
+                .kubernetes_master
+                .clone()
+                .unwrap_or_else(|| api.from_pods.clone()),
         );
-        put("spark.kubernetes.authenticate.submission.oauthToken", api.token.clone());
-        put("spark.kubernetes.authenticate.submission.caCertFile", api.ca_file.display().to_string());
-        optional(&mut put, "spark.kubernetes.container.image", spec.image.clone());
-        optional(&mut put, "spark.kubernetes.container.image.pullPolicy", spec.image_pull_policy.clone());
+        put(
+            "spark.kubernetes.authenticate.submission.oauthToken",
+            api.token.clone(),
+        );
+        put(
+            "spark.kubernetes.authenticate.submission.caCertFile",
+            api.ca_file.display().to_string(),
+        );
+        optional(
+            &mut put,
+            "spark.kubernetes.container.image",
+            spec.image.clone(),
+        );
+        optional(
+            &mut put,
+            "spark.kubernetes.container.image.pullPolicy",
+            spec.image_pull_policy.clone(),
+        );
         if !spec.image_pull_secrets.is_empty() {
-            put("spark.kubernetes.container.image.pullSecrets", spec.image_pull_secrets.join(","));
+            put(
+                "spark.kubernetes.container.image.pullSecrets",
+                spec.image_pull_secrets.join(","),
+            );
         }
-        optional(&mut put, "spark.kubernetes.memoryOverheadFactor", spec.memory_overhead_factor.clone());
+        optional(
+            &mut put,
+            "spark.kubernetes.memoryOverheadFactor",
+            spec.memory_overhead_factor.clone(),
+        );
         for (key, list) in [
             ("spark.jars", &spec.deps.jars),
             ("spark.files", &spec.deps.files),
@@ -119,7 +157,11 @@ impl Submission<'_> {
             "spark.kubernetes.authenticate.executor.serviceAccountName",
             spec.executor.service_account.clone(),
         );
-        optional(&mut put, "spark.executor.instances", spec.executor.instances.map(|count| count.to_string()));
+        optional(
+            &mut put,
+            "spark.executor.instances",
+            spec.executor.instances.map(|count| count.to_string()),
+        );
         optional(
             &mut put,
             "spark.kubernetes.executor.deleteOnTermination",
@@ -134,27 +176,67 @@ impl Submission<'_> {
             put(&format!("spark.kubernetes.{name}.label.{key}"), value);
         }
         for (key, value) in &role.annotations {
-            put(&format!("spark.kubernetes.{name}.annotation.{key}"), value.clone());
+            put(
+                &format!("spark.kubernetes.{name}.annotation.{key}"),
+                value.clone(),
+            );
         }
         for (key, value) in &role.env_vars {
-            let key =
-                if name == "driver" { format!("spark.kubernetes.driverEnv.{key}") } else { format!("spark.executorEnv.{key}") };
+            let key = if name == "driver" {
+                format!("spark.kubernetes.driverEnv.{key}")
+            } else {
+                format!("spark.executorEnv.{key}")
+            };
             put(&key, value.clone());
         }
         for secret in &role.secrets {
-            put(&format!("spark.kubernetes.{name}.secrets.{}", secret.name), secret.path.clone());
+            put(
+                &format!("spark.kubernetes.{name}.secrets.{}", secret.name),
+                secret.path.clone(),
+            );
         }
-        optional(put, &format!("spark.{name}.cores"), role.cores.map(|cores| cores.to_string()));
-        optional(put, &format!("spark.kubernetes.{name}.request.cores"), role.core_request.clone());
-        optional(put, &format!("spark.kubernetes.{name}.limit.cores"), role.core_limit.clone());
+        optional(
+            put,
+            &format!("spark.{name}.cores"),
+            role.cores.map(|cores| cores.to_string()),
+        );
+        optional(
+            put,
+            &format!("spark.kubernetes.{name}.request.cores"),
+            role.core_request.clone(),
+        );
+        optional(
+            put,
+            &format!("spark.kubernetes.{name}.limit.cores"),
+            role.core_limit.clone(),
+        );
         optional(put, &format!("spark.{name}.memory"), role.memory.clone());
-        optional(put, &format!("spark.{name}.memoryOverhead"), role.memory_overhead.clone());
-        optional(put, &format!("spark.{name}.extraJavaOptions"), role.java_options.clone());
-        optional(put, &format!("spark.kubernetes.{name}.container.image"), role.image.clone());
+        optional(
+            put,
+            &format!("spark.{name}.memoryOverhead"),
+            role.memory_overhead.clone(),
+        );
+        optional(
+            put,
+            &format!("spark.{name}.extraJavaOptions"),
+            role.java_options.clone(),
+        );
+        optional(
+            put,
+            &format!("spark.kubernetes.{name}.container.image"),
+            role.image.clone(),
+        );
     }
 
     fn dynamic_allocation(&self, put: &mut impl FnMut(&str, String)) {
-        let Some(dynamic) = self.spec.dynamic_allocation.as_ref().filter(|dynamic| dynamic.enabled) else { return };
+        let Some(dynamic) = self
+            .spec
+            .dynamic_allocation
+            .as_ref()
+            .filter(|dynamic| dynamic.enabled)
+        else {
+            return;
+        };
         put("spark.dynamicAllocation.enabled", "true".to_owned());
         put(
             "spark.dynamicAllocation.shuffleTracking.enabled",
@@ -165,12 +247,18 @@ impl Submission<'_> {
             ("minExecutors", dynamic.min_executors),
             ("maxExecutors", dynamic.max_executors),
         ] {
-            optional(put, &format!("spark.dynamicAllocation.{key}"), value.map(|count| count.to_string()));
+            optional(
+                put,
+                &format!("spark.dynamicAllocation.{key}"),
+                value.map(|count| count.to_string()),
+            );
         }
         optional(
             put,
             "spark.dynamicAllocation.shuffleTracking.timeout",
-            dynamic.shuffle_tracking_timeout.map(|millis| format!("{millis}ms")),
+            dynamic
+                .shuffle_tracking_timeout
+                .map(|millis| format!("{millis}ms")),
         );
     }
 
@@ -178,11 +266,27 @@ impl Submission<'_> {
     ///
     /// # Errors
     /// When the application does not say what to run.
-    pub(crate) fn arguments(&self, api: &ApiAccess, properties_file: &str) -> Result<Vec<String>, String> {
-        if self.spec.mode.as_deref().is_some_and(|mode| mode != "cluster") {
-            return Err(format!("mode {:?} is not supported, only cluster is", self.spec.mode.as_deref().unwrap_or("")));
+    pub(crate) fn arguments(
+        &self,
+        api: &ApiAccess,
+        properties_file: &str,
+    ) -> Result<Vec<String>, String> {
+        if self
+            .spec
+            .mode
+            .as_deref()
+            .is_some_and(|mode| mode != "cluster")
+        {
+            return Err(format!(
+                "mode {:?} is not supported, only cluster is",
+                self.spec.mode.as_deref().unwrap_or("")
+            ));
         }
-        let file = self.spec.main_application_file.as_ref().ok_or("spec.mainApplicationFile is missing")?;
+        let file = self
+            .spec
+            .main_application_file
+            .as_ref()
+            .ok_or("spec.mainApplicationFile is missing")?;
         let mut arguments = vec![
             "--master".to_owned(),
             format!("k8s://{}", api.from_host),
@@ -274,15 +378,32 @@ mod tests {
     #[test]
     fn properties_and_arguments_are_the_operators() {
         let spec = spec();
-        let labels = BTreeMap::from([("app".into(), "orders".into()), ("kueue.x-k8s.io/queue-name".into(), "q".into())]);
-        let submission =
-            Submission { name: "orders", namespace: "ns", labels: &labels, spec: &spec, submission_id: "s-1" };
+        let labels = BTreeMap::from([
+            ("app".into(), "orders".into()),
+            ("kueue.x-k8s.io/queue-name".into(), "q".into()),
+        ]);
+        let submission = Submission {
+            name: "orders",
+            namespace: "ns",
+            labels: &labels,
+            spec: &spec,
+            submission_id: "s-1",
+        };
         insta::assert_json_snapshot!(submission.properties(&access()));
         assert_eq!(
             submission.arguments(&access(), "/f").unwrap(),
             [
-                "--master", "k8s://https://127.0.0.1:6443", "--deploy-mode", "cluster", "--name", "orders",
-                "--properties-file", "/f", "local:///opt/pipeline/pipeline.py", "--trigger-seconds", "1",
+                "--master",
+                "k8s://https://127.0.0.1:6443",
+                "--deploy-mode",
+                "cluster",
+                "--name",
+                "orders",
+                "--properties-file",
+                "/f",
+                "local:///opt/pipeline/pipeline.py",
+                "--trigger-seconds",
+                "1",
             ]
         );
     }
@@ -291,8 +412,17 @@ mod tests {
     fn an_application_that_names_nothing_to_run_is_refused_with_the_reason() {
         let spec = SparkApplicationSpec::default();
         let labels = BTreeMap::new();
-        let submission = Submission { name: "a", namespace: "n", labels: &labels, spec: &spec, submission_id: "s" };
-        assert_eq!(submission.arguments(&access(), "/f").unwrap_err(), "spec.mainApplicationFile is missing");
+        let submission = Submission {
+            name: "a",
+            namespace: "n",
+            labels: &labels,
+            spec: &spec,
+            submission_id: "s",
+        };
+        assert_eq!(
+            submission.arguments(&access(), "/f").unwrap_err(),
+            "spec.mainApplicationFile is missing"
+        );
     }
 
     #[test]

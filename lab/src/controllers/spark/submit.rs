@@ -35,11 +35,15 @@ pub(crate) struct SparkSubmit {
 impl SparkSubmit {
     /// Submits and waits for `spark-submit` to end; the driver pod exists then. The error is for the status.
     pub(crate) async fn run(&self, submission: &Submission<'_>) -> Result<(), String> {
-        let folder = self.folder.join(format!("{}.{}.{}", submission.namespace, submission.name, submission.submission_id));
+        let folder = self.folder.join(format!(
+            "{}.{}.{}",
+            submission.namespace, submission.name, submission.submission_id
+        ));
         let conf = folder.join("conf");
         let properties = folder.join("spark.properties");
         let log = folder.join("spark-submit.log");
-        self.prepare(submission, &conf, &properties).map_err(|error| format!("cannot write {}: {error}", folder.display()))?;
+        self.prepare(submission, &conf, &properties)
+            .map_err(|error| format!("cannot write {}: {error}", folder.display()))?;
         let arguments = submission.arguments(&self.api, &properties.display().to_string())?;
         let outcome = self.process(&arguments, &folder, &conf, &log).await;
         // It holds a token, and was read.
@@ -49,24 +53,48 @@ impl SparkSubmit {
         outcome
     }
 
-    fn prepare(&self, submission: &Submission<'_>, conf: &Path, properties: &Path) -> std::io::Result<()> {
+    fn prepare(
+        &self,
+        submission: &Submission<'_>,
+        conf: &Path,
+        properties: &Path,
+    ) -> std::io::Result<()> {
         std::fs::create_dir_all(conf)?;
         let mut values = submission.properties(&self.api);
-        for (role, spec) in [("driver", &submission.spec.driver), ("executor", &submission.spec.executor)] {
+        for (role, spec) in [
+            ("driver", &submission.spec.driver),
+            ("executor", &submission.spec.executor),
+        ] {
             if let Some(template) = &spec.template {
                 let file = conf.join(format!("{role}-template.yaml"));
                 std::fs::write(&file, template.to_string())?;
-                values.insert(format!("spark.kubernetes.{role}.podTemplateFile"), file.display().to_string());
+                values.insert(
+                    format!("spark.kubernetes.{role}.podTemplateFile"),
+                    file.display().to_string(),
+                );
             }
         }
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(properties)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(properties)?;
         file.write_all(properties_text(&values).as_bytes())
     }
 
-    async fn process(&self, arguments: &[String], folder: &Path, conf: &Path, log: &Path) -> Result<(), String> {
+    async fn process(
+        &self,
+        arguments: &[String],
+        folder: &Path,
+        conf: &Path,
+        log: &Path,
+    ) -> Result<(), String> {
         let failed = |what: &str| format!("cannot {what}, see {}", log.display());
-        let output = std::fs::File::create(log).map_err(|error| format!("cannot create {}: {error}", log.display()))?;
-        let errors = output.try_clone().map_err(|error| format!("{}: {error}", failed("open the log twice")))?;
+        let output = std::fs::File::create(log)
+            .map_err(|error| format!("cannot create {}: {error}", log.display()))?;
+        let errors = output
+            .try_clone()
+            .map_err(|error| format!("{}: {error}", failed("open the log twice")))?;
         let program = self.spark_home.join("bin/spark-submit");
         // The shell joins the cgroup before it becomes spark-submit, so that no process is ever outside.
         let script = r#"if [ -n "$CHAOSRUN_CGROUP" ]; then echo $$ >"$CHAOSRUN_CGROUP/cgroup.procs" || exit 70; fi; exec "$@""#;
@@ -78,13 +106,19 @@ impl SparkSubmit {
             .arg(&program)
             .args(arguments)
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOME", folder)
             .env("SPARK_HOME", &self.spark_home)
             .env("SPARK_CONF_DIR", conf)
             .env("SPARK_SUBMIT_OPTS", JVM_OPTIONS)
             .env("SPARK_USER", "spark")
-            .env("CHAOSRUN_CGROUP", self.cgroup.as_deref().unwrap_or_else(|| Path::new("")))
+            .env(
+                "CHAOSRUN_CGROUP",
+                self.cgroup.as_deref().unwrap_or_else(|| Path::new("")),
+            )
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(output)
@@ -94,23 +128,37 @@ impl SparkSubmit {
         if let Ok(java_home) = std::env::var("JAVA_HOME") {
             command.env("JAVA_HOME", java_home);
         }
-        let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
         let group = child.id();
-        let status = if let Ok(waited) = tokio::time::timeout(LIMIT, child.wait()).await { waited.map_err(|error| format!("cannot wait for spark-submit: {error}"))? } else {
+        let status = if let Ok(waited) = tokio::time::timeout(LIMIT, child.wait()).await {
+            waited.map_err(|error| format!("cannot wait for spark-submit: {error}"))?
+        } else {
             kill_group(group);
-            return Err(format!("spark-submit did not end within {} s, see {}", LIMIT.as_secs(), log.display()));
+            return Err(format!(
+                "spark-submit did not end within {} s, see {}",
+                LIMIT.as_secs(),
+                log.display()
+            ));
         };
         if status.success() {
             return Ok(());
         }
         let text = tokio::fs::read_to_string(log).await.unwrap_or_default();
-        Err(format!("failed to run spark-submit: {status}: {} (log: {})", cause_in(&text), log.display()))
+        Err(format!(
+            "failed to run spark-submit: {status}: {} (log: {})",
+            cause_in(&text),
+            log.display()
+        ))
     }
 }
 
 /// Ends the process group that a submission leads; it may be gone already.
 fn kill_group(group: Option<u32>) {
-    let pid = group.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    let pid = group
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid
         && let Err(error) = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL)
     {
@@ -124,7 +172,11 @@ fn cause_in(log: &str) -> String {
     let line = lines()
         .rev()
         .find(|line| line.starts_with("Caused by:"))
-        .or_else(|| lines().rev().find(|line| line.contains("Exception") && !line.starts_with("at ")))
+        .or_else(|| {
+            lines()
+                .rev()
+                .find(|line| line.contains("Exception") && !line.starts_with("at "))
+        })
         .or_else(|| lines().next_back())
         .unwrap_or("no output");
     line.chars().take(MESSAGE_LENGTH).collect()
@@ -166,24 +218,51 @@ mod tests {
 
     async fn submit_with(script: &str) -> (Result<(), String>, tempfile::TempDir) {
         let (folder, submit) = fake(script);
-        let spec = serde_json::from_value(serde_json::json!({"mainApplicationFile": "local:///a.py"})).unwrap();
+        let spec =
+            serde_json::from_value(serde_json::json!({"mainApplicationFile": "local:///a.py"}))
+                .unwrap();
         let labels = std::collections::BTreeMap::new();
-        let submission = Submission { name: "a", namespace: "n", labels: &labels, spec: &spec, submission_id: "s" };
+        let submission = Submission {
+            name: "a",
+            namespace: "n",
+            labels: &labels,
+            spec: &spec,
+            submission_id: "s",
+        };
         (submit.run(&submission).await, folder)
     }
 
     #[tokio::test]
     async fn a_failed_submission_tells_why_and_the_token_does_not_stay() {
-        let (outcome, folder) = submit_with("grep -q secret \"$8\" || exit 9; echo 'Caused by: pods already exists' >&2; exit 1").await;
+        let (outcome, folder) = submit_with(
+            "grep -q secret \"$8\" || exit 9; echo 'Caused by: pods already exists' >&2; exit 1",
+        )
+        .await;
         let why = outcome.unwrap_err();
-        assert!(why.contains("exit status: 1") && why.contains("pods already exists"), "{why}");
-        assert!(folder.path().join("submissions/n.a.s/spark-submit.log").exists());
-        assert!(!folder.path().join("submissions/n.a.s/spark.properties").exists());
+        assert!(
+            why.contains("exit status: 1") && why.contains("pods already exists"),
+            "{why}"
+        );
+        assert!(
+            folder
+                .path()
+                .join("submissions/n.a.s/spark-submit.log")
+                .exists()
+        );
+        assert!(
+            !folder
+                .path()
+                .join("submissions/n.a.s/spark.properties")
+                .exists()
+        );
     }
 
     #[tokio::test]
     async fn a_submission_sees_no_configuration_of_the_user() {
-        let (outcome, _folder) = submit_with("[ -z \"$KUBECONFIG\" ] && [ \"$HOME\" != /root ] && [ -d \"$SPARK_CONF_DIR\" ]").await;
+        let (outcome, _folder) = submit_with(
+            "[ -z \"$KUBECONFIG\" ] && [ \"$HOME\" != /root ] && [ -d \"$SPARK_CONF_DIR\" ]",
+        )
+        .await;
         outcome.unwrap();
     }
 }

@@ -9,7 +9,8 @@
 use serde_json::{Map, Value, json};
 
 use super::types::{
-    DRIVER_CONTAINER, EXECUTOR_CONTAINER, GROUP, LABEL_MUTATED, LABEL_ROLE, RoleSpec, SparkApplicationSpec, VERSION,
+    DRIVER_CONTAINER, EXECUTOR_CONTAINER, GROUP, LABEL_MUTATED, LABEL_ROLE, RoleSpec,
+    SparkApplicationSpec, VERSION,
 };
 
 /// The application that a pod belongs to.
@@ -22,7 +23,10 @@ pub(crate) struct Owner<'a> {
 
 /// Applies the fields of the role's spec to `pod`. Pods of another role are left alone.
 pub(crate) fn mutate_pod(pod: &mut Value, owner: Owner<'_>) {
-    let role = pod.pointer(&format!("/metadata/labels/{LABEL_ROLE}")).and_then(Value::as_str).unwrap_or("");
+    let role = pod
+        .pointer(&format!("/metadata/labels/{LABEL_ROLE}"))
+        .and_then(Value::as_str)
+        .unwrap_or("");
     let (role_spec, container) = match role {
         "driver" => (&owner.spec.driver, DRIVER_CONTAINER),
         "executor" => (&owner.spec.executor, EXECUTOR_CONTAINER),
@@ -51,7 +55,9 @@ pub(crate) fn mutate_pod(pod: &mut Value, owner: Owner<'_>) {
 }
 
 fn own(pod: &mut Value, owner: Owner<'_>) {
-    let Some(metadata) = object_at(pod, &["metadata"]) else { return };
+    let Some(metadata) = object_at(pod, &["metadata"]) else {
+        return;
+    };
     let reference = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "SparkApplication",
@@ -67,13 +73,17 @@ fn pod_fields(spec: &mut Map<String, Value>, role: &RoleSpec, application: &Spar
     for volume in &application.volumes {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or("");
         // Spark handles its scratch volumes itself; a volume that this role does not mount is not added.
-        let mounted = role.volume_mounts.iter().any(|mount| mount.get("name").and_then(Value::as_str) == Some(name));
+        let mounted = role
+            .volume_mounts
+            .iter()
+            .any(|mount| mount.get("name").and_then(Value::as_str) == Some(name));
         if mounted && !name.starts_with("spark-local-dir-") {
             push_named(array(spec, "volumes"), "name", volume);
         }
     }
     for (index, each) in role.config_maps.iter().enumerate() {
-        let volume = json!({"name": format!("{}-vol-{index}", each.name), "configMap": {"name": each.name}});
+        let volume =
+            json!({"name": format!("{}-vol-{index}", each.name), "configMap": {"name": each.name}});
         push_named(array(spec, "volumes"), "name", &volume);
     }
     for toleration in &role.tolerations {
@@ -88,7 +98,11 @@ fn pod_fields(spec: &mut Map<String, Value>, role: &RoleSpec, application: &Spar
     for alias in &role.host_aliases {
         push_named(array(spec, "hostAliases"), "ip", alias);
     }
-    let selector = if role.node_selector.is_empty() { &application.node_selector } else { &role.node_selector };
+    let selector = if role.node_selector.is_empty() {
+        &application.node_selector
+    } else {
+        &role.node_selector
+    };
     if !selector.is_empty()
         && let Some(map) = object_in(spec, "nodeSelector")
     {
@@ -99,14 +113,38 @@ fn pod_fields(spec: &mut Map<String, Value>, role: &RoleSpec, application: &Spar
     set(spec, "affinity", role.affinity.as_ref());
     set(spec, "dnsConfig", role.dns_config.as_ref());
     set(spec, "securityContext", role.pod_security_context.as_ref());
-    set(spec, "priorityClassName", role.priority_class_name.as_ref().map(|name| json!(name)).as_ref());
-    set(spec, "schedulerName", role.scheduler_name.as_ref().map(|name| json!(name)).as_ref());
-    set(spec, "hostNetwork", role.host_network.map(|on| json!(on)).as_ref());
-    set(spec, "shareProcessNamespace", role.share_process_namespace.map(|on| json!(on)).as_ref());
+    set(
+        spec,
+        "priorityClassName",
+        role.priority_class_name
+            .as_ref()
+            .map(|name| json!(name))
+            .as_ref(),
+    );
+    set(
+        spec,
+        "schedulerName",
+        role.scheduler_name
+            .as_ref()
+            .map(|name| json!(name))
+            .as_ref(),
+    );
+    set(
+        spec,
+        "hostNetwork",
+        role.host_network.map(|on| json!(on)).as_ref(),
+    );
+    set(
+        spec,
+        "shareProcessNamespace",
+        role.share_process_namespace.map(|on| json!(on)).as_ref(),
+    );
     set(
         spec,
         "terminationGracePeriodSeconds",
-        role.termination_grace_period_seconds.map(|seconds| json!(seconds)).as_ref(),
+        role.termination_grace_period_seconds
+            .map(|seconds| json!(seconds))
+            .as_ref(),
     );
 }
 
@@ -139,7 +177,8 @@ fn container_fields(container: &mut Map<String, Value>, role: &RoleSpec) {
     set(container, "lifecycle", role.lifecycle.as_ref());
     set(container, "securityContext", role.security_context.as_ref());
     if let Some(limit) = role.core_limit.as_ref()
-        && let Some(limits) = object_in(container, "resources").and_then(|resources| object_in(resources, "limits"))
+        && let Some(limits) =
+            object_in(container, "resources").and_then(|resources| object_in(resources, "limits"))
     {
         limits.entry("cpu").or_insert_with(|| json!(limit));
     }
@@ -154,7 +193,10 @@ fn set(target: &mut Map<String, Value>, key: &str, value: Option<&Value>) {
 /// Replaces the element with the same `key`, or appends.
 fn push_named(list: &mut Vec<Value>, key: &str, item: &Value) {
     let id = item.get(key);
-    match list.iter_mut().find(|each| id.is_some() && each.get(key) == id) {
+    match list
+        .iter_mut()
+        .find(|each| id.is_some() && each.get(key) == id)
+    {
         Some(found) => *found = item.clone(),
         None => list.push(item.clone()),
     }
@@ -227,7 +269,11 @@ mod tests {
     #[test]
     fn a_driver_gets_its_owner_and_the_fields_of_its_role_and_a_second_pass_changes_nothing() {
         let spec = spec();
-        let owner = Owner { name: "app", uid: "u-1", spec: &spec };
+        let owner = Owner {
+            name: "app",
+            uid: "u-1",
+            spec: &spec,
+        };
         let mut driver = pod("driver", DRIVER_CONTAINER);
         mutate_pod(&mut driver, owner);
         insta::assert_json_snapshot!(driver);
@@ -240,10 +286,30 @@ mod tests {
     fn an_executor_is_not_owned_by_the_application_and_mounts_only_its_own_volumes() {
         let spec = spec();
         let mut executor = pod("executor", EXECUTOR_CONTAINER);
-        mutate_pod(&mut executor, Owner { name: "app", uid: "u-1", spec: &spec });
+        mutate_pod(
+            &mut executor,
+            Owner {
+                name: "app",
+                uid: "u-1",
+                spec: &spec,
+            },
+        );
         assert!(executor.pointer("/metadata/ownerReferences").is_none());
-        assert_eq!(executor.pointer("/spec/volumes").unwrap().as_array().unwrap().len(), 1);
-        assert_eq!(executor.pointer("/spec/containers/0/volumeMounts/0/mountPath").unwrap(), "/data");
+        assert_eq!(
+            executor
+                .pointer("/spec/volumes")
+                .unwrap()
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+        assert_eq!(
+            executor
+                .pointer("/spec/containers/0/volumeMounts/0/mountPath")
+                .unwrap(),
+            "/data"
+        );
     }
 
     #[test]
@@ -251,7 +317,14 @@ mod tests {
         let spec = spec();
         let mut other = pod("", "x");
         let before = other.clone();
-        mutate_pod(&mut other, Owner { name: "app", uid: "u-1", spec: &spec });
+        mutate_pod(
+            &mut other,
+            Owner {
+                name: "app",
+                uid: "u-1",
+                spec: &spec,
+            },
+        );
         assert_eq!(other, before);
     }
 }
