@@ -8,3 +8,6 @@
 pub mod api;
 pub mod backend;
 pub mod controllers;
+pub mod lifecycle;
+pub mod node;
+pub mod pipeline;

@@ -9,6 +9,10 @@ use super::handlers::Target;
 use super::server::ApiServer;
 use super::status::ApiError;
 
-pub(crate) fn evict(_server: &Arc<ApiServer>, _target: &Target, _body: &Value) -> Result<Response, ApiError> {
+pub(crate) fn evict(
+    _server: &Arc<ApiServer>,
+    _target: &Target,
+    _body: &Value,
+) -> Result<Response, ApiError> {
     Err(ApiError::method_not_allowed())
 }

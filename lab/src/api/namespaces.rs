@@ -15,7 +15,9 @@ pub(crate) const STORAGE: &str = "/namespaces";
 impl ApiServer {
     /// Namespaces and objects that every cluster has.
     pub(crate) fn bootstrap(&self) -> Result<(), ApiError> {
-        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else { return Ok(()) };
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else {
+            return Ok(());
+        };
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let object = json!({"metadata": {"name": name}});
             self.create_object(&namespaces, None, object, &WriteOptions::internal())?;
@@ -24,15 +26,23 @@ impl ApiServer {
     }
 
     /// New objects need a namespace that exists and is not going away.
-    pub(crate) fn check_namespace(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
+    pub(crate) fn check_namespace(
+        &self,
+        resource: &ResourceType,
+        object: &Value,
+    ) -> Result<(), ApiError> {
         if !resource.namespaced {
             return Ok(());
         }
         let wanted = namespace(object);
-        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else { return Ok(()) };
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else {
+            return Ok(());
+        };
         let found = self.existing(&namespaces, &ObjectKey::new("", wanted))?;
         if is_deleting(&found.value) {
-            let why = format!("unable to create new content in namespace {wanted} because it is being terminated");
+            let why = format!(
+                "unable to create new content in namespace {wanted} because it is being terminated"
+            );
             let cause = Cause {
                 reason: "NamespaceTerminating".to_owned(),
                 message: format!("namespace {wanted} is being terminated"),
@@ -57,7 +67,9 @@ impl ApiServer {
             ),
         ];
         for (plural, content) in contents {
-            let Some(resource) = self.registry().get("", "v1", plural) else { continue };
+            let Some(resource) = self.registry().get("", "v1", plural) else {
+                continue;
+            };
             match self.create_object(&resource, Some(wanted), content, &WriteOptions::internal()) {
                 Err(error) if error.reason != "AlreadyExists" => return Err(error),
                 _ => {}

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
+use k8s_openapi::api::policy::v1::{
+    PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
@@ -19,8 +21,8 @@ use kube::ResourceExt;
 
 use super::context::{Caches, Context, Informers, wake, wake_on_self};
 use super::meta::{
-    controller_of, count, elapsed, is_ready, is_terminal, is_terminating, owner_name_of_kind, scaled, selects_or_all,
-    stamp, truth,
+    controller_of, count, elapsed, is_ready, is_terminal, is_terminating, owner_name_of_kind,
+    scaled, selects_or_all, stamp, truth,
 };
 use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError};
 
@@ -67,13 +69,18 @@ impl DisruptionController {
                 in_namespace(change.latest().and_then(|one| one.namespace()))
             }
         });
-        wake(&mut informers.stateful_sets, queue, move |change: &Change<StatefulSet>| {
-            let size = |one: &Arc<StatefulSet>| one.spec.as_ref().and_then(|spec| spec.replicas);
-            if change.old.as_ref().map(size) == change.new.as_ref().map(size) {
-                return Vec::new();
-            }
-            in_namespace(change.latest().and_then(|one| one.namespace()))
-        });
+        wake(
+            &mut informers.stateful_sets,
+            queue,
+            move |change: &Change<StatefulSet>| {
+                let size =
+                    |one: &Arc<StatefulSet>| one.spec.as_ref().and_then(|spec| spec.replicas);
+                if change.old.as_ref().map(size) == change.new.as_ref().map(size) {
+                    return Vec::new();
+                }
+                in_namespace(change.latest().and_then(|one| one.namespace()))
+            },
+        );
         Self { context }
     }
 }
@@ -86,23 +93,37 @@ impl Reconcile for DisruptionController {
         let Some(budget) = caches.disruption_budgets.get(&key.namespace, &key.name) else {
             return Ok(Outcome::Done);
         };
-        let Some(spec) = &budget.spec else { return Ok(Outcome::Done) };
+        let Some(spec) = &budget.spec else {
+            return Ok(Outcome::Done);
+        };
         let mut pods = caches.pods.in_namespace(&key.namespace);
         pods.retain(|pod| covers(&budget, pod) && !is_terminal(pod));
         let sizes = sizes(caches, &pods);
         let now = Timestamp::now();
         let status = judge(&budget, spec, &pods, &sizes, now);
-        let pending = status.disrupted_pods.as_ref().is_some_and(|pods| !pods.is_empty());
+        let pending = status
+            .disrupted_pods
+            .as_ref()
+            .is_some_and(|pods| !pods.is_empty());
         if budget.status.as_ref() != Some(&status) {
             let mut updated = (*budget).clone();
             updated.status = Some(status);
-            self.context.objects.replace_status(&caches.disruption_budgets, &updated).await?;
+            self.context
+                .objects
+                .replace_status(&caches.disruption_budgets, &updated)
+                .await?;
         }
         Ok(Outcome::after(pending.then_some(DELETION_TIMEOUT)))
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.disruption_budgets.all().iter().map(|budget| Key::of(&**budget)).collect()
+        self.context
+            .caches
+            .disruption_budgets
+            .all()
+            .iter()
+            .map(|budget| Key::of(&**budget))
+            .collect()
     }
 }
 
@@ -129,7 +150,11 @@ fn no_scale(pod: &Pod) -> String {
         None => format!("found no controllers for pod \"{}\"", pod.name_any()),
         Some(owner) => {
             let plural = owner.kind.to_lowercase();
-            format!("{plural}s \"{}\" of pod \"{}\" does not implement the scale subresource", owner.name, pod.name_any())
+            format!(
+                "{plural}s \"{}\" of pod \"{}\" does not implement the scale subresource",
+                owner.name,
+                pod.name_any()
+            )
         }
     }
 }
@@ -138,22 +163,43 @@ fn scale_behind(caches: &Caches, pod: &Pod) -> Option<(String, i32)> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let owner = controller_of(&pod.metadata)?;
     if let Some(name) = owner_name_of_kind::<StatefulSet>(&pod.metadata) {
-        let set = caches.stateful_sets.get(namespace, name).filter(|set| set.uid().as_ref() == Some(&owner.uid))?;
+        let set = caches
+            .stateful_sets
+            .get(namespace, name)
+            .filter(|set| set.uid().as_ref() == Some(&owner.uid))?;
         return Some((owner.uid.clone(), set.spec.as_ref()?.replicas.unwrap_or(1)));
     }
     let name = owner_name_of_kind::<ReplicaSet>(&pod.metadata)?;
-    let set = caches.replica_sets.get(namespace, name).filter(|set| set.uid().as_ref() == Some(&owner.uid))?;
+    let set = caches
+        .replica_sets
+        .get(namespace, name)
+        .filter(|set| set.uid().as_ref() == Some(&owner.uid))?;
     let Some(above) = controller_of(&set.metadata) else {
         return Some((owner.uid.clone(), set.spec.as_ref()?.replicas.unwrap_or(1)));
     };
     let name = owner_name_of_kind::<Deployment>(&set.metadata)?;
-    let deployment = caches.deployments.get(namespace, name).filter(|one| one.uid().as_ref() == Some(&above.uid))?;
-    Some((above.uid.clone(), deployment.spec.as_ref()?.replicas.unwrap_or(1)))
+    let deployment = caches
+        .deployments
+        .get(namespace, name)
+        .filter(|one| one.uid().as_ref() == Some(&above.uid))?;
+    Some((
+        above.uid.clone(),
+        deployment.spec.as_ref()?.replicas.unwrap_or(1),
+    ))
 }
 
 /// Expected and desired numbers of pods, or why they cannot be known.
-fn expectation(spec: &PodDisruptionBudgetSpec, pods: &[Arc<Pod>], sizes: &Sizes) -> Result<(i32, i32), String> {
-    let expected = || sizes.as_ref().map(|sizes| sizes.values().sum::<i32>()).map_err(Clone::clone);
+fn expectation(
+    spec: &PodDisruptionBudgetSpec,
+    pods: &[Arc<Pod>],
+    sizes: &Sizes,
+) -> Result<(i32, i32), String> {
+    let expected = || {
+        sizes
+            .as_ref()
+            .map(|sizes| sizes.values().sum::<i32>())
+            .map_err(Clone::clone)
+    };
     if let Some(limit) = &spec.max_unavailable {
         let expected = expected()?;
         let unavailable = scaled(limit, expected, true)?;
@@ -199,16 +245,27 @@ fn judge(
         .unwrap_or_default()
         .into_iter()
         .filter(|(name, since)| {
-            let pod = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name));
-            pod.is_some_and(|pod| !is_terminating(&pod.metadata)) && elapsed(since.0, now) < DELETION_TIMEOUT
+            let pod = pods
+                .iter()
+                .find(|pod| pod.metadata.name.as_ref() == Some(name));
+            pod.is_some_and(|pod| !is_terminating(&pod.metadata))
+                && elapsed(since.0, now) < DELETION_TIMEOUT
         })
         .collect();
     let healthy = pods.iter().filter(|pod| {
-        let evicted = pod.metadata.name.as_ref().is_some_and(|name| disrupted.contains_key(name));
+        let evicted = pod
+            .metadata
+            .name
+            .as_ref()
+            .is_some_and(|name| disrupted.contains_key(name));
         is_ready(pod) && !is_terminating(&pod.metadata) && !evicted
     });
     let healthy = count(healthy.count());
-    let allowed = if expected <= 0 { 0 } else { healthy.saturating_sub(desired).max(0) };
+    let allowed = if expected <= 0 {
+        0
+    } else {
+        healthy.saturating_sub(desired).max(0)
+    };
     PodDisruptionBudgetStatus {
         observed_generation: generation,
         expected_pods: expected,
@@ -234,9 +291,13 @@ fn condition(
     };
     let status = truth(allowed > 0);
     let mut others: Vec<Condition> = old.conditions.clone().unwrap_or_default();
-    let before = others.iter().position(|condition| condition.type_ == "DisruptionAllowed");
+    let before = others
+        .iter()
+        .position(|condition| condition.type_ == "DisruptionAllowed");
     let before = before.map(|index| others.remove(index));
-    let since = before.filter(|before| before.status == status).map(|before| before.last_transition_time);
+    let since = before
+        .filter(|before| before.status == status)
+        .map(|before| before.last_transition_time);
     others.push(Condition {
         type_: "DisruptionAllowed".to_owned(),
         status: status.to_owned(),
@@ -273,9 +334,17 @@ mod tests {
     }
 
     fn status(spec: &Value, pods: &[Arc<Pod>], sizes: &Sizes) -> PodDisruptionBudgetStatus {
-        let budget: PodDisruptionBudget =
-            serde_json::from_value(json!({"metadata": {"name": "b", "generation": 3}, "spec": spec})).unwrap();
-        judge(&budget, budget.spec.as_ref().unwrap(), pods, sizes, Timestamp::now())
+        let budget: PodDisruptionBudget = serde_json::from_value(
+            json!({"metadata": {"name": "b", "generation": 3}, "spec": spec}),
+        )
+        .unwrap();
+        judge(
+            &budget,
+            budget.spec.as_ref().unwrap(),
+            pods,
+            sizes,
+            Timestamp::now(),
+        )
     }
 
     fn size(replicas: i32) -> Sizes {
@@ -300,21 +369,34 @@ mod tests {
             (json!({"minAvailable": 0}), 0, 0, size(0), 0),
         ] {
             let status = status(&spec, &pods(ready, unready), &sizes);
-            assert_eq!(status.disruptions_allowed, allowed, "{spec} {ready}+{unready}");
+            assert_eq!(
+                status.disruptions_allowed, allowed,
+                "{spec} {ready}+{unready}"
+            );
             assert_eq!(status.observed_generation, Some(3));
         }
     }
 
     #[test]
     fn pods_whose_owner_has_no_scale_may_not_be_evicted_by_percentage_or_max_unavailable() {
-        for spec in [json!({"maxUnavailable": 1}), json!({"minAvailable": "50%"}), json!({"maxUnavailable": "50%"})] {
+        for spec in [
+            json!({"maxUnavailable": 1}),
+            json!({"minAvailable": "50%"}),
+            json!({"maxUnavailable": "50%"}),
+        ] {
             let status = status(&spec, &pods(2, 0), &without_scale());
             assert_eq!(status.disruptions_allowed, 0, "{spec}");
             let condition = &status.conditions.unwrap()[0];
-            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "SyncFailed"));
+            assert_eq!(
+                (condition.status.as_str(), condition.reason.as_str()),
+                ("False", "SyncFailed")
+            );
         }
         let by_number = status(&json!({"minAvailable": 1}), &pods(2, 0), &without_scale());
-        assert_eq!((by_number.disruptions_allowed, by_number.expected_pods), (1, 2));
+        assert_eq!(
+            (by_number.disruptions_allowed, by_number.expected_pods),
+            (1, 2)
+        );
     }
 
     #[test]
@@ -328,8 +410,21 @@ mod tests {
             },
         }))
         .unwrap();
-        let status = judge(&budget, budget.spec.as_ref().unwrap(), &pods, &size(3), Timestamp::now());
+        let status = judge(
+            &budget,
+            budget.spec.as_ref().unwrap(),
+            &pods,
+            &size(3),
+            Timestamp::now(),
+        );
         assert_eq!((status.current_healthy, status.disruptions_allowed), (2, 0));
-        assert_eq!(status.disrupted_pods.unwrap().into_keys().collect::<Vec<_>>(), ["p0"]);
+        assert_eq!(
+            status
+                .disrupted_pods
+                .unwrap()
+                .into_keys()
+                .collect::<Vec<_>>(),
+            ["p0"]
+        );
     }
 }

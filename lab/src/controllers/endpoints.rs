@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServicePort, ServiceSpec,
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
+    ServicePort, ServiceSpec,
 };
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice,
@@ -61,15 +62,22 @@ impl EndpointsController {
         });
         // What somebody else changed or removed is put back.
         wake_on_self(&mut informers.endpoints, queue);
-        wake(&mut informers.endpoint_slices, queue, |change: &Change<EndpointSlice>| {
-            let slices = change.states();
-            let named = slices.filter_map(|slice| {
-                let service = slice.labels().get(SERVICE_NAME)?;
-                Some(Key::new(slice.namespace().unwrap_or_default(), service))
-            });
-            named.collect()
-        });
-        Self { context, api_address }
+        wake(
+            &mut informers.endpoint_slices,
+            queue,
+            |change: &Change<EndpointSlice>| {
+                let slices = change.states();
+                let named = slices.filter_map(|slice| {
+                    let service = slice.labels().get(SERVICE_NAME)?;
+                    Some(Key::new(slice.namespace().unwrap_or_default(), service))
+                });
+                named.collect()
+            },
+        );
+        Self {
+            context,
+            api_address,
+        }
     }
 
     async fn write(
@@ -78,7 +86,9 @@ impl EndpointsController {
         endpoints: Endpoints,
         slice: EndpointSlice,
     ) -> Result<(), ReconcileError> {
-        let Context { objects, caches, .. } = &self.context;
+        let Context {
+            objects, caches, ..
+        } = &self.context;
         let namespace = service.namespace().unwrap_or_default();
         match caches.endpoints.get(&namespace, &service.name_any()) {
             None => {
@@ -95,7 +105,9 @@ impl EndpointsController {
             None => {
                 objects.create(&caches.endpoint_slices, &slice).await?;
             }
-            Some(present) if present.endpoints != slice.endpoints || present.ports != slice.ports => {
+            Some(present)
+                if present.endpoints != slice.endpoints || present.ports != slice.ports =>
+            {
                 let mut updated = (*present).clone();
                 updated.endpoints = slice.endpoints;
                 updated.ports = slice.ports;
@@ -111,14 +123,22 @@ impl EndpointsController {
         let slices = self.context.caches.endpoint_slices.in_namespace(&namespace);
         slices.into_iter().find(|slice| {
             slice.labels().get(SERVICE_NAME) == Some(&service.name_any())
-                && slice.labels().get(MANAGED_BY).is_some_and(|by| by == SLICE_CONTROLLER)
-                && slice.owner_references().iter().any(|owner| Some(&owner.uid) == service.metadata.uid.as_ref())
+                && slice
+                    .labels()
+                    .get(MANAGED_BY)
+                    .is_some_and(|by| by == SLICE_CONTROLLER)
+                && slice
+                    .owner_references()
+                    .iter()
+                    .any(|owner| Some(&owner.uid) == service.metadata.uid.as_ref())
         })
     }
 
     /// Kubernetes' Endpoints have no owner reference; their controller takes them away.
     async fn clean_up(&self, key: &Key) -> Result<(), ReconcileError> {
-        let Context { objects, caches, .. } = &self.context;
+        let Context {
+            objects, caches, ..
+        } = &self.context;
         if let Some(endpoints) = caches.endpoints.get(&key.namespace, &key.name)
             && endpoints.labels().contains_key(MANAGED_BY)
         {
@@ -142,7 +162,9 @@ impl Reconcile for EndpointsController {
         }
         let spec = service.spec.clone().unwrap_or_default();
         let groups = if key == Key::new("default", "kubernetes") {
-            let Some(address) = self.api_address else { return Ok(Outcome::Done) };
+            let Some(address) = self.api_address else {
+                return Ok(Outcome::Done);
+            };
             vec![api_group(&spec, address)]
         } else {
             if selector(&service).is_none() {
@@ -150,19 +172,33 @@ impl Reconcile for EndpointsController {
             }
             addresses(&service, &spec, &caches.pods.in_namespace(&key.namespace))
         };
-        self.write(&service, endpoints(&service, &groups), slice(&service, &groups)).await?;
+        self.write(
+            &service,
+            endpoints(&service, &groups),
+            slice(&service, &groups),
+        )
+        .await?;
         Ok(Outcome::Done)
     }
 
     fn keys(&self) -> Vec<Key> {
         let services = self.context.caches.services.all();
         let endpoints = self.context.caches.endpoints.all();
-        services.iter().map(|one| Key::of(&**one)).chain(endpoints.iter().map(|one| Key::of(&**one))).collect()
+        services
+            .iter()
+            .map(|one| Key::of(&**one))
+            .chain(endpoints.iter().map(|one| Key::of(&**one)))
+            .collect()
     }
 }
 
 fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
-    service.spec.as_ref()?.selector.as_ref().filter(|selector| !selector.is_empty())
+    service
+        .spec
+        .as_ref()?
+        .selector
+        .as_ref()
+        .filter(|selector| !selector.is_empty())
 }
 
 fn selects_pod(service: &Service, pod: &Pod) -> bool {
@@ -192,8 +228,16 @@ struct Group {
 fn addresses(service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>]) -> Vec<Group> {
     let publish_unready = spec.publish_not_ready_addresses == Some(true);
     let mut groups: Vec<Group> = Vec::new();
-    for pod in pods.iter().filter(|pod| selects_pod(service, pod) && !is_terminal(pod)) {
-        let Some(ip) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty()) else {
+    for pod in pods
+        .iter()
+        .filter(|pod| selects_pod(service, pod) && !is_terminal(pod))
+    {
+        let Some(ip) = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ip.clone())
+            .filter(|ip| !ip.is_empty())
+        else {
             continue;
         };
         let ports: Vec<(ServicePort, i32)> = spec
@@ -225,7 +269,10 @@ fn addresses(service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>]) -> Vec<Gr
         };
         match groups.iter_mut().find(|group| group.ports == ports) {
             Some(group) => group.addresses.push(address),
-            None => groups.push(Group { ports, addresses: vec![address] }),
+            None => groups.push(Group {
+                ports,
+                addresses: vec![address],
+            }),
         }
     }
     groups
@@ -234,8 +281,11 @@ fn addresses(service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>]) -> Vec<Gr
 /// A pod has a name of its own under a Service when that is its subdomain.
 fn hostname(service: &Service, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
-    let under_this_service = spec.subdomain == service.metadata.name && pod.namespace() == service.namespace();
-    spec.hostname.clone().filter(|hostname| !hostname.is_empty() && under_this_service)
+    let under_this_service =
+        spec.subdomain == service.metadata.name && pod.namespace() == service.namespace();
+    spec.hostname
+        .clone()
+        .filter(|hostname| !hostname.is_empty() && under_this_service)
 }
 
 fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
@@ -260,12 +310,18 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
 
 /// The API server as the one address of the Service `kubernetes`.
 fn api_group(spec: &ServiceSpec, address: SocketAddr) -> Group {
-    let port = spec.ports.iter().flatten().next().cloned().unwrap_or_else(|| ServicePort {
-        name: Some("https".to_owned()),
-        protocol: Some("TCP".to_owned()),
-        port: 443,
-        ..ServicePort::default()
-    });
+    let port = spec
+        .ports
+        .iter()
+        .flatten()
+        .next()
+        .cloned()
+        .unwrap_or_else(|| ServicePort {
+            name: Some("https".to_owned()),
+            protocol: Some("TCP".to_owned()),
+            port: 443,
+            ..ServicePort::default()
+        });
     Group {
         ports: vec![(port, i32::from(address.port()))],
         addresses: vec![Address {
@@ -335,7 +391,10 @@ fn slice(service: &Service, groups: &[Group]) -> EndpointSlice {
     labels.insert(MANAGED_BY.to_owned(), SLICE_CONTROLLER.to_owned());
     // One slice holds one set of ports. Pods that give a named port different numbers are rare; the first set is
     // written to the slice, all of them to the Endpoints.
-    let ports = groups.first().map(|group| group.ports.as_slice()).unwrap_or_default();
+    let ports = groups
+        .first()
+        .map(|group| group.ports.as_slice())
+        .unwrap_or_default();
     let ports: Vec<SlicePort> = ports
         .iter()
         .map(|(port, number)| SlicePort {
@@ -417,7 +476,10 @@ mod tests {
 
     #[test]
     fn ready_and_unready_pods_are_told_apart_and_named_ports_are_resolved() {
-        let (subsets, slice) = both(&service(&json!({})), &[pod("a", true, &json!({})), pod("bb", false, &json!({}))]);
+        let (subsets, slice) = both(
+            &service(&json!({})),
+            &[pod("a", true, &json!({})), pod("bb", false, &json!({}))],
+        );
         assert_eq!(subsets[0]["addresses"][0]["ip"], "10.0.0.1");
         assert_eq!(subsets[0]["addresses"][0]["targetRef"]["uid"], "a");
         assert_eq!(subsets[0]["notReadyAddresses"][0]["ip"], "10.0.0.2");
@@ -429,11 +491,18 @@ mod tests {
 
     #[test]
     fn a_pod_being_deleted_is_not_ready_but_may_still_serve() {
-        let going = pod("a", true, &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+        let going = pod(
+            "a",
+            true,
+            &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+        );
         let (subsets, slice) = both(&service(&json!({})), &[going]);
         assert_eq!(subsets, Value::Null);
         let conditions = &slice["endpoints"][0]["conditions"];
-        assert_eq!(conditions, &json!({"ready": false, "serving": true, "terminating": true}));
+        assert_eq!(
+            conditions,
+            &json!({"ready": false, "serving": true, "terminating": true})
+        );
     }
 
     #[test]
@@ -449,7 +518,11 @@ mod tests {
             pod("a", true, &json!({"status": {"phase": "Succeeded"}})),
             pod("bb", true, &json!({"status": {"podIP": ""}})),
             pod("ccc", true, &json!({"spec": {"containers": []}})),
-            pod("dddd", true, &json!({"metadata": {"labels": {"app": "other"}}})),
+            pod(
+                "dddd",
+                true,
+                &json!({"metadata": {"labels": {"app": "other"}}}),
+            ),
         ];
         assert_eq!(both(&service(&json!({})), &pods).0, Value::Null);
     }

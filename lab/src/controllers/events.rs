@@ -58,21 +58,40 @@ impl EventRecorder {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        (Self { component: "lab", sender }, write(client, receiver, stop))
+        (
+            Self {
+                component: "lab",
+                sender,
+            },
+            write(client, receiver, stop),
+        )
     }
 
     /// The same recorder under the name of another component.
     pub(crate) fn for_component(&self, component: &'static str) -> Self {
-        Self { component, sender: self.sender.clone() }
+        Self {
+            component,
+            sender: self.sender.clone(),
+        }
     }
 
     /// Something went as it should.
-    pub(crate) fn normal<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &'static str, note: String) {
+    pub(crate) fn normal<K: Resource<DynamicType = ()>>(
+        &self,
+        about: &K,
+        reason: &'static str,
+        note: String,
+    ) {
         self.tell(about, Severity::Normal, reason, note);
     }
 
     /// Something somebody may want to look at.
-    pub(crate) fn warning<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &'static str, note: String) {
+    pub(crate) fn warning<K: Resource<DynamicType = ()>>(
+        &self,
+        about: &K,
+        reason: &'static str,
+        note: String,
+    ) {
         self.tell(about, Severity::Warning, reason, note);
     }
 
@@ -85,8 +104,22 @@ impl EventRecorder {
     ) {
         let about = about.object_ref(&());
         let uid = about.uid.clone().unwrap_or_default();
-        let message = Message { component: self.component, severity, reason, note, uid };
-        if self.sender.try_send(Report { message, about, at: Timestamp::now() }).is_err() {
+        let message = Message {
+            component: self.component,
+            severity,
+            reason,
+            note,
+            uid,
+        };
+        if self
+            .sender
+            .try_send(Report {
+                message,
+                about,
+                at: Timestamp::now(),
+            })
+            .is_err()
+        {
             tracing::debug!(reason, "event dropped, too many at once");
         }
     }
@@ -114,11 +147,18 @@ async fn publish(
     written: &mut HashMap<Message, (String, i32)>,
     report: Report,
 ) -> Result<(), kube::Error> {
-    let namespace = report.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let namespace = report
+        .about
+        .namespace
+        .clone()
+        .unwrap_or_else(|| "default".to_owned());
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
     if let Some((name, count)) = written.get_mut(&report.message) {
         let patch = serde_json::json!({"count": *count + 1, "lastTimestamp": stamp(report.at)});
-        match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match api
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
             Ok(_) => {
                 *count += 1;
                 return Ok(());
@@ -153,7 +193,10 @@ fn event(namespace: &str, report: &Report) -> Event {
             }
             .to_owned(),
         ),
-        source: Some(EventSource { component: Some(report.message.component.to_owned()), host: None }),
+        source: Some(EventSource {
+            component: Some(report.message.component.to_owned()),
+            host: None,
+        }),
         reporting_component: Some(report.message.component.to_owned()),
         reporting_instance: Some(report.message.component.to_owned()),
         first_timestamp: Some(stamp(report.at)),
@@ -165,4 +208,3 @@ fn event(namespace: &str, report: &Report) -> Event {
         series: None,
     }
 }
-

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, ObjectMeta, OwnerReference, Time,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
@@ -16,7 +18,11 @@ use sha2::{Digest, Sha256};
 
 /// The owner that controls the object, if any (`metav1.GetControllerOf`).
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.as_deref().unwrap_or_default().iter().find(|owner| owner.controller == Some(true))
+    meta.owner_references
+        .as_deref()
+        .unwrap_or_default()
+        .iter()
+        .find(|owner| owner.controller == Some(true))
 }
 
 /// Whether this very owner (by UID) controls the object.
@@ -45,17 +51,32 @@ pub(crate) fn owner_name_of_kind<K: Resource<DynamicType = ()>>(meta: &ObjectMet
 
 /// A label selector that matches nothing when it is missing or malformed, and nothing when it is empty: no workload
 /// may take hold of every pod in a namespace by mistake.
-pub(crate) fn selects(selector: Option<&LabelSelector>, labels: Option<&BTreeMap<String, String>>) -> bool {
-    let Some(selector) = selector else { return false };
-    let empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
-        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
+pub(crate) fn selects(
+    selector: Option<&LabelSelector>,
+    labels: Option<&BTreeMap<String, String>>,
+) -> bool {
+    let Some(selector) = selector else {
+        return false;
+    };
+    let empty = selector
+        .match_labels
+        .as_ref()
+        .is_none_or(BTreeMap::is_empty)
+        && selector
+            .match_expressions
+            .as_ref()
+            .is_none_or(Vec::is_empty);
     !empty && selects_or_all(selector, labels)
 }
 
 /// As [`selects`], but an empty selector matches everything (as in PDBs and affinity terms).
-pub(crate) fn selects_or_all(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+pub(crate) fn selects_or_all(
+    selector: &LabelSelector,
+    labels: Option<&BTreeMap<String, String>>,
+) -> bool {
     let none = BTreeMap::new();
-    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels.unwrap_or(&none)))
+    Selector::try_from(selector.clone())
+        .is_ok_and(|selector| selector.matches(labels.unwrap_or(&none)))
 }
 
 /// Whether every pair of `wanted` is among `labels`.
@@ -63,7 +84,9 @@ pub(crate) fn contains_all(
     labels: Option<&BTreeMap<String, String>>,
     wanted: &BTreeMap<String, String>,
 ) -> bool {
-    wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    wanted
+        .iter()
+        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
 /// Whether deletion has begun.
@@ -73,7 +96,10 @@ pub(crate) fn is_terminating(meta: &ObjectMeta) -> bool {
 
 /// `status.phase`, `Pending` when it is not there yet.
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 /// Succeeded or Failed.
@@ -88,7 +114,12 @@ pub(crate) fn is_active(pod: &Pod) -> bool {
 
 /// A condition of a pod.
 pub(crate) fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.as_deref()?.iter().find(|condition| condition.type_ == kind)
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_deref()?
+        .iter()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Condition Ready is True (`podutil.IsPodReady`).
@@ -108,7 +139,9 @@ pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
     if !is_ready(pod) {
         return None;
     }
-    let Ok(needed) = u64::try_from(min_ready_seconds) else { return Some(Duration::ZERO) };
+    let Ok(needed) = u64::try_from(min_ready_seconds) else {
+        return Some(Duration::ZERO);
+    };
     if needed == 0 {
         return Some(Duration::ZERO);
     }
@@ -137,7 +170,11 @@ pub(crate) fn scaled(value: &IntOrString, total: i32, round_up: bool) -> Result<
                 .and_then(|digits| digits.parse::<i64>().ok())
                 .ok_or_else(|| format!("\"{text}\" is neither a number nor a percentage"))?;
             let hundredths = percent.saturating_mul(i64::from(total));
-            let rounded = if round_up { hundredths.saturating_add(99).div_euclid(100) } else { hundredths / 100 };
+            let rounded = if round_up {
+                hundredths.saturating_add(99).div_euclid(100)
+            } else {
+                hundredths / 100
+            };
             i32::try_from(rounded).map_err(|_| format!("\"{text}\" of {total} is too large"))
         }
     }

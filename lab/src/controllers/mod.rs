@@ -22,6 +22,7 @@ mod pods;
 mod replica_set;
 mod runtime;
 mod scheduler;
+pub mod spark;
 mod stateful_set;
 
 use std::net::SocketAddr;
@@ -69,7 +70,11 @@ impl ControllersHandle {
     pub async fn stop(mut self) -> Result<(), StopError> {
         self.stop.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        tokio::time::timeout(STOP_TIMEOUT, all).await.map_err(|_| StopError { seconds: STOP_TIMEOUT.as_secs() })
+        tokio::time::timeout(STOP_TIMEOUT, all)
+            .await
+            .map_err(|_| StopError {
+                seconds: STOP_TIMEOUT.as_secs(),
+            })
     }
 }
 
@@ -81,11 +86,26 @@ pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> Controller
     let (caches, mut informers) = informers();
     let (recorder, writer) = EventRecorder::new(client.clone(), stop.clone());
     tasks.spawn(writer);
-    let context = Context { caches: caches.clone(), objects: Objects::new(client.clone()), events: recorder };
-    let mut starter = Starter { context, informers: &mut informers, tasks: &mut tasks, stop: &stop };
+    let context = Context {
+        caches: caches.clone(),
+        objects: Objects::new(client.clone()),
+        events: recorder,
+    };
+    let mut starter = Starter {
+        context,
+        informers: &mut informers,
+        tasks: &mut tasks,
+        stop: &stop,
+    };
     starter.start("default-scheduler", scheduler::Scheduler::new);
-    starter.start("replicaset-controller", replica_set::ReplicaSetController::new);
-    starter.start("deployment-controller", deployment::DeploymentController::new);
+    starter.start(
+        "replicaset-controller",
+        replica_set::ReplicaSetController::new,
+    );
+    starter.start(
+        "deployment-controller",
+        deployment::DeploymentController::new,
+    );
     starter.start("job-controller", job::JobController::new);
     starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
     starter.start("daemonset-controller", daemon_set::DaemonSetController::new);
@@ -116,10 +136,18 @@ impl Starter<'_> {
         controller: impl FnOnce(Context, &mut Informers, &Arc<Queue>) -> R,
     ) {
         let queue = Arc::new(Queue::default());
-        let context = Context { events: self.context.events.for_component(component), ..self.context.clone() };
+        let context = Context {
+            events: self.context.events.for_component(component),
+            ..self.context.clone()
+        };
         let caches = context.caches.clone();
         let reconciler = Arc::new(controller(context, self.informers, &queue));
-        self.tasks.spawn(work_when_ready(caches, reconciler, queue, self.stop.clone()));
+        self.tasks.spawn(work_when_ready(
+            caches,
+            reconciler,
+            queue,
+            self.stop.clone(),
+        ));
     }
 }
 

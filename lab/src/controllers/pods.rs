@@ -50,12 +50,16 @@ pub(crate) fn pod_from_template<K: Resource<DynamicType = ()>>(
 
 /// Adds a label.
 pub(crate) fn label(meta: &mut ObjectMeta, key: &str, value: impl Into<String>) {
-    meta.labels.get_or_insert_with(BTreeMap::new).insert(key.to_owned(), value.into());
+    meta.labels
+        .get_or_insert_with(BTreeMap::new)
+        .insert(key.to_owned(), value.into());
 }
 
 /// Adds an annotation.
 pub(crate) fn annotate(meta: &mut ObjectMeta, key: &str, value: impl Into<String>) {
-    meta.annotations.get_or_insert_with(BTreeMap::new).insert(key.to_owned(), value.into());
+    meta.annotations
+        .get_or_insert_with(BTreeMap::new)
+        .insert(key.to_owned(), value.into());
 }
 
 /// An annotation's value.
@@ -118,8 +122,12 @@ async fn release<K: Resource<DynamicType = ()>, O: Namespaced>(
     owner: &K,
 ) -> Result<(), ReconcileError> {
     let owner_uid = owner.meta().uid.clone().unwrap_or_default();
-    let references: Vec<_> =
-        object.owner_references().iter().filter(|reference| reference.uid != owner_uid).cloned().collect();
+    let references: Vec<_> = object
+        .owner_references()
+        .iter()
+        .filter(|reference| reference.uid != owner_uid)
+        .cloned()
+        .collect();
     let patch = serde_json::json!({"metadata": {
         "uid": object.uid(), "resourceVersion": object.resource_version(), "ownerReferences": references,
     }});
@@ -142,16 +150,23 @@ pub(crate) async fn create_all<K: Resource<DynamicType = ()>>(
     let (first, rest) = pods.split_at(pods.len().min(1));
     let mut created = 0;
     for batch in [first, rest] {
-        let mut requests: FuturesUnordered<_> = batch.iter().map(|pod| objects.create(cache, pod)).collect();
+        let mut requests: FuturesUnordered<_> =
+            batch.iter().map(|pod| objects.create(cache, pod)).collect();
         let mut failed = None;
         while let Some(result) = requests.next().await {
             match result {
                 Ok(pod) => {
                     created += 1;
-                    events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
+                    events.normal(
+                        owner,
+                        "SuccessfulCreate",
+                        format!("Created pod: {}", pod.name_any()),
+                    );
                 }
                 Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    let cause = std::error::Error::source(&error)
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
                     events.warning(owner, "FailedCreate", format!("Error creating: {cause}"));
                     failed = Some(error);
                 }
@@ -172,12 +187,18 @@ pub(crate) async fn delete_all<K: Resource<DynamicType = ()>>(
     owner: &K,
     pods: &[Arc<Pod>],
 ) -> Result<(), ReconcileError> {
-    let mut requests: FuturesUnordered<_> =
-        pods.iter().map(|pod| async move { (pod, objects.delete(cache, &**pod).await) }).collect();
+    let mut requests: FuturesUnordered<_> = pods
+        .iter()
+        .map(|pod| async move { (pod, objects.delete(cache, &**pod).await) })
+        .collect();
     let mut failed = None;
     while let Some((pod, result)) = requests.next().await {
         match result {
-            Ok(()) => events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any())),
+            Ok(()) => events.normal(
+                owner,
+                "SuccessfulDelete",
+                format!("Deleted pod: {}", pod.name_any()),
+            ),
             Err(error) => failed = Some(error),
         }
     }

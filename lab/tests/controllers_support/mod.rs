@@ -1,7 +1,11 @@
 //! A cluster for controller tests: the real API server and the real controllers in process, and a double of the
 //! kubelet that only claims that pods run.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of this module")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test file uses a part of this module"
+)]
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -44,12 +48,21 @@ impl Cluster {
     }
 
     pub(crate) async fn with(config: ControllersConfig) -> Self {
-        let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
-        let _already_set = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+        let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG")
+            .unwrap_or_else(|_| "warn".into());
+        let _already_set = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .try_init();
         let server = ApiServer::new(ApiServerConfig::default()).unwrap();
         let controllers = spawn_all(server.client("controllers"), &config);
         let client = server.client("test");
-        Self { server, client, controllers: Some(controllers), kubelet: None }
+        Self {
+            server,
+            client,
+            controllers: Some(controllers),
+            kubelet: None,
+        }
     }
 
     pub(crate) async fn stop(mut self) {
@@ -71,7 +84,9 @@ impl Cluster {
             "allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
         }});
-        api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
+            .await
+            .unwrap();
     }
 
     /// The API of a kind in `default`.
@@ -91,46 +106,85 @@ impl Cluster {
             + Debug,
     {
         let object: K = serde_json::from_value(object).unwrap();
-        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+        self.api::<K>()
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn delete_now<K>(&self, name: &str)
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
     {
-        self.api::<K>().delete(name, &DeleteParams::default().grace_period(0)).await.unwrap();
+        self.api::<K>()
+            .delete(name, &DeleteParams::default().grace_period(0))
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn patch<K>(&self, name: &str, patch: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
     {
-        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap()
+        self.api::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn patch_status<K>(&self, name: &str, patch: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
     {
-        self.api::<K>().patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap()
+        self.api::<K>()
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap()
     }
 
     /// Pods in `default` with this label selector.
     pub(crate) async fn pods(&self, labels: &str) -> Vec<Pod> {
-        self.api::<Pod>().list(&ListParams::default().labels(labels)).await.unwrap().items
+        self.api::<Pod>()
+            .list(&ListParams::default().labels(labels))
+            .await
+            .unwrap()
+            .items
     }
 
     /// Waits until pods with these labels are as wanted.
-    pub(crate) async fn pods_until(&self, labels: &str, what: &str, holds: impl Fn(&[Pod]) -> bool) -> Vec<Pod> {
+    pub(crate) async fn pods_until(
+        &self,
+        labels: &str,
+        what: &str,
+        holds: impl Fn(&[Pod]) -> bool,
+    ) -> Vec<Pod> {
         until(what, || async {
             let pods = self.pods(labels).await;
-            if holds(&pods) { Ok(pods) } else { Err(format!("{:#?}", summary(&pods))) }
+            if holds(&pods) {
+                Ok(pods)
+            } else {
+                Err(format!("{:#?}", summary(&pods)))
+            }
         })
         .await
     }
 
     /// Waits until an object is as wanted.
-    pub(crate) async fn object_until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool) -> K
+    pub(crate) async fn object_until<K>(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&K) -> bool,
+    ) -> K
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
             + serde::Serialize
@@ -150,7 +204,10 @@ impl Cluster {
     /// Waits until an object is gone.
     pub(crate) async fn gone<K>(&self, name: &str)
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + Debug,
     {
         until(&format!("{name} is gone"), || async {
             match self.api::<K>().get_opt(name).await.unwrap() {
@@ -171,7 +228,10 @@ where
     loop {
         match attempt().await {
             Ok(value) => return value,
-            Err(state) => assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}; last state: {state}"),
+            Err(state) => assert!(
+                start.elapsed() < PATIENCE,
+                "not within {PATIENCE:?}: {what}; last state: {state}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
@@ -182,7 +242,11 @@ fn summary(pods: &[Pod]) -> Vec<String> {
         .map(|pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-            format!("{} {phase:?} on {node:?}, deleted {:?}", pod.name_any(), pod.metadata.deletion_timestamp)
+            format!(
+                "{} {phase:?} on {node:?}, deleted {:?}",
+                pod.name_any(),
+                pod.metadata.deletion_timestamp
+            )
         })
         .collect()
 }
@@ -208,17 +272,31 @@ async fn kubelet_double(client: kube::Client) {
     let mut next_ip = 1_u32;
     while let Some(event) = stream.next().await {
         let Ok(pod) = event else { continue };
-        let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
+        let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
+            continue;
+        };
         let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap());
-        let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.clone())
+            .unwrap_or_default();
         if pod.metadata.deletion_timestamp.is_some() {
             if pod.metadata.deletion_grace_period_seconds != Some(0) {
-                let _gone = api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
+                let _gone = api
+                    .delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
+                    .await;
             }
         } else if matches!(phase.as_str(), "" | "Pending") {
             let status = claimed_status(&pod, &node, next_ip);
             next_ip += 1;
-            let _racing = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await;
+            let _racing = api
+                .patch_status(
+                    &pod.name_any(),
+                    &PatchParams::default(),
+                    &Patch::Merge(&status),
+                )
+                .await;
         }
     }
 }
@@ -236,7 +314,9 @@ fn claimed_status(pod: &Pod, node: &str, number: u32) -> Value {
     };
     let state = match exit {
         None => json!({"running": {"startedAt": now}}),
-        Some(code) => json!({"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}),
+        Some(code) => {
+            json!({"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}})
+        }
     };
     let address = format!("10.244.0.{number}");
     json!({"status": {

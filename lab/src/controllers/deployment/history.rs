@@ -27,15 +27,25 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const MOST_COLLISIONS: i32 = 16;
 
 fn revision(meta: &ObjectMeta) -> i64 {
-    annotation(meta, REVISION).and_then(|revision| revision.parse().ok()).unwrap_or(0)
+    annotation(meta, REVISION)
+        .and_then(|revision| revision.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Writes the sizes that a later resize is measured against.
 pub(crate) fn note_size(set: &mut ReplicaSet, deployment: &Deployment) {
     let Some(spec) = &deployment.spec else { return };
     let surge = Limits::of(spec).map_or(0, |limits| limits.surge);
-    annotate(&mut set.metadata, DESIRED_REPLICAS, wanted(spec).to_string());
-    annotate(&mut set.metadata, MAX_REPLICAS, wanted(spec).saturating_add(surge).to_string());
+    annotate(
+        &mut set.metadata,
+        DESIRED_REPLICAS,
+        wanted(spec).to_string(),
+    );
+    annotate(
+        &mut set.metadata,
+        MAX_REPLICAS,
+        wanted(spec).saturating_add(surge).to_string(),
+    );
 }
 
 /// Sets without pods beyond `revisionHistoryLimit`, oldest first.
@@ -69,18 +79,38 @@ fn copied_annotations(deployment: &Deployment) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn new_set(deployment: &Deployment, spec: &DeploymentSpec, sets: &Sets, collisions: i32) -> ReplicaSet {
+fn new_set(
+    deployment: &Deployment,
+    spec: &DeploymentSpec,
+    sets: &Sets,
+    collisions: i32,
+) -> ReplicaSet {
     let hash = short_hash(&spec.template, collisions);
     let mut template = spec.template.clone();
-    label(template.metadata.get_or_insert_default(), HASH_LABEL, hash.clone());
+    label(
+        template.metadata.get_or_insert_default(),
+        HASH_LABEL,
+        hash.clone(),
+    );
     let mut selector = spec.selector.clone();
-    selector.match_labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), hash.clone());
-    let highest = sets.old.iter().map(|set| revision(&set.metadata)).max().unwrap_or(0);
+    selector
+        .match_labels
+        .get_or_insert_default()
+        .insert(HASH_LABEL.to_owned(), hash.clone());
+    let highest = sets
+        .old
+        .iter()
+        .map(|set| revision(&set.metadata))
+        .max()
+        .unwrap_or(0);
     let mut set = ReplicaSet {
         metadata: ObjectMeta {
             name: Some(format!("{}-{hash}", deployment.name_any())),
             namespace: deployment.namespace(),
-            labels: template.metadata.as_ref().and_then(|meta| meta.labels.clone()),
+            labels: template
+                .metadata
+                .as_ref()
+                .and_then(|meta| meta.labels.clone()),
             annotations: Some(copied_annotations(deployment)),
             owner_references: Some(vec![controller_reference(deployment)]),
             ..ObjectMeta::default()
@@ -117,7 +147,9 @@ impl DeploymentController {
                     size(&created),
                 );
                 if size(&created) > 0 {
-                    self.context.events.normal(deployment, "ScalingReplicaSet", note);
+                    self.context
+                        .events
+                        .normal(deployment, "ScalingReplicaSet", note);
                 }
                 revision(&created.metadata)
             }
@@ -126,7 +158,10 @@ impl DeploymentController {
             let patch = serde_json::json!({"metadata": {
                 "uid": deployment.uid(), "annotations": {REVISION: number.to_string()},
             }});
-            self.context.objects.patch(&caches.deployments, deployment, &patch).await?;
+            self.context
+                .objects
+                .patch(&caches.deployments, deployment, &patch)
+                .await?;
         }
         Ok(())
     }
@@ -139,8 +174,17 @@ impl DeploymentController {
         sets: &Sets,
         new: &ReplicaSet,
     ) -> Result<i64, ReconcileError> {
-        let highest = sets.old.iter().map(|set| revision(&set.metadata)).max().unwrap_or(0);
-        let number = if revision(&new.metadata) > highest { revision(&new.metadata) } else { highest + 1 };
+        let highest = sets
+            .old
+            .iter()
+            .map(|set| revision(&set.metadata))
+            .max()
+            .unwrap_or(0);
+        let number = if revision(&new.metadata) > highest {
+            revision(&new.metadata)
+        } else {
+            highest + 1
+        };
         let mut updated = new.clone();
         annotate(&mut updated.metadata, REVISION, number.to_string());
         for (key, value) in copied_annotations(deployment) {
@@ -150,7 +194,10 @@ impl DeploymentController {
             set_spec.min_ready_seconds = spec.min_ready_seconds;
         }
         if updated != *new {
-            self.context.objects.replace(&self.context.caches.replica_sets, &updated).await?;
+            self.context
+                .objects
+                .replace(&self.context.caches.replica_sets, &updated)
+                .await?;
         }
         Ok(number)
     }
@@ -162,10 +209,19 @@ impl DeploymentController {
         sets: &Sets,
     ) -> Result<ReplicaSet, ReconcileError> {
         let caches = &self.context.caches;
-        let known = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+        let known = deployment
+            .status
+            .as_ref()
+            .and_then(|status| status.collision_count)
+            .unwrap_or(0);
         for collisions in known..known.saturating_add(MOST_COLLISIONS) {
             let set = new_set(deployment, spec, sets, collisions);
-            match self.context.objects.create(&caches.replica_sets, &set).await {
+            match self
+                .context
+                .objects
+                .create(&caches.replica_sets, &set)
+                .await
+            {
                 // The name is taken, by another template or another owner: hash again.
                 Err(error) if error.code() == Some(409) => {}
                 result => return result,

@@ -36,20 +36,31 @@ impl DeploymentController {
             let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
             let all = candidates.in_namespace(namespace);
             let may_adopt = all.iter().filter(|deployment| {
-                selects(deployment.spec.as_ref().map(|spec| &spec.selector), set.metadata.labels.as_ref())
+                selects(
+                    deployment.spec.as_ref().map(|spec| &spec.selector),
+                    set.metadata.labels.as_ref(),
+                )
             });
             may_adopt.map(|deployment| Key::of(&**deployment)).collect()
         });
         // Recreate waits until the last old pod is gone, which no ReplicaSet's status tells.
         let sets = context.caches.replica_sets.clone();
         wake(&mut informers.pods, queue, move |change| {
-            let Some(pod) = change.latest().filter(|_| change.new.as_ref().is_none_or(|pod| is_terminal(pod))) else {
+            let Some(pod) = change
+                .latest()
+                .filter(|_| change.new.as_ref().is_none_or(|pod| is_terminal(pod)))
+            else {
                 return Vec::new();
             };
             let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-            let set = owner_name_of_kind::<ReplicaSet>(&pod.metadata).and_then(|name| sets.get(&namespace, name));
-            let owner = set.and_then(|set| owner_name_of_kind::<Deployment>(&set.metadata).map(str::to_owned));
-            owner.map(|name| Key::new(namespace, name)).into_iter().collect()
+            let set = owner_name_of_kind::<ReplicaSet>(&pod.metadata)
+                .and_then(|name| sets.get(&namespace, name));
+            let owner = set
+                .and_then(|set| owner_name_of_kind::<Deployment>(&set.metadata).map(str::to_owned));
+            owner
+                .map(|name| Key::new(namespace, name))
+                .into_iter()
+                .collect()
         });
         Self { context }
     }
@@ -57,7 +68,9 @@ impl DeploymentController {
     async fn scale(&self, deployment: &Deployment, scale: &Scale) -> Result<(), ReconcileError> {
         let caches = &self.context.caches;
         let namespace = deployment.namespace().unwrap_or_default();
-        let Some(set) = caches.replica_sets.get(&namespace, &scale.name) else { return Ok(()) };
+        let Some(set) = caches.replica_sets.get(&namespace, &scale.name) else {
+            return Ok(());
+        };
         let mut updated = (*set).clone();
         let before = rollout::size(&set);
         if let Some(spec) = &mut updated.spec {
@@ -67,11 +80,23 @@ impl DeploymentController {
         if updated == *set {
             return Ok(());
         }
-        self.context.objects.replace(&caches.replica_sets, &updated).await?;
+        self.context
+            .objects
+            .replace(&caches.replica_sets, &updated)
+            .await?;
         if before != scale.replicas {
-            let direction = if before < scale.replicas { "up" } else { "down" };
-            let note = format!("Scaled {direction} replica set {} from {before} to {}", scale.name, scale.replicas);
-            self.context.events.normal(deployment, "ScalingReplicaSet", note);
+            let direction = if before < scale.replicas {
+                "up"
+            } else {
+                "down"
+            };
+            let note = format!(
+                "Scaled {direction} replica set {} from {before} to {}",
+                scale.name, scale.replicas
+            );
+            self.context
+                .events
+                .normal(deployment, "ScalingReplicaSet", note);
         }
         Ok(())
     }
@@ -89,7 +114,8 @@ impl DeploymentController {
         sets.old.iter().any(|set| {
             let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
             let pods = self.context.caches.pods.in_namespace(namespace);
-            pods.iter().any(|pod| is_controlled_by(&pod.metadata, &set.metadata) && !is_terminal(pod))
+            pods.iter()
+                .any(|pod| is_controlled_by(&pod.metadata, &set.metadata) && !is_terminal(pod))
         })
     }
 
@@ -138,9 +164,16 @@ impl DeploymentController {
         Ok(Ok(()))
     }
 
-    async fn clean_up(&self, deployment: &Deployment, spec: &DeploymentSpec) -> Result<(), ReconcileError> {
+    async fn clean_up(
+        &self,
+        deployment: &Deployment,
+        spec: &DeploymentSpec,
+    ) -> Result<(), ReconcileError> {
         for set in history::outdated(&self.sets(deployment, spec), spec) {
-            self.context.objects.delete(&self.context.caches.replica_sets, &*set).await?;
+            self.context
+                .objects
+                .delete(&self.context.caches.replica_sets, &*set)
+                .await?;
         }
         Ok(())
     }
@@ -151,34 +184,58 @@ impl Reconcile for DeploymentController {
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
         let caches = &self.context.caches;
-        let Some(deployment) = caches.deployments.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
-        let Some(spec) = deployment.spec.clone() else { return Ok(Outcome::Done) };
-        claim(&self.context.objects, &caches.replica_sets, &*deployment, Some(&spec.selector)).await?;
+        let Some(deployment) = caches.deployments.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(spec) = deployment.spec.clone() else {
+            return Ok(Outcome::Done);
+        };
+        claim(
+            &self.context.objects,
+            &caches.replica_sets,
+            &*deployment,
+            Some(&spec.selector),
+        )
+        .await?;
         let mut failed = None;
         if !is_terminating(&deployment.metadata) {
             failed = self.roll(&deployment, &spec).await?.err();
         }
         // Rolling may have written annotations to the Deployment; the status goes on top of that.
-        let Some(deployment) = caches.deployments.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
+        let Some(deployment) = caches.deployments.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
         let now = Timestamp::now();
         let sets = self.sets(&deployment, &spec);
         let status = status::status_of(&deployment, &spec, &sets, failed.as_ref(), now);
         if deployment.status.as_ref() != Some(&status) {
             let mut updated = (*deployment).clone();
             updated.status = Some(status.clone());
-            self.context.objects.replace_status(&caches.deployments, &updated).await?;
+            self.context
+                .objects
+                .replace_status(&caches.deployments, &updated)
+                .await?;
         }
-        if !is_terminating(&deployment.metadata) && status::is_complete(&deployment, &spec, &status) {
+        if !is_terminating(&deployment.metadata) && status::is_complete(&deployment, &spec, &status)
+        {
             self.clean_up(&deployment, &spec).await?;
         }
         if let Some(error) = failed {
             return Err(error);
         }
-        Ok(Outcome::after(status::progress_deadline_in(&spec, &status, now)))
+        Ok(Outcome::after(status::progress_deadline_in(
+            &spec, &status, now,
+        )))
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.deployments.all().iter().map(|deployment| Key::of(&**deployment)).collect()
+        self.context
+            .caches
+            .deployments
+            .all()
+            .iter()
+            .map(|deployment| Key::of(&**deployment))
+            .collect()
     }
 }
 

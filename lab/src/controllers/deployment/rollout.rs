@@ -35,7 +35,9 @@ impl Sets {
     /// Tells the new one from the old ones by comparing templates (`FindNewReplicaSet`).
     pub(crate) fn of(mut owned: Vec<Arc<ReplicaSet>>, spec: &DeploymentSpec) -> Self {
         owned.sort_by_cached_key(|set| (created(&set.metadata), set.name_any()));
-        let position = owned.iter().position(|set| same_template(set, &spec.template));
+        let position = owned
+            .iter()
+            .position(|set| same_template(set, &spec.template));
         let new = position.map(|position| owned.remove(position));
         Self { new, old: owned }
     }
@@ -57,11 +59,20 @@ impl Sets {
 
 /// Whether the set was made from this template.
 fn same_template(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
-    let Some(mut made_from) = set.spec.as_ref().and_then(|spec| spec.template.clone()) else { return false };
-    if let Some(labels) = made_from.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
+    let Some(mut made_from) = set.spec.as_ref().and_then(|spec| spec.template.clone()) else {
+        return false;
+    };
+    if let Some(labels) = made_from
+        .metadata
+        .as_mut()
+        .and_then(|meta| meta.labels.as_mut())
+    {
         labels.remove(HASH_LABEL);
     }
-    let (one, other) = (made_from.metadata.unwrap_or_default(), template.metadata.clone().unwrap_or_default());
+    let (one, other) = (
+        made_from.metadata.unwrap_or_default(),
+        template.metadata.clone().unwrap_or_default(),
+    );
     one.labels.unwrap_or_default() == other.labels.unwrap_or_default()
         && one.annotations.unwrap_or_default() == other.annotations.unwrap_or_default()
         && made_from.spec == template.spec
@@ -69,11 +80,17 @@ fn same_template(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
 
 /// `spec.replicas` of a set.
 pub(crate) fn size(set: &ReplicaSet) -> i32 {
-    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)
+    set.spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(0)
 }
 
 fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+    set.status
+        .as_ref()
+        .and_then(|status| status.available_replicas)
+        .unwrap_or(0)
 }
 
 /// `spec.replicas` of the Deployment.
@@ -83,7 +100,10 @@ pub(crate) fn wanted(spec: &DeploymentSpec) -> i32 {
 
 /// Strategy Recreate.
 pub(crate) fn is_recreate(spec: &DeploymentSpec) -> bool {
-    spec.strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate")
+    spec.strategy
+        .as_ref()
+        .and_then(|strategy| strategy.type_.as_deref())
+        == Some("Recreate")
 }
 
 /// maxSurge and maxUnavailable in pods.
@@ -97,20 +117,41 @@ impl Limits {
     /// Resolves percentages: surge rounds up, unavailable down; never both zero (`ResolveFenceposts`).
     pub(crate) fn of(spec: &DeploymentSpec) -> Result<Self, String> {
         if is_recreate(spec) {
-            return Ok(Self { surge: 0, unavailable: 0 });
+            return Ok(Self {
+                surge: 0,
+                unavailable: 0,
+            });
         }
-        let rolling = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.clone()).unwrap_or_default();
+        let rolling = spec
+            .strategy
+            .as_ref()
+            .and_then(|strategy| strategy.rolling_update.clone())
+            .unwrap_or_default();
         let quarter = || IntOrString::String("25%".to_owned());
         let replicas = wanted(spec);
         let surge = scaled(&rolling.max_surge.unwrap_or_else(quarter), replicas, true)?;
-        let unavailable = scaled(&rolling.max_unavailable.unwrap_or_else(quarter), replicas, false)?;
-        let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
-        Ok(Self { surge: surge.max(0), unavailable: unavailable.clamp(0, replicas.max(1)) })
+        let unavailable = scaled(
+            &rolling.max_unavailable.unwrap_or_else(quarter),
+            replicas,
+            false,
+        )?;
+        let unavailable = if surge == 0 && unavailable == 0 {
+            1
+        } else {
+            unavailable
+        };
+        Ok(Self {
+            surge: surge.max(0),
+            unavailable: unavailable.clamp(0, replicas.max(1)),
+        })
     }
 }
 
 fn scale_to(set: &ReplicaSet, replicas: i32) -> Option<Scale> {
-    (size(set) != replicas).then(|| Scale { name: set.name_any(), replicas })
+    (size(set) != replicas).then(|| Scale {
+        name: set.name_any(),
+        replicas,
+    })
 }
 
 /// When somebody changed `replicas` (or it is paused), only sizes change: `None` when there is nothing of that kind to
@@ -128,15 +169,33 @@ pub(crate) fn resize(spec: &DeploymentSpec, sets: &Sets) -> Option<Vec<Scale>> {
     let active: Vec<&Arc<ReplicaSet>> = sets.all().filter(|set| size(set) > 0).collect();
     // One set, or none with pods: that one takes it all.
     if active.len() <= 1 {
-        let target = active.first().copied().or(sets.new.as_ref()).or(sets.old.last())?;
-        return Some(vec![Scale { name: target.name_any(), replicas: wanted }]);
+        let target = active
+            .first()
+            .copied()
+            .or(sets.new.as_ref())
+            .or(sets.old.last())?;
+        return Some(vec![Scale {
+            name: target.name_any(),
+            replicas: wanted,
+        }]);
     }
     // The new one has everything: what is left of the old ones goes.
-    if let Some(new) = sets.new.as_ref().filter(|new| size(new) == wanted && available(new) == wanted) {
+    if let Some(new) = sets
+        .new
+        .as_ref()
+        .filter(|new| size(new) == wanted && available(new) == wanted)
+    {
         let rest = sets.old.iter().filter(|set| size(set) > 0);
-        let mut scales: Vec<Scale> =
-            rest.map(|set| Scale { name: set.name_any(), replicas: 0 }).collect();
-        scales.push(Scale { name: new.name_any(), replicas: wanted });
+        let mut scales: Vec<Scale> = rest
+            .map(|set| Scale {
+                name: set.name_any(),
+                replicas: 0,
+            })
+            .collect();
+        scales.push(Scale {
+            name: new.name_any(),
+            replicas: wanted,
+        });
         return Some(scales);
     }
     Some(proportionally(spec, &active))
@@ -145,7 +204,11 @@ pub(crate) fn resize(spec: &DeploymentSpec, sets: &Sets) -> Option<Vec<Scale>> {
 /// Spreads the difference over sets in proportion to their size, the larger first, the newest taking the rest.
 fn proportionally(spec: &DeploymentSpec, active: &[&Arc<ReplicaSet>]) -> Vec<Scale> {
     let surge = Limits::of(spec).map_or(0, |limits| limits.surge);
-    let allowed = if wanted(spec) > 0 { wanted(spec).saturating_add(surge) } else { 0 };
+    let allowed = if wanted(spec) > 0 {
+        wanted(spec).saturating_add(surge)
+    } else {
+        0
+    };
     let total: i32 = active.iter().map(|set| size(set)).sum();
     let mut left = allowed - total;
     let mut ordered = active.to_vec();
@@ -163,11 +226,21 @@ fn proportionally(spec: &DeploymentSpec, active: &[&Arc<ReplicaSet>]) -> Vec<Sca
             .filter(|maximum| *maximum > 0)
             .unwrap_or(total);
         let share = f64::from(size(set)) * f64::from(allowed) / f64::from(basis.max(1));
-        #[expect(clippy::cast_possible_truncation, reason = "replica counts are far below 2^31")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "replica counts are far below 2^31"
+        )]
         let share = share.round() as i32 - size(set);
-        let share = if difference > 0 { share.clamp(0, left.max(0)) } else { share.clamp(left.min(0), 0) };
+        let share = if difference > 0 {
+            share.clamp(0, left.max(0))
+        } else {
+            share.clamp(left.min(0), 0)
+        };
         left -= share;
-        scales.push(Scale { name: set.name_any(), replicas: (size(set) + share).max(0) });
+        scales.push(Scale {
+            name: set.name_any(),
+            replicas: (size(set) + share).max(0),
+        });
     }
     if let Some(first) = scales.first_mut() {
         first.replicas = first.replicas.saturating_add(left).max(0);
@@ -182,7 +255,10 @@ pub(crate) fn old_to_zero(sets: &Sets) -> Vec<Scale> {
 
 /// Recreate, second half.
 pub(crate) fn new_to_full(spec: &DeploymentSpec, sets: &Sets) -> Vec<Scale> {
-    sets.new.iter().filter_map(|set| scale_to(set, wanted(spec))).collect()
+    sets.new
+        .iter()
+        .filter_map(|set| scale_to(set, wanted(spec)))
+        .collect()
 }
 
 /// Size with which a new set is born (`NewRSNewReplicas`).
@@ -197,14 +273,20 @@ pub(crate) fn first_size(spec: &DeploymentSpec, sets: &Sets) -> i32 {
 
 /// One step of a rolling update: grow the new set into the surge, or shrink old ones by what is spare.
 pub(crate) fn rolling_step(spec: &DeploymentSpec, sets: &Sets, limits: Limits) -> Vec<Scale> {
-    let Some(new) = &sets.new else { return Vec::new() };
+    let Some(new) = &sets.new else {
+        return Vec::new();
+    };
     let wanted = wanted(spec);
     let target = match size(new).cmp(&wanted) {
         std::cmp::Ordering::Equal => size(new),
         std::cmp::Ordering::Greater => wanted,
         std::cmp::Ordering::Less => {
             let room = wanted.saturating_add(limits.surge) - sets.total();
-            if room <= 0 { size(new) } else { size(new) + room.min(wanted - size(new)) }
+            if room <= 0 {
+                size(new)
+            } else {
+                size(new) + room.min(wanted - size(new))
+            }
         }
     };
     if let Some(scale) = scale_to(new, target) {
@@ -234,7 +316,9 @@ fn shrink_old(wanted: i32, new: &ReplicaSet, sets: &Sets, limits: Limits) -> Vec
     }
     // Then as many that serve as availability allows.
     let removed: i32 = old_total - sizes.iter().map(|(_, size)| *size).sum::<i32>();
-    let mut allowed = (sets.available() - minimum).min(sets.total() - removed - minimum).max(0);
+    let mut allowed = (sets.available() - minimum)
+        .min(sets.total() - removed - minimum)
+        .max(0);
     for (_, current) in &mut sizes {
         let less = (*current).min(allowed);
         *current -= less;
@@ -283,11 +367,18 @@ mod tests {
     }
 
     fn step(spec: &DeploymentSpec, sets: &[Arc<ReplicaSet>]) -> Vec<Scale> {
-        rolling_step(spec, &Sets::of(sets.to_vec(), spec), Limits::of(spec).unwrap())
+        rolling_step(
+            spec,
+            &Sets::of(sets.to_vec(), spec),
+            Limits::of(spec).unwrap(),
+        )
     }
 
     fn to(version: &str, replicas: i32) -> Scale {
-        Scale { name: format!("a-{version}"), replicas }
+        Scale {
+            name: format!("a-{version}"),
+            replicas,
+        }
     }
 
     #[test]
@@ -301,9 +392,21 @@ mod tests {
     #[test]
     fn percentages_never_leave_a_rollout_without_room() {
         let limits = Limits::of(&spec(3, rolling(&json!("0%"), &json!("10%")))).unwrap();
-        assert_eq!(limits, Limits { surge: 0, unavailable: 1 });
+        assert_eq!(
+            limits,
+            Limits {
+                surge: 0,
+                unavailable: 1
+            }
+        );
         let limits = Limits::of(&spec(4, rolling(&json!("25%"), &json!("25%")))).unwrap();
-        assert_eq!(limits, Limits { surge: 1, unavailable: 1 });
+        assert_eq!(
+            limits,
+            Limits {
+                surge: 1,
+                unavailable: 1
+            }
+        );
     }
 
     #[test]
@@ -311,7 +414,11 @@ mod tests {
         let spec = spec(3, rolling(&json!(1), &json!(0)));
         let old_only = Sets::of(vec![set("1", 3, 3)], &spec);
         assert_eq!(first_size(&spec, &old_only), 1);
-        assert_eq!(step(&spec, &[set("1", 3, 3), set("2", 1, 0)]), [], "the new pod does not serve yet");
+        assert_eq!(
+            step(&spec, &[set("1", 3, 3), set("2", 1, 0)]),
+            [],
+            "the new pod does not serve yet"
+        );
         assert_eq!(step(&spec, &[set("1", 3, 3), set("2", 1, 1)]), [to("1", 2)]);
         assert_eq!(step(&spec, &[set("1", 2, 2), set("2", 1, 1)]), [to("2", 2)]);
         assert_eq!(step(&spec, &[set("1", 0, 0), set("2", 3, 3)]), []);
@@ -333,12 +440,19 @@ mod tests {
                     for new in 0..=3 {
                         for new_serving in 0..=new {
                             let before = old_serving + new_serving;
-                            for scale in step(&spec, &[set("1", old, old_serving), set("2", new, new_serving)]) {
+                            for scale in step(
+                                &spec,
+                                &[set("1", old, old_serving), set("2", new, new_serving)],
+                            ) {
                                 if scale.name == "a-2" {
-                                    assert!(old + scale.replicas <= 3 + surge, "surge {old} {new} {scale:?}");
+                                    assert!(
+                                        old + scale.replicas <= 3 + surge,
+                                        "surge {old} {new} {scale:?}"
+                                    );
                                 } else {
                                     // The worst case takes serving pods only after the dead ones are gone.
-                                    let serving_after = old_serving.min(scale.replicas) + new_serving;
+                                    let serving_after =
+                                        old_serving.min(scale.replicas) + new_serving;
                                     assert!(
                                         serving_after >= (3 - unavailable).min(before),
                                         "{old}/{old_serving} {new}/{new_serving} {scale:?}"

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet,
+};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -20,16 +22,24 @@ pub(crate) fn status_of(
     now: Timestamp,
 ) -> DeploymentStatus {
     let old = deployment.status.clone().unwrap_or_default();
-    let sum = |field: &dyn Fn(&ReplicaSet) -> i32| -> i32 { sets.all().map(|set| field(set)).sum() };
+    let sum =
+        |field: &dyn Fn(&ReplicaSet) -> i32| -> i32 { sets.all().map(|set| field(set)).sum() };
     let replicas_of = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
-    let available =
-        sum(&|set| set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0));
+    let available = sum(&|set| {
+        set.status
+            .as_ref()
+            .and_then(|status| status.available_replicas)
+            .unwrap_or(0)
+    });
     let mut status = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         replicas: unless_zero(sum(&replicas_of)),
         updated_replicas: unless_zero(sets.new.as_ref().map_or(0, |set| replicas_of(set))),
         ready_replicas: unless_zero(sum(&|set| {
-            set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)
+            set.status
+                .as_ref()
+                .and_then(|status| status.ready_replicas)
+                .unwrap_or(0)
         })),
         available_replicas: unless_zero(available),
         unavailable_replicas: unless_zero((sets.total() - available).max(0)),
@@ -37,10 +47,18 @@ pub(crate) fn status_of(
         terminating_replicas: old.terminating_replicas,
         conditions: None,
     };
-    let mut conditions = Conditions { list: old.conditions.clone().unwrap_or_default(), now };
+    let mut conditions = Conditions {
+        list: old.conditions.clone().unwrap_or_default(),
+        now,
+    };
     let unavailable = Limits::of(spec).map_or(0, |limits| limits.unavailable);
     if available >= wanted(spec) - unavailable {
-        conditions.set("Available", true, "MinimumReplicasAvailable", "Deployment has minimum availability.");
+        conditions.set(
+            "Available",
+            true,
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        );
     } else {
         let message = "Deployment does not have minimum availability.";
         conditions.set("Available", false, "MinimumReplicasUnavailable", message);
@@ -60,10 +78,15 @@ fn progress(
     conditions: &mut Conditions,
 ) {
     if !has_deadline(spec) {
-        conditions.list.retain(|condition| condition.type_ != "Progressing");
+        conditions
+            .list
+            .retain(|condition| condition.type_ != "Progressing");
         return;
     }
-    let reason = conditions.get("Progressing").and_then(|condition| condition.reason.clone()).unwrap_or_default();
+    let reason = conditions
+        .get("Progressing")
+        .and_then(|condition| condition.reason.clone())
+        .unwrap_or_default();
     if spec.paused == Some(true) {
         conditions.set_unknown("Progressing", "DeploymentPaused", "Deployment is paused");
         return;
@@ -72,17 +95,33 @@ fn progress(
         conditions.set_unknown("Progressing", "DeploymentResumed", "Deployment is resumed");
         return;
     }
-    let name = sets.new.as_ref().map_or_else(|| deployment.name_any(), |set| set.name_any());
-    let subject = sets.new.as_ref().map_or_else(|| format!("Deployment \"{name}\""), |_| format!("ReplicaSet \"{name}\""));
+    let name = sets
+        .new
+        .as_ref()
+        .map_or_else(|| deployment.name_any(), |set| set.name_any());
+    let subject = sets.new.as_ref().map_or_else(
+        || format!("Deployment \"{name}\""),
+        |_| format!("ReplicaSet \"{name}\""),
+    );
     if is_complete(deployment, spec, new) && sets.new.is_some() {
         let message = format!("{subject} has successfully progressed.");
         conditions.set("Progressing", true, "NewReplicaSetAvailable", &message);
     } else if has_progressed(old, new) || reason.is_empty() {
-        conditions.refresh("Progressing", "ReplicaSetUpdated", &format!("{subject} is progressing."));
+        conditions.refresh(
+            "Progressing",
+            "ReplicaSetUpdated",
+            &format!("{subject} is progressing."),
+        );
     } else if reason == "NewReplicaSetAvailable" {
         // Done once; a lost pod afterwards is not a rollout. A new template is.
-        if old.updated_replicas != new.updated_replicas && new.updated_replicas.unwrap_or(0) < wanted(spec) {
-            conditions.refresh("Progressing", "ReplicaSetUpdated", &format!("{subject} is progressing."));
+        if old.updated_replicas != new.updated_replicas
+            && new.updated_replicas.unwrap_or(0) < wanted(spec)
+        {
+            conditions.refresh(
+                "Progressing",
+                "ReplicaSetUpdated",
+                &format!("{subject} is progressing."),
+            );
         }
     } else if timed_out(spec, conditions) {
         let message = format!("{subject} has timed out progressing.");
@@ -91,12 +130,14 @@ fn progress(
 }
 
 fn failure(sets: &Sets, failed: Option<&ReconcileError>, conditions: &mut Conditions) {
-    let own = failed
-        .filter(|error| !error.is_race())
-        .map(|error| std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string));
+    let own = failed.filter(|error| !error.is_race()).map(|error| {
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+    });
     match own.or_else(|| failure_of_sets(sets)) {
         Some(message) => conditions.set("ReplicaFailure", true, "FailedCreate", &message),
-        None => conditions.list.retain(|condition| condition.type_ != "ReplicaFailure"),
+        None => conditions
+            .list
+            .retain(|condition| condition.type_ != "ReplicaFailure"),
     }
 }
 
@@ -104,14 +145,20 @@ fn failure(sets: &Sets, failed: Option<&ReconcileError>, conditions: &mut Condit
 fn failure_of_sets(sets: &Sets) -> Option<String> {
     let messages = sets.all().filter_map(|set| {
         let conditions = set.status.as_ref()?.conditions.as_deref()?;
-        let failure = conditions.iter().find(|condition| condition.type_ == "ReplicaFailure")?;
+        let failure = conditions
+            .iter()
+            .find(|condition| condition.type_ == "ReplicaFailure")?;
         failure.message.clone()
     });
     messages.last()
 }
 
 /// Everything new, nothing old, all available, and the spec has been seen.
-pub(crate) fn is_complete(deployment: &Deployment, spec: &DeploymentSpec, status: &DeploymentStatus) -> bool {
+pub(crate) fn is_complete(
+    deployment: &Deployment,
+    spec: &DeploymentSpec,
+    status: &DeploymentStatus,
+) -> bool {
     let wanted = unless_zero(wanted(spec));
     status.updated_replicas == wanted
         && status.replicas == wanted
@@ -133,12 +180,16 @@ fn has_deadline(spec: &DeploymentSpec) -> bool {
 }
 
 fn deadline(spec: &DeploymentSpec) -> Duration {
-    let seconds = spec.progress_deadline_seconds.unwrap_or(DEFAULT_PROGRESS_DEADLINE);
+    let seconds = spec
+        .progress_deadline_seconds
+        .unwrap_or(DEFAULT_PROGRESS_DEADLINE);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 fn timed_out(spec: &DeploymentSpec, conditions: &Conditions) -> bool {
-    let since = conditions.get("Progressing").and_then(|condition| condition.last_update_time.clone());
+    let since = conditions
+        .get("Progressing")
+        .and_then(|condition| condition.last_update_time.clone());
     since.is_some_and(|since| elapsed(since.0, conditions.now) >= deadline(spec))
 }
 
@@ -151,8 +202,15 @@ pub(crate) fn progress_deadline_in(
     if !has_deadline(spec) || spec.paused == Some(true) {
         return None;
     }
-    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Progressing")?;
-    let settled = matches!(condition.reason.as_deref(), Some("NewReplicaSetAvailable" | "ProgressDeadlineExceeded"));
+    let condition = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Progressing")?;
+    let settled = matches!(
+        condition.reason.as_deref(),
+        Some("NewReplicaSetAvailable" | "ProgressDeadlineExceeded")
+    );
     let since = condition.last_update_time.as_ref().filter(|_| !settled)?;
     Some(deadline(spec).saturating_sub(elapsed(since.0, now)) + MARGIN)
 }
@@ -199,9 +257,15 @@ impl Conditions {
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             last_update_time: now.clone(),
-            last_transition_time: same_status.and_then(|before| before.last_transition_time.clone()).or(now),
+            last_transition_time: same_status
+                .and_then(|before| before.last_transition_time.clone())
+                .or(now),
         };
-        match self.list.iter_mut().find(|condition| condition.type_ == kind) {
+        match self
+            .list
+            .iter_mut()
+            .find(|condition| condition.type_ == kind)
+        {
             Some(existing) => *existing = condition,
             None => self.list.push(condition),
         }

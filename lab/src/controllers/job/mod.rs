@@ -20,7 +20,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
 
-use self::plan::{Backoff, Plan, TRACKING_FINALIZER, has_tracking_finalizer, job_pod, plan, tell_of};
+use self::plan::{
+    Backoff, Plan, TRACKING_FINALIZER, has_tracking_finalizer, job_pod, plan, tell_of,
+};
 use super::context::{Context, Informers, wake, wake_on_owned, wake_on_self};
 use super::meta::{controller_of, owner_name_of_kind, selects};
 use super::pods::{claim, create_all, delete_all};
@@ -42,16 +44,25 @@ impl JobController {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             let all = candidates.in_namespace(namespace);
             let may_adopt = all.iter().filter(|job| {
-                selects(job.spec.as_ref().and_then(|spec| spec.selector.as_ref()), pod.metadata.labels.as_ref())
+                selects(
+                    job.spec.as_ref().and_then(|spec| spec.selector.as_ref()),
+                    pod.metadata.labels.as_ref(),
+                )
             });
             may_adopt.map(|job| Key::of(&**job)).collect()
         });
         // A tracked pod that lost its Job must lose the finalizer too, or it could never go away.
         wake(&mut informers.pods, queue, |change: &Change<Pod>| {
             let stranded = change.new.iter().filter(|pod| has_tracking_finalizer(pod));
-            stranded.filter(|pod| controller_of(&pod.metadata).is_none()).map(|pod| Key::of(&**pod)).collect()
+            stranded
+                .filter(|pod| controller_of(&pod.metadata).is_none())
+                .map(|pod| Key::of(&**pod))
+                .collect()
         });
-        Self { context, backoffs: Mutex::new(HashMap::new()) }
+        Self {
+            context,
+            backoffs: Mutex::new(HashMap::new()),
+        }
     }
 
     /// Takes the finalizer off pods whose Job is gone. `present` is the UID of the Job that has the name now: pods of
@@ -70,11 +81,20 @@ impl JobController {
     }
 
     async fn untrack(&self, pod: &Pod) -> Result<(), ReconcileError> {
-        let left: Vec<&String> = pod.finalizers().iter().filter(|name| *name != TRACKING_FINALIZER).collect();
+        let left: Vec<&String> = pod
+            .finalizers()
+            .iter()
+            .filter(|name| *name != TRACKING_FINALIZER)
+            .collect();
         let patch = serde_json::json!({"metadata": {
             "uid": pod.uid(), "resourceVersion": pod.resource_version(), "finalizers": left,
         }});
-        match self.context.objects.patch(&self.context.caches.pods, pod, &patch).await {
+        match self
+            .context
+            .objects
+            .patch(&self.context.caches.pods, pod, &patch)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some(404) => Ok(()),
             Err(error) => Err(error),
@@ -83,7 +103,12 @@ impl JobController {
 
     fn backoff_of(&self, job: &Job) -> Backoff {
         let backoffs = self.backoffs.lock().unwrap_or_else(PoisonError::into_inner);
-        job.metadata.uid.as_ref().and_then(|uid| backoffs.get(uid)).copied().unwrap_or_default()
+        job.metadata
+            .uid
+            .as_ref()
+            .and_then(|uid| backoffs.get(uid))
+            .copied()
+            .unwrap_or_default()
     }
 
     fn remember_backoff(&self, job: &Job, backoff: Backoff) {
@@ -100,7 +125,10 @@ impl JobController {
     fn forget_jobs_that_are_gone(&self) {
         let jobs = self.context.caches.jobs.all();
         let mut backoffs = self.backoffs.lock().unwrap_or_else(PoisonError::into_inner);
-        backoffs.retain(|uid, _| jobs.iter().any(|job| job.metadata.uid.as_ref() == Some(uid)));
+        backoffs.retain(|uid, _| {
+            jobs.iter()
+                .any(|job| job.metadata.uid.as_ref() == Some(uid))
+        });
     }
 
     /// Deletes a finished Job whose time to live is over, in the foreground as Kubernetes' TTL controller does.
@@ -110,10 +138,19 @@ impl JobController {
         let api = self.context.objects.api::<Job>(&namespace);
         let parameters = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Foreground),
-            preconditions: Some(Preconditions { uid: job.uid(), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: job.uid(),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
-        match call::<Job, _>("delete", format!("{namespace}/{name}"), api.delete(&name, &parameters)).await {
+        match call::<Job, _>(
+            "delete",
+            format!("{namespace}/{name}"),
+            api.delete(&name, &parameters),
+        )
+        .await
+        {
             Ok(_) => {}
             Err(error) if error.is_race() => {}
             Err(error) => return Err(error),
@@ -123,7 +160,11 @@ impl JobController {
     }
 
     async fn carry_out(&self, job: &Job, plan: Plan) -> Result<(), ReconcileError> {
-        let Context { objects, caches, events } = &self.context;
+        let Context {
+            objects,
+            caches,
+            events,
+        } = &self.context;
         // First the books, then the deeds: a pod may lose its finalizer only after the status has its UID.
         if job.status.as_ref() != Some(&plan.status) {
             let mut updated = job.clone();
@@ -141,7 +182,11 @@ impl JobController {
             self.untrack(pod).await?;
         }
         delete_all(objects, &caches.pods, events, job, &plan.delete).await?;
-        let pods: Vec<Pod> = plan.create.iter().map(|index| job_pod(job, *index)).collect();
+        let pods: Vec<Pod> = plan
+            .create
+            .iter()
+            .map(|index| job_pod(job, *index))
+            .collect();
         let (_, failed) = create_all(objects, &caches.pods, events, job, &pods).await;
         failed.map_or(Ok(()), Err)
     }
@@ -157,10 +202,16 @@ impl Reconcile for JobController {
             self.forget_jobs_that_are_gone();
             return Ok(Outcome::Done);
         };
-        if job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref()).is_some_and(|by| by != JOB_CONTROLLER) {
+        if job
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.managed_by.as_deref())
+            .is_some_and(|by| by != JOB_CONTROLLER)
+        {
             return Ok(Outcome::Done);
         }
-        self.let_orphans_go(&key, job.metadata.uid.as_deref()).await?;
+        self.let_orphans_go(&key, job.metadata.uid.as_deref())
+            .await?;
         let now = Timestamp::now();
         if let Some(expiry) = plan::expires_in(&job, now) {
             if expiry.is_zero() {
@@ -180,7 +231,13 @@ impl Reconcile for JobController {
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.jobs.all().iter().map(|job| Key::of(&**job)).collect()
+        self.context
+            .caches
+            .jobs
+            .all()
+            .iter()
+            .map(|job| Key::of(&**job))
+            .collect()
     }
 }
 

@@ -41,7 +41,9 @@ impl Backoff {
         let (Some(last), Some(exponent)) = (self.last_failure, self.failures.checked_sub(1)) else {
             return Duration::ZERO;
         };
-        let pause = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(exponent)).min(LONGEST_BACKOFF);
+        let pause = FIRST_BACKOFF
+            .saturating_mul(2_u32.saturating_pow(exponent))
+            .min(LONGEST_BACKOFF);
         pause.saturating_sub(elapsed(last, now))
     }
 }
@@ -72,7 +74,9 @@ pub(crate) struct Told {
 
 /// Whether the pod still waits to be counted.
 pub(crate) fn has_tracking_finalizer(pod: &Pod) -> bool {
-    pod.finalizers().iter().any(|name| name == TRACKING_FINALIZER)
+    pod.finalizers()
+        .iter()
+        .any(|name| name == TRACKING_FINALIZER)
 }
 
 fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
@@ -92,9 +96,14 @@ fn finished(status: &JobStatus) -> Option<&JobCondition> {
 /// live is never looked at again.
 pub(crate) fn expires_in(job: &Job, now: Timestamp) -> Option<Duration> {
     let finished = finished(job.status.as_ref()?)?;
-    let lives = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished);
+    let lives = job
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ttl_seconds_after_finished);
     let already_going = is_terminating(&job.metadata);
-    let (Some(seconds), Some(Time(since)), false) = (lives, &finished.last_transition_time, already_going) else {
+    let (Some(seconds), Some(Time(since)), false) =
+        (lives, &finished.last_transition_time, already_going)
+    else {
         return Some(Duration::from_secs(3600));
     };
     let total = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -110,7 +119,11 @@ struct Ending {
 
 impl Ending {
     fn failed(reason: &str, message: &str) -> Self {
-        Self { failed: true, reason: reason.to_owned(), message: message.to_owned() }
+        Self {
+            failed: true,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        }
     }
 }
 
@@ -127,11 +140,13 @@ struct Books {
 
 impl Books {
     fn total_succeeded(&self) -> i32 {
-        self.succeeded.saturating_add(count(self.uncounted_succeeded.len()))
+        self.succeeded
+            .saturating_add(count(self.uncounted_succeeded.len()))
     }
 
     fn total_failed(&self) -> i32 {
-        self.failed.saturating_add(count(self.uncounted_failed.len()))
+        self.failed
+            .saturating_add(count(self.uncounted_failed.len()))
     }
 
     fn all_counted(&self) -> bool {
@@ -159,9 +174,15 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Backoff, now: Timestam
     }
 
     let mut books = open_books(&old, spec, pods, backoff, now);
-    let active: Vec<Arc<Pod>> =
-        pods.iter().filter(|pod| is_active(pod) && !books.knows(pod)).cloned().collect();
-    let terminating = pods.iter().filter(|pod| is_terminating(&pod.metadata) && !is_terminal(pod)).count();
+    let active: Vec<Arc<Pod>> = pods
+        .iter()
+        .filter(|pod| is_active(pod) && !books.knows(pod))
+        .cloned()
+        .collect();
+    let terminating = pods
+        .iter()
+        .filter(|pod| is_terminating(&pod.metadata) && !is_terminal(pod))
+        .count();
 
     let mut ending = planned_ending(&old, spec, pods, &books, &status, now);
     let mut look_again = deadline(spec, &status, now).filter(|_| ending.is_none() && !suspended);
@@ -182,7 +203,11 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Backoff, now: Timestam
         // Garbage collection takes the pods.
     } else {
         let wanted = wanted_active(spec, &books, active.len());
-        let waiting = if waits_for_end_of_failed_pods(spec) { terminating } else { 0 };
+        let waiting = if waits_for_end_of_failed_pods(spec) {
+            terminating
+        } else {
+            0
+        };
         if active.len() > wanted {
             delete = least_useful(&active, active.len() - wanted);
         } else if active.len() + waiting < wanted {
@@ -200,7 +225,11 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Backoff, now: Timestam
     // The status tells what will be true when the deeds are done, as Kubernetes' does.
     let active_after = (active.len() + create.len()).saturating_sub(delete.len());
     let deleted_ready = delete.iter().filter(|pod| is_ready(pod)).count();
-    let ready = active.iter().filter(|pod| is_ready(pod)).count().saturating_sub(deleted_ready);
+    let ready = active
+        .iter()
+        .filter(|pod| is_ready(pod))
+        .count()
+        .saturating_sub(deleted_ready);
     let terminating_after = terminating + delete.len();
     status.active = unless_zero(count(active_after));
     status.ready = Some(count(ready));
@@ -212,21 +241,37 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Backoff, now: Timestam
         failed: list_unless_empty(&books.uncounted_failed),
     });
     if is_indexed(spec) {
-        status.completed_indexes = Some(ranges(&books.completed_indexes)).filter(|ranges| !ranges.is_empty());
+        status.completed_indexes =
+            Some(ranges(&books.completed_indexes)).filter(|ranges| !ranges.is_empty());
     }
     let mut conditions = old.conditions.clone().unwrap_or_default();
     if let Some(ending) = &ending {
-        end(&mut conditions, &mut status, ending, books.all_counted() && terminating_after == 0, now);
+        end(
+            &mut conditions,
+            &mut status,
+            ending,
+            books.all_counted() && terminating_after == 0,
+            now,
+        );
     } else {
         suspend(&mut conditions, &mut status, suspended, now);
     }
     status.conditions = (!conditions.is_empty()).then_some(conditions);
-    Plan { status, create, delete, untrack: books.untrack, backoff: books.backoff, look_again }
+    Plan {
+        status,
+        create,
+        delete,
+        untrack: books.untrack,
+        backoff: books.backoff,
+        look_again,
+    }
 }
 
 impl Books {
     fn knows(&self, pod: &Pod) -> bool {
-        pod.uid().is_some_and(|uid| self.uncounted_failed.contains(&uid) || self.uncounted_succeeded.contains(&uid))
+        pod.uid().is_some_and(|uid| {
+            self.uncounted_failed.contains(&uid) || self.uncounted_succeeded.contains(&uid)
+        })
     }
 }
 
@@ -235,7 +280,13 @@ fn list_unless_empty(uids: &BTreeSet<String>) -> Option<Vec<String>> {
 }
 
 /// Moves what lost its finalizer to the counters and takes up what has ended since.
-fn open_books(old: &JobStatus, spec: &JobSpec, pods: &[Arc<Pod>], backoff: Backoff, now: Timestamp) -> Books {
+fn open_books(
+    old: &JobStatus,
+    spec: &JobSpec,
+    pods: &[Arc<Pod>],
+    backoff: Backoff,
+    now: Timestamp,
+) -> Books {
     let uncounted = old.uncounted_terminated_pods.clone().unwrap_or_default();
     let mut books = Books {
         succeeded: old.succeeded.unwrap_or(0),
@@ -247,7 +298,9 @@ fn open_books(old: &JobStatus, spec: &JobSpec, pods: &[Arc<Pod>], backoff: Backo
         backoff,
     };
     let tracked = |uid: &str| {
-        pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)).filter(|pod| has_tracking_finalizer(pod))
+        pods.iter()
+            .find(|pod| pod.metadata.uid.as_deref() == Some(uid))
+            .filter(|pod| has_tracking_finalizer(pod))
     };
     for uid in uncounted.succeeded.into_iter().flatten() {
         if let Some(pod) = tracked(&uid) {
@@ -318,9 +371,20 @@ fn waits_for_end_of_failed_pods(spec: &JobSpec) -> bool {
 /// When the last container ended, or the deletion was asked for.
 fn finish_time(pod: &Pod, now: Timestamp) -> Timestamp {
     let status = pod.status.as_ref();
-    let ends = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default().iter();
+    let ends = status
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default()
+        .iter();
     let latest = ends
-        .filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref())
+        .filter_map(|container| {
+            container
+                .state
+                .as_ref()?
+                .terminated
+                .as_ref()?
+                .finished_at
+                .as_ref()
+        })
         .map(|time| time.0)
         .max();
     let deleted = pod.metadata.deletion_timestamp.as_ref().map(|time| {
@@ -352,11 +416,17 @@ fn planned_ending(
     }
     let limit = spec.backoff_limit.unwrap_or(6);
     if books.total_failed() > limit || restarted_too_often(spec, pods, limit) {
-        return Some(Ending::failed("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
+        return Some(Ending::failed(
+            "BackoffLimitExceeded",
+            "Job has reached the specified backoff limit",
+        ));
     }
     let suspended = spec.suspend == Some(true);
     if !suspended && deadline(spec, status, now).is_some_and(|left| left.is_zero()) {
-        return Some(Ending::failed("DeadlineExceeded", "Job was active longer than specified deadline"));
+        return Some(Ending::failed(
+            "DeadlineExceeded",
+            "Job was active longer than specified deadline",
+        ));
     }
     None
 }
@@ -370,7 +440,11 @@ fn deadline(spec: &JobSpec, status: &JobStatus, now: Timestamp) -> Option<Durati
 
 /// With restartPolicy OnFailure it is container restarts that count.
 fn restarted_too_often(spec: &JobSpec, pods: &[Arc<Pod>], limit: i32) -> bool {
-    let policy = spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+    let policy = spec
+        .template
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref());
     if policy != Some("OnFailure") {
         return false;
     }
@@ -378,10 +452,20 @@ fn restarted_too_often(spec: &JobSpec, pods: &[Arc<Pod>], limit: i32) -> bool {
         .iter()
         .filter(|pod| matches!(phase(pod), "Running" | "Pending"))
         .filter_map(|pod| pod.status.as_ref())
-        .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
+        .flat_map(|status| {
+            status
+                .init_container_statuses
+                .iter()
+                .chain(&status.container_statuses)
+                .flatten()
+        })
         .map(|container| container.restart_count)
         .fold(0, i32::saturating_add);
-    if limit == 0 { restarts > 0 } else { restarts >= limit }
+    if limit == 0 {
+        restarts > 0
+    } else {
+        restarts >= limit
+    }
 }
 
 /// How many pods should run.
@@ -389,7 +473,11 @@ fn wanted_active(spec: &JobSpec, books: &Books, active: usize) -> usize {
     let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
     let Some(completions) = spec.completions else {
         // Without a number of completions the first success means: start no more, let the others end.
-        return if books.total_succeeded() > 0 { active } else { parallelism };
+        return if books.total_succeeded() > 0 {
+            active
+        } else {
+            parallelism
+        };
     };
     let missing = usize::try_from(completions.saturating_sub(books.total_succeeded())).unwrap_or(0);
     missing.min(parallelism)
@@ -409,9 +497,18 @@ fn completion(spec: &JobSpec, books: &Books, active: usize) -> Option<Ending> {
 }
 
 /// Adds the interim condition, and the final one when every pod has ended and been counted.
-fn end(conditions: &mut Vec<JobCondition>, status: &mut JobStatus, ending: &Ending, all_ended: bool, now: Timestamp) {
-    let (interim, last) =
-        if ending.failed { ("FailureTarget", "Failed") } else { ("SuccessCriteriaMet", "Complete") };
+fn end(
+    conditions: &mut Vec<JobCondition>,
+    status: &mut JobStatus,
+    ending: &Ending,
+    all_ended: bool,
+    now: Timestamp,
+) {
+    let (interim, last) = if ending.failed {
+        ("FailureTarget", "Failed")
+    } else {
+        ("SuccessCriteriaMet", "Complete")
+    };
     let mut add = |kind: &str| {
         if !conditions.iter().any(|condition| condition.type_ == kind) {
             conditions.push(JobCondition {
@@ -434,15 +531,27 @@ fn end(conditions: &mut Vec<JobCondition>, status: &mut JobStatus, ending: &Endi
 }
 
 /// Keeps the Suspended condition and the start time, which begins anew when a Job is resumed.
-fn suspend(conditions: &mut Vec<JobCondition>, status: &mut JobStatus, suspended: bool, now: Timestamp) {
-    let known = conditions.iter().position(|condition| condition.type_ == "Suspended");
-    let was = known.and_then(|index| conditions.get(index)).is_some_and(|condition| condition.status == "True");
+fn suspend(
+    conditions: &mut Vec<JobCondition>,
+    status: &mut JobStatus,
+    suspended: bool,
+    now: Timestamp,
+) {
+    let known = conditions
+        .iter()
+        .position(|condition| condition.type_ == "Suspended");
+    let was = known
+        .and_then(|index| conditions.get(index))
+        .is_some_and(|condition| condition.status == "True");
     if suspended == was {
         return;
     }
     status.start_time = (!suspended).then(|| stamp(now));
-    let (truth, reason, message) =
-        if suspended { ("True", "JobSuspended", "Job suspended") } else { ("False", "JobResumed", "Job resumed") };
+    let (truth, reason, message) = if suspended {
+        ("True", "JobSuspended", "Job suspended")
+    } else {
+        ("False", "JobResumed", "Job resumed")
+    };
     conditions.retain(|condition| condition.type_ != "Suspended");
     conditions.push(JobCondition {
         type_: "Suspended".to_owned(),
@@ -458,20 +567,28 @@ fn suspend(conditions: &mut Vec<JobCondition>, status: &mut JobStatus, suspended
 pub(crate) fn tell_of(job: &Job, new: &JobStatus) -> Vec<Told> {
     let old = job.status.clone().unwrap_or_default();
     let fresh = new.conditions.iter().flatten().filter(|condition| {
-        !old.conditions.iter().flatten().any(|o| o.type_ == condition.type_ && o.status == condition.status)
+        !old.conditions
+            .iter()
+            .flatten()
+            .any(|o| o.type_ == condition.type_ && o.status == condition.status)
     });
     fresh
         .filter_map(|condition| {
             let note = condition.message.clone().unwrap_or_default();
-            let (warning, reason, note) = match (condition.type_.as_str(), condition.reason.as_deref()) {
-                ("Complete", _) => (false, "Completed", "Job completed".to_owned()),
-                ("Failed", Some("DeadlineExceeded")) => (true, "DeadlineExceeded", note),
-                ("Failed", _) => (true, "BackoffLimitExceeded", note),
-                ("Suspended", Some("JobSuspended")) => (false, "Suspended", note),
-                ("Suspended", _) => (false, "Resumed", note),
-                _ => return None,
-            };
-            Some(Told { warning, reason, note })
+            let (warning, reason, note) =
+                match (condition.type_.as_str(), condition.reason.as_deref()) {
+                    ("Complete", _) => (false, "Completed", "Job completed".to_owned()),
+                    ("Failed", Some("DeadlineExceeded")) => (true, "DeadlineExceeded", note),
+                    ("Failed", _) => (true, "BackoffLimitExceeded", note),
+                    ("Suspended", Some("JobSuspended")) => (false, "Suspended", note),
+                    ("Suspended", _) => (false, "Resumed", note),
+                    _ => return None,
+                };
+            Some(Told {
+                warning,
+                reason,
+                note,
+            })
         })
         .collect()
 }
@@ -481,7 +598,10 @@ fn is_indexed(spec: &JobSpec) -> bool {
 }
 
 fn in_range(spec: &JobSpec, index: i32) -> bool {
-    index >= 0 && spec.completions.is_some_and(|completions| index < completions)
+    index >= 0
+        && spec
+            .completions
+            .is_some_and(|completions| index < completions)
 }
 
 fn index_of(pod: &Pod) -> Option<i32> {
@@ -502,17 +622,31 @@ fn new_pods(spec: &JobSpec, books: &Books, active: &[Arc<Pod>], number: usize) -
 
 /// A pod for the Job.
 pub(crate) fn job_pod(job: &Job, index: Option<i32>) -> Pod {
-    let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    let template = job
+        .spec
+        .as_ref()
+        .map(|spec| spec.template.clone())
+        .unwrap_or_default();
     let job_name = job.name_any();
-    let prefix = index.map_or_else(|| format!("{job_name}-"), |index| format!("{job_name}-{index}-"));
+    let prefix = index.map_or_else(
+        || format!("{job_name}-"),
+        |index| format!("{job_name}-{index}-"),
+    );
     let mut pod = pod_from_template(job, &template, PodName::Generated(prefix));
-    pod.metadata.finalizers.get_or_insert_with(Vec::new).push(TRACKING_FINALIZER.to_owned());
+    pod.metadata
+        .finalizers
+        .get_or_insert_with(Vec::new)
+        .push(TRACKING_FINALIZER.to_owned());
     let Some(index) = index else { return pod };
     annotate(&mut pod.metadata, INDEX, index.to_string());
     label(&mut pod.metadata, INDEX, index.to_string());
     if let Some(spec) = &mut pod.spec {
         spec.hostname = Some(format!("{job_name}-{index}"));
-        let containers = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
+        let containers = spec
+            .init_containers
+            .iter_mut()
+            .flatten()
+            .chain(&mut spec.containers);
         for container in containers {
             container.env.get_or_insert_with(Vec::new).push(EnvVar {
                 name: "JOB_COMPLETION_INDEX".to_owned(),
@@ -541,7 +675,13 @@ fn ranges(indexes: &BTreeSet<i32>) -> String {
     }
     let written: Vec<String> = parts
         .into_iter()
-        .map(|(start, end)| if start == end { start.to_string() } else { format!("{start}-{end}") })
+        .map(|(start, end)| {
+            if start == end {
+                start.to_string()
+            } else {
+                format!("{start}-{end}")
+            }
+        })
         .collect();
     written.join(",")
 }

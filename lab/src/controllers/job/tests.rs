@@ -17,12 +17,17 @@ fn at(second: i64) -> Timestamp {
 fn job(spec: Value) -> Job {
     let mut spec = spec;
     spec["template"] = json!({"spec": {"containers": [], "restartPolicy": "Never"}});
-    serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job-uid"}, "spec": spec}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job-uid"}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 fn with_status(job: &Job, status: &JobStatus) -> Job {
-    Job { status: Some(status.clone()), ..job.clone() }
+    Job {
+        status: Some(status.clone()),
+        ..job.clone()
+    }
 }
 
 fn pod(uid: &str, phase: &str) -> Arc<Pod> {
@@ -59,12 +64,19 @@ fn conditions(status: &JobStatus) -> Vec<(String, String)> {
         .conditions
         .iter()
         .flatten()
-        .map(|condition| (condition.type_.clone(), condition.reason.clone().unwrap_or_default()))
+        .map(|condition| {
+            (
+                condition.type_.clone(),
+                condition.reason.clone().unwrap_or_default(),
+            )
+        })
         .collect()
 }
 
 fn guard() -> Job {
-    job(json!({"parallelism": 0, "completions": 1, "activeDeadlineSeconds": 30, "ttlSecondsAfterFinished": 0}))
+    job(
+        json!({"parallelism": 0, "completions": 1, "activeDeadlineSeconds": 30, "ttlSecondsAfterFinished": 0}),
+    )
 }
 
 #[test]
@@ -73,7 +85,14 @@ fn a_guard_job_gets_a_start_time_and_never_a_pod() {
     assert_eq!(plan.status.start_time.unwrap().0, at(0));
     assert!(plan.create.is_empty());
     assert_eq!(plan.look_again, Some(Duration::from_secs(30)));
-    assert_eq!((plan.status.active, plan.status.ready, plan.status.terminating), (None, Some(0), Some(0)));
+    assert_eq!(
+        (
+            plan.status.active,
+            plan.status.ready,
+            plan.status.terminating
+        ),
+        (None, Some(0), Some(0))
+    );
     assert!(plan.status.conditions.is_none());
 }
 
@@ -81,10 +100,19 @@ fn a_guard_job_gets_a_start_time_and_never_a_pod() {
 fn a_guard_job_fails_when_its_deadline_passes_and_expires_at_once() {
     let started = with_status(&guard(), &first(&guard(), &[], 0).status);
     let before = first(&started, &[], 29);
-    assert_eq!((before.look_again, before.status.conditions), (Some(Duration::from_secs(1)), None));
+    assert_eq!(
+        (before.look_again, before.status.conditions),
+        (Some(Duration::from_secs(1)), None)
+    );
     let after = first(&started, &[], 30);
-    let expected = [("FailureTarget", "DeadlineExceeded"), ("Failed", "DeadlineExceeded")];
-    let expected: Vec<_> = expected.iter().map(|(kind, reason)| ((*kind).to_owned(), (*reason).to_owned())).collect();
+    let expected = [
+        ("FailureTarget", "DeadlineExceeded"),
+        ("Failed", "DeadlineExceeded"),
+    ];
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(kind, reason)| ((*kind).to_owned(), (*reason).to_owned()))
+        .collect();
     assert_eq!(conditions(&after.status), expected);
     assert!(after.create.is_empty());
     let failed = with_status(&guard(), &after.status);
@@ -116,7 +144,11 @@ fn a_job_runs_no_more_pods_than_parallelism_and_missing_completions_allow() {
     assert_eq!(first(&wide, &[], 0).create.len(), 3);
     let narrow = job(json!({"parallelism": 10, "completions": 5}));
     assert_eq!(first(&narrow, &[], 0).create.len(), 5);
-    let running = [pod("a", "Running"), pod("b", "Pending"), pod("c", "Running")];
+    let running = [
+        pod("a", "Running"),
+        pod("b", "Pending"),
+        pod("c", "Running"),
+    ];
     let shrunk = job(json!({"parallelism": 1, "completions": 5}));
     assert_eq!(first(&shrunk, &running, 0).delete.len(), 2);
 }
@@ -126,13 +158,32 @@ fn a_success_is_booked_before_the_finalizer_goes_and_counted_after() {
     let job = job(json!({"parallelism": 1, "completions": 1}));
     let done = pod("a", "Succeeded");
     let booked = first(&job, &[Arc::clone(&done)], 0);
-    assert_eq!(booked.status.uncounted_terminated_pods.as_ref().unwrap().succeeded, Some(vec!["a".to_owned()]));
+    assert_eq!(
+        booked
+            .status
+            .uncounted_terminated_pods
+            .as_ref()
+            .unwrap()
+            .succeeded,
+        Some(vec!["a".to_owned()])
+    );
     assert_eq!(booked.untrack.len(), 1);
-    assert!(booked.create.is_empty(), "the success is known although it is not counted yet");
-    assert_eq!(conditions(&booked.status).len(), 1, "SuccessCriteriaMet only: {:?}", booked.status.conditions);
+    assert!(
+        booked.create.is_empty(),
+        "the success is known although it is not counted yet"
+    );
+    assert_eq!(
+        conditions(&booked.status).len(),
+        1,
+        "SuccessCriteriaMet only: {:?}",
+        booked.status.conditions
+    );
     let counted = first(&with_status(&job, &booked.status), &[untracked(&done)], 1);
     assert_eq!(counted.status.succeeded, Some(1));
-    let kinds: Vec<String> = conditions(&counted.status).into_iter().map(|(kind, _)| kind).collect();
+    let kinds: Vec<String> = conditions(&counted.status)
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
     assert_eq!(kinds, ["SuccessCriteriaMet", "Complete"]);
     assert!(counted.status.completion_time.is_some());
 }
@@ -149,24 +200,47 @@ fn failures_are_retried_after_10_20_40_seconds_until_the_limit() {
         let booked = plan(&with_status(&job, &status), &pods, backoff, at(second));
         assert_eq!(booked.create.len(), 0, "{name}: not at once");
         let wait = booked.look_again.unwrap();
-        assert!(wait >= Duration::from_secs(pause) && wait < Duration::from_secs(pause + 1), "{name}: {wait:?}");
+        assert!(
+            wait >= Duration::from_secs(pause) && wait < Duration::from_secs(pause + 1),
+            "{name}: {wait:?}"
+        );
         backoff = booked.backoff;
         let last = pods.pop().unwrap();
         pods.push(untracked(&last));
         second += i64::try_from(pause).unwrap();
-        let retried = plan(&with_status(&job, &booked.status), &pods, backoff, at(second));
+        let retried = plan(
+            &with_status(&job, &booked.status),
+            &pods,
+            backoff,
+            at(second),
+        );
         assert_eq!(retried.create.len(), 1, "{name}: after the pause");
         status = retried.status;
     }
     pods.push(ended_at(&pod("c", "Failed"), second));
     let given_up = plan(&with_status(&job, &status), &pods, backoff, at(second));
     let reasons: Vec<_> = conditions(&given_up.status);
-    assert_eq!(reasons, [("FailureTarget".to_owned(), "BackoffLimitExceeded".to_owned())]);
+    assert_eq!(
+        reasons,
+        [(
+            "FailureTarget".to_owned(),
+            "BackoffLimitExceeded".to_owned()
+        )]
+    );
     let last = pods.pop().unwrap();
     pods.push(untracked(&last));
-    let over = plan(&with_status(&job, &given_up.status), &pods, backoff, at(second));
+    let over = plan(
+        &with_status(&job, &given_up.status),
+        &pods,
+        backoff,
+        at(second),
+    );
     assert_eq!(over.status.failed, Some(3));
-    assert!(conditions(&over.status).iter().any(|(kind, _)| kind == "Failed"));
+    assert!(
+        conditions(&over.status)
+            .iter()
+            .any(|(kind, _)| kind == "Failed")
+    );
 }
 
 #[test]
@@ -176,35 +250,57 @@ fn past_the_deadline_running_pods_are_deleted_and_failed_comes_when_they_are_gon
     let started = with_status(&job, &first(&job, &[], 0).status);
     let late = first(&started, &[Arc::clone(&running)], 6);
     assert_eq!(late.delete.len(), 1);
-    let kinds: Vec<String> = conditions(&late.status).into_iter().map(|(kind, _)| kind).collect();
+    let kinds: Vec<String> = conditions(&late.status)
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
     assert_eq!(kinds, ["FailureTarget"]);
     let mut going = (*untracked(&running)).clone();
     going.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(36)));
     let between = first(&with_status(&job, &late.status), &[Arc::new(going)], 7);
-    assert_eq!(conditions(&between.status).len(), 1, "a pod still terminates");
+    assert_eq!(
+        conditions(&between.status).len(),
+        1,
+        "a pod still terminates"
+    );
     assert_eq!(between.status.failed, Some(1));
     let gone = first(&with_status(&job, &between.status), &[], 8);
-    let kinds: Vec<String> = conditions(&gone.status).into_iter().map(|(kind, _)| kind).collect();
+    let kinds: Vec<String> = conditions(&gone.status)
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
     assert_eq!(kinds, ["FailureTarget", "Failed"]);
 }
 
 #[test]
 fn a_suspended_job_runs_nothing_and_its_clock_starts_anew_on_resume() {
-    let mut job = job(json!({"parallelism": 1, "completions": 1, "activeDeadlineSeconds": 5, "suspend": true}));
+    let mut job = job(
+        json!({"parallelism": 1, "completions": 1, "activeDeadlineSeconds": 5, "suspend": true}),
+    );
     let held = first(&job, &[pod("a", "Running")], 0);
     assert!(held.create.is_empty() && held.delete.len() == 1 && held.status.start_time.is_none());
     job.spec.as_mut().unwrap().suspend = Some(false);
     let resumed = first(&with_status(&job, &held.status), &[], 100);
     assert_eq!(resumed.status.start_time.unwrap().0, at(100));
     assert_eq!(resumed.create.len(), 1);
-    assert_eq!(conditions(&JobStatus { conditions: resumed.status.conditions, ..JobStatus::default() }).len(), 1);
+    assert_eq!(
+        conditions(&JobStatus {
+            conditions: resumed.status.conditions,
+            ..JobStatus::default()
+        })
+        .len(),
+        1
+    );
 }
 
 #[test]
 fn an_indexed_job_fills_the_missing_indexes_only() {
     let mut job = job(json!({"parallelism": 2, "completions": 4, "completionMode": "Indexed"}));
-    job.status = Some(JobStatus { completed_indexes: Some("0,2".into()), ..JobStatus::default() });
+    job.status = Some(JobStatus {
+        completed_indexes: Some("0,2".into()),
+        ..JobStatus::default()
+    });
     let plan = first(&job, &[], 0);
     assert_eq!(plan.create, [Some(1), Some(3)]);
     assert_eq!(plan.status.completed_indexes.as_deref(), Some("0,2"));

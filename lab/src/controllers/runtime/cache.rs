@@ -85,7 +85,10 @@ struct Seen {
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), seen: self.seen.clone() }
+        Self {
+            store: self.store.clone(),
+            seen: self.seen.clone(),
+        }
     }
 }
 
@@ -102,7 +105,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
 
     /// All objects of a namespace, oldest name first (a fixed order makes decisions repeatable).
     pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let mut found = self.store.state_filter(|object| object.meta().namespace.as_deref() == Some(namespace));
+        let mut found = self
+            .store
+            .state_filter(|object| object.meta().namespace.as_deref() == Some(namespace));
         found.sort_by(|a, b| a.meta().name.cmp(&b.meta().name));
         found
     }
@@ -110,7 +115,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
     /// All objects, by namespace and name.
     pub(crate) fn all(&self) -> Vec<Arc<K>> {
         let mut found = self.store.state();
-        found.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
+        found.sort_by(|a, b| {
+            (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name))
+        });
         found
     }
 
@@ -125,23 +132,36 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
     /// Versions are compared as numbers: they are, in the lab and in every Kubernetes on etcd, and officially
     /// comparable since 1.35.
     pub(crate) async fn caught_up_to(&self, resource_version: Option<&str>) {
-        let Some(version) = resource_version.and_then(|version| version.parse::<u64>().ok()) else { return };
+        let Some(version) = resource_version.and_then(|version| version.parse::<u64>().ok()) else {
+            return;
+        };
         let mut seen = self.seen.clone();
-        if tokio::time::timeout(CATCH_UP_TIMEOUT, seen.wait_for(|seen| seen.version >= version)).await.is_err() {
+        if tokio::time::timeout(
+            CATCH_UP_TIMEOUT,
+            seen.wait_for(|seen| seen.version >= version),
+        )
+        .await
+        .is_err()
+        {
             tracing::debug!(kind = %K::kind(&()), version, "the watch did not deliver a written version in time");
         }
     }
 
     /// Waits until this very object (by UID) is gone or marked for deletion.
     pub(crate) async fn saw_deletion_of(&self, object: &K) {
-        self.saw(object, |now| now.meta().deletion_timestamp.is_some()).await;
+        self.saw(object, |now| now.meta().deletion_timestamp.is_some())
+            .await;
     }
 
     /// Waits until `holds` for this very object (by UID), or it is gone.
     pub(crate) async fn saw(&self, object: &K, holds: impl Fn(&K) -> bool) {
         let reference = ObjectRef::from_obj(object);
         let uid = object.uid();
-        let settled = || self.store.get(&reference).is_none_or(|now| now.uid() != uid || holds(&now));
+        let settled = || {
+            self.store
+                .get(&reference)
+                .is_none_or(|now| now.uid() != uid || holds(&now))
+        };
         let mut seen = self.seen.clone();
         let wait = async {
             loop {
@@ -166,12 +186,24 @@ pub(crate) struct Informer<K: Resource<DynamicType = ()> + Clone + 'static> {
 }
 
 /// Makes a cache and the informer that fills it.
-pub(crate) fn informer<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Cache<K>, Informer<K>) {
+pub(crate) fn informer<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Cache<K>, Informer<K>)
+{
     let writer = Writer::<K>::default();
     let reader = writer.as_reader();
     let (sender, seen) = watch::channel(Seen::default());
-    let cache = Cache { store: reader.clone(), seen };
-    (cache, Informer { writer, reader, seen: sender, listeners: Vec::new() })
+    let cache = Cache {
+        store: reader.clone(),
+        seen,
+    };
+    (
+        cache,
+        Informer {
+            writer,
+            reader,
+            seen: sender,
+            listeners: Vec::new(),
+        },
+    )
 }
 
 impl<K> Informer<K>
@@ -187,7 +219,8 @@ where
     /// Watches until cancelled. Broken connections and 410 Gone are dealt with by kube's watcher: it lists again.
     pub(crate) async fn run(mut self, client: kube::Client, stop: CancellationToken) {
         // Bookmarks keep an idle watch resumable. A lab that restarts its API server is back in milliseconds: retry soon.
-        let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(Pause::default());
+        let stream =
+            watcher(Api::<K>::all(client), watcher::Config::default()).backoff(Pause::default());
         let mut stream = Box::pin(stream);
         // Objects before a re-list, to find out what vanished meanwhile: a re-list reports no deletions.
         let mut before: HashMap<ObjectRef<K>, Arc<K>> = HashMap::new();
@@ -212,13 +245,20 @@ where
                 let reference = ObjectRef::from_obj(object);
                 let old = self.reader.get(&reference);
                 self.writer.apply_watcher_event(event);
-                let change = Change { old, new: self.reader.get(&reference) };
+                let change = Change {
+                    old,
+                    new: self.reader.get(&reference),
+                };
                 self.saw(object);
                 self.tell(&change);
             }
             watcher::Event::Init => {
-                *before =
-                    self.reader.state().into_iter().map(|object| (ObjectRef::from_obj(&*object), object)).collect();
+                *before = self
+                    .reader
+                    .state()
+                    .into_iter()
+                    .map(|object| (ObjectRef::from_obj(&*object), object))
+                    .collect();
                 self.writer.apply_watcher_event(event);
             }
             watcher::Event::InitApply(_) => self.writer.apply_watcher_event(event),
@@ -227,10 +267,16 @@ where
                 for new in self.reader.state() {
                     self.saw(&new);
                     let old = before.remove(&ObjectRef::from_obj(&*new));
-                    self.tell(&Change { old, new: Some(new) });
+                    self.tell(&Change {
+                        old,
+                        new: Some(new),
+                    });
                 }
                 for (_, old) in before.drain() {
-                    self.tell(&Change { old: Some(old), new: None });
+                    self.tell(&Change {
+                        old: Some(old),
+                        new: None,
+                    });
                 }
                 self.seen.send_modify(|seen| seen.listed = true);
             }
@@ -238,9 +284,13 @@ where
     }
 
     fn saw(&self, object: &K) {
-        let version = object.resource_version().and_then(|version| version.parse::<u64>().ok()).unwrap_or(0);
+        let version = object
+            .resource_version()
+            .and_then(|version| version.parse::<u64>().ok())
+            .unwrap_or(0);
         // Receivers are woken even by an older version: they may wait for something else than a version.
-        self.seen.send_modify(|seen| seen.version = seen.version.max(version));
+        self.seen
+            .send_modify(|seen| seen.version = seen.version.max(version));
     }
 
     fn tell(&self, change: &Change<K>) {

@@ -19,13 +19,19 @@ pub(crate) struct Key {
 impl Key {
     /// A key from its parts.
     pub(crate) fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The key of an object.
     pub(crate) fn of<K: Resource>(object: &K) -> Self {
         let meta = object.meta();
-        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        Self::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        )
     }
 }
 
@@ -87,7 +93,9 @@ mod tests {
         for name in ["a", "b", "a", "c", "b"] {
             queue.add(Key::new("ns", name));
         }
-        let taken: Vec<String> = std::iter::from_fn(|| queue.take(|_| false)).map(|key| key.name).collect();
+        let taken: Vec<String> = std::iter::from_fn(|| queue.take(|_| false))
+            .map(|key| key.name)
+            .collect();
         assert_eq!(taken, ["a", "b", "c"]);
     }
 

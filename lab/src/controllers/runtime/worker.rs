@@ -34,14 +34,25 @@ pub(crate) trait Reconcile: Send + Sync + 'static {
 }
 
 /// Works until cancelled.
-pub(crate) async fn work<R: Reconcile>(reconciler: Arc<R>, queue: Arc<Queue>, stop: CancellationToken) {
+pub(crate) async fn work<R: Reconcile>(
+    reconciler: Arc<R>,
+    queue: Arc<Queue>,
+    stop: CancellationToken,
+) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut worker = Worker { running: HashMap::new(), failures: HashMap::new(), later: Later::default() };
+    let mut worker = Worker {
+        running: HashMap::new(),
+        failures: HashMap::new(),
+        later: Later::default(),
+    };
     let mut tasks: JoinSet<Result<Outcome, ReconcileError>> = JoinSet::new();
     loop {
         while tasks.len() < R::CONCURRENCY {
-            let Some(key) = queue.take(|key| worker.running.values().any(|running| running == key)) else { break };
+            let Some(key) = queue.take(|key| worker.running.values().any(|running| running == key))
+            else {
+                break;
+            };
             worker.later.forget(&key);
             let reconciler = Arc::clone(&reconciler);
             let task_key = key.clone();
@@ -65,12 +76,18 @@ struct Worker {
 }
 
 impl Worker {
-    fn ended(&mut self, name: &str, ended: Result<(Id, Result<Outcome, ReconcileError>), JoinError>) {
+    fn ended(
+        &mut self,
+        name: &str,
+        ended: Result<(Id, Result<Outcome, ReconcileError>), JoinError>,
+    ) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(key) = self.running.remove(&id) else { return };
+        let Some(key) = self.running.remove(&id) else {
+            return;
+        };
         match result {
             Ok(Ok(outcome)) => {
                 self.failures.remove(&key);
@@ -98,7 +115,9 @@ impl Worker {
 
     fn failed(&mut self, key: &Key) -> Duration {
         let failures = self.failures.entry(key.clone()).or_default();
-        let wait = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(*failures)).min(LONGEST_BACKOFF);
+        let wait = FIRST_BACKOFF
+            .saturating_mul(2_u32.saturating_pow(*failures))
+            .min(LONGEST_BACKOFF);
         *failures = failures.saturating_add(1);
         wait
     }
@@ -147,7 +166,11 @@ mod tests {
         const NAME: &'static str = "failing";
         async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
             self.0.fetch_add(1, Ordering::SeqCst);
-            Err(ReconcileError::Invalid { kind: "Thing", object: key.to_string(), problem: "always".into() })
+            Err(ReconcileError::Invalid {
+                kind: "Thing",
+                object: key.to_string(),
+                problem: "always".into(),
+            })
         }
         fn keys(&self) -> Vec<Key> {
             Vec::new()
@@ -163,10 +186,16 @@ mod tests {
         let task = tokio::spawn(work(Arc::clone(&reconciler), queue, stop.clone()));
         tokio::time::sleep(Duration::from_millis(200)).await;
         let early = reconciler.0.load(Ordering::SeqCst);
-        assert!((3..=6).contains(&early), "10, 20, 40, 80 ms: {early} calls in 200 ms");
+        assert!(
+            (3..=6).contains(&early),
+            "10, 20, 40, 80 ms: {early} calls in 200 ms"
+        );
         tokio::time::sleep(Duration::from_secs(60)).await;
         let late = reconciler.0.load(Ordering::SeqCst);
-        assert!((10..=20).contains(&late), "the pause grows to 10 s: {late} calls in 60 s");
+        assert!(
+            (10..=20).contains(&late),
+            "the pause grows to 10 s: {late} calls in 60 s"
+        );
         stop.cancel();
         task.await.unwrap();
     }

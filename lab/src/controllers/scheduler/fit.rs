@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint, Toleration,
+    Affinity, Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm,
+    Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -63,7 +64,10 @@ pub(crate) fn place(pod: &Pod, nodes: &[Arc<Node>], pods: &[Arc<Pod>]) -> Placem
 }
 
 fn message(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
-    let mut parts: Vec<String> = reasons.iter().map(|(reason, number)| format!("{number} {reason}")).collect();
+    let mut parts: Vec<String> = reasons
+        .iter()
+        .map(|(reason, number)| format!("{number} {reason}"))
+        .collect();
     parts.sort();
     format!(
         "0/{nodes} nodes are available: {}. preemption: 0/{nodes} nodes are available: {nodes} No preemption victims \
@@ -84,16 +88,25 @@ impl Cluster<'_> {
 
     /// Reasons of the first filter that refuses, as kube-scheduler stops at the first plugin.
     fn refusals(&self, pod: &Pod, node: &Node) -> Vec<String> {
-        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+        let tolerations = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.tolerations.as_deref())
+            .unwrap_or_default();
         if is_cordoned(node) && !tolerates(tolerations, &cordon_taint()) {
             return vec!["node(s) were unschedulable".to_owned()];
         }
         if let Some(taint) = untolerated(node, tolerations) {
             let value = taint.value.as_deref().unwrap_or_default();
-            return vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)];
+            return vec![format!(
+                "node(s) had untolerated taint {{{}: {value}}}",
+                taint.key
+            )];
         }
         if !is_node_ready(node) && !tolerates(tolerations, &not_ready_taint()) {
-            return vec!["node(s) had untolerated taint {node.kubernetes.io/not-ready: }".to_owned()];
+            return vec![
+                "node(s) had untolerated taint {node.kubernetes.io/not-ready: }".to_owned(),
+            ];
         }
         if !matches_node(pod, node) {
             return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
@@ -102,7 +115,9 @@ impl Cluster<'_> {
         if !missing.is_empty() {
             return missing;
         }
-        self.pod_affinity_refusal(pod, node).map(|reason| vec![reason.to_owned()]).unwrap_or_default()
+        self.pod_affinity_refusal(pod, node)
+            .map(|reason| vec![reason.to_owned()])
+            .unwrap_or_default()
     }
 
     fn missing_resources(&self, pod: &Pod, node: &Node) -> Vec<String> {
@@ -111,7 +126,12 @@ impl Cluster<'_> {
         let present = self.on(node);
         // An absent `pods` capacity means the kubelet's default of 110.
         let limit = allocatable.get("pods").copied().unwrap_or(110_000);
-        if i128::try_from(present.len()).unwrap_or(i128::MAX).saturating_add(1).saturating_mul(1000) > limit {
+        if i128::try_from(present.len())
+            .unwrap_or(i128::MAX)
+            .saturating_add(1)
+            .saturating_mul(1000)
+            > limit
+        {
             reasons.push("Too many pods".to_owned());
         }
         let mut used = Resources::new();
@@ -119,7 +139,8 @@ impl Cluster<'_> {
             add(&mut used, &requests(placed));
         }
         for (resource, wanted) in requests(pod) {
-            let free = allocatable.get(&resource).copied().unwrap_or(0) - used.get(&resource).copied().unwrap_or(0);
+            let free = allocatable.get(&resource).copied().unwrap_or(0)
+                - used.get(&resource).copied().unwrap_or(0);
             if wanted > 0 && wanted > free {
                 reasons.push(format!("Insufficient {resource}"));
             }
@@ -129,24 +150,34 @@ impl Cluster<'_> {
 
     fn pod_affinity_refusal(&self, pod: &Pod, node: &Node) -> Option<&'static str> {
         for term in anti_affinity_terms(pod) {
-            if self.neighbours(node, &term.topology_key).any(|other| term_matches(term, pod, other)) {
+            if self
+                .neighbours(node, &term.topology_key)
+                .any(|other| term_matches(term, pod, other))
+            {
                 return Some("node(s) didn't match pod anti-affinity rules");
             }
         }
         for (placed_node, placed) in self.all_placed() {
             for term in anti_affinity_terms(placed) {
-                if term_matches(term, placed, pod) && same_domain(placed_node, node, &term.topology_key) {
+                if term_matches(term, placed, pod)
+                    && same_domain(placed_node, node, &term.topology_key)
+                {
                     return Some("node(s) didn't satisfy existing pods anti-affinity rules");
                 }
             }
         }
         for term in affinity_terms(pod) {
-            let somewhere = self.all_placed().any(|(_, other)| term_matches(term, pod, other));
+            let somewhere = self
+                .all_placed()
+                .any(|(_, other)| term_matches(term, pod, other));
             // The first pod of a group that asks to be with itself may go anywhere.
             if !somewhere && term_matches(term, pod, pod) {
                 continue;
             }
-            if !self.neighbours(node, &term.topology_key).any(|other| term_matches(term, pod, other)) {
+            if !self
+                .neighbours(node, &term.topology_key)
+                .any(|other| term_matches(term, pod, other))
+            {
                 return Some("node(s) didn't match pod affinity rules");
             }
         }
@@ -154,10 +185,16 @@ impl Cluster<'_> {
     }
 
     fn all_placed(&self) -> impl Iterator<Item = (&Node, &Pod)> {
-        self.nodes.iter().flat_map(|node| self.on(node).iter().map(|pod| (&**node, *pod)))
+        self.nodes
+            .iter()
+            .flat_map(|node| self.on(node).iter().map(|pod| (&**node, *pod)))
     }
 
-    fn neighbours<'a>(&'a self, node: &'a Node, topology_key: &'a str) -> impl Iterator<Item = &'a Pod> {
+    fn neighbours<'a>(
+        &'a self,
+        node: &'a Node,
+        topology_key: &'a str,
+    ) -> impl Iterator<Item = &'a Pod> {
         self.all_placed()
             .filter(move |(other, _)| same_domain(other, node, topology_key))
             .map(|(_, pod)| pod)
@@ -182,7 +219,9 @@ impl Cluster<'_> {
         let siblings = self
             .on(node)
             .iter()
-            .filter(|other| owner.is_some() && controller_of(&other.metadata).map(|o| o.uid.as_str()) == owner)
+            .filter(|other| {
+                owner.is_some() && controller_of(&other.metadata).map(|o| o.uid.as_str()) == owner
+            })
             .count();
         // Among equals the emptier node wins, so that pods without requests spread as well.
         let present = i128::try_from(self.on(node).len()).unwrap_or(0);
@@ -193,7 +232,11 @@ impl Cluster<'_> {
 
 /// Name of the node that a pod is bound to.
 pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+    pod.spec
+        .as_ref()?
+        .node_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
 }
 
 fn node_name(node: &Node) -> &str {
@@ -231,7 +274,11 @@ fn not_ready_taint() -> Taint {
 }
 
 fn untolerated<'a>(node: &'a Node, tolerations: &[Toleration]) -> Option<&'a Taint> {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default();
     taints
         .iter()
         .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
@@ -244,7 +291,11 @@ pub(crate) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
         let effect = toleration.effect.as_deref().unwrap_or_default();
         let key = toleration.key.as_deref().unwrap_or_default();
         let value = toleration.value.as_deref().unwrap_or_default();
-        let operator = toleration.operator.as_deref().filter(|operator| !operator.is_empty()).unwrap_or("Equal");
+        let operator = toleration
+            .operator
+            .as_deref()
+            .filter(|operator| !operator.is_empty())
+            .unwrap_or("Equal");
         (effect.is_empty() || effect == taint.effect)
             && (key == taint.key || (key.is_empty() && operator == "Exists"))
             && (operator == "Exists" || value == taint.value.as_deref().unwrap_or_default())
@@ -256,13 +307,27 @@ pub(crate) fn matches_node(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let none = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let selected = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key) == Some(value));
     let required = spec
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_fits(term, node)))
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
+    selected
+        && required.is_none_or(|required| {
+            required
+                .node_selector_terms
+                .iter()
+                .any(|term| term_fits(term, node))
+        })
 }
 
 fn term_fits(term: &NodeSelectorTerm, node: &Node) -> bool {
@@ -272,10 +337,20 @@ fn term_fits(term: &NodeSelectorTerm, node: &Node) -> bool {
     if expressions.is_empty() && fields.is_empty() {
         return false;
     }
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+    let label = |key: &str| {
+        node.metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(key))
+            .map(String::as_str)
+    };
     let field = |key: &str| (key == "metadata.name").then(|| node_name(node));
-    expressions.iter().all(|expression| requirement_fits(expression, label(&expression.key)))
-        && fields.iter().all(|expression| requirement_fits(expression, field(&expression.key)))
+    expressions
+        .iter()
+        .all(|expression| requirement_fits(expression, label(&expression.key)))
+        && fields
+            .iter()
+            .all(|expression| requirement_fits(expression, field(&expression.key)))
 }
 
 fn requirement_fits(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -284,7 +359,9 @@ fn requirement_fits(requirement: &NodeSelectorRequirement, value: Option<&str>) 
     let compare = |wanted: std::cmp::Ordering| {
         let actual = value.and_then(|value| value.parse::<i64>().ok());
         let bound = values.first().and_then(|value| value.parse::<i64>().ok());
-        actual.zip(bound).is_some_and(|(actual, bound)| actual.cmp(&bound) == wanted)
+        actual
+            .zip(bound)
+            .is_some_and(|(actual, bound)| actual.cmp(&bound) == wanted)
     };
     match requirement.operator.as_str() {
         "In" => among(),
@@ -304,14 +381,22 @@ fn affinity(pod: &Pod) -> Option<&Affinity> {
 fn anti_affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
     affinity(pod)
         .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref())
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_deref()
+        })
         .unwrap_or_default()
 }
 
 fn affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
     affinity(pod)
         .and_then(|affinity| affinity.pod_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref())
+        .and_then(|affinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .as_deref()
+        })
         .unwrap_or_default()
 }
 
@@ -334,9 +419,16 @@ fn term_matches(term: &PodAffinityTerm, holder: &Pod, other: &Pod) -> bool {
 
 fn same_domain(one: &Node, other: &Node, topology_key: &str) -> bool {
     let domain = |node: &Node| {
-        let labelled = node.metadata.labels.as_ref().and_then(|labels| labels.get(topology_key)).cloned();
+        let labelled = node
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(topology_key))
+            .cloned();
         // A node without the hostname label is still a host of its own.
-        labelled.or_else(|| (topology_key == "kubernetes.io/hostname").then(|| node_name(node).to_owned()))
+        labelled.or_else(|| {
+            (topology_key == "kubernetes.io/hostname").then(|| node_name(node).to_owned())
+        })
     };
     domain(one).is_some_and(|domain_of_one| domain(other) == Some(domain_of_one))
 }
@@ -344,12 +436,16 @@ fn same_domain(one: &Node, other: &Node, topology_key: &str) -> bool {
 /// What the node offers to pods.
 fn allocatable(node: &Node) -> Resources {
     let status = node.status.as_ref();
-    let offered = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+    let offered =
+        status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
     offered.map(thousandths).unwrap_or_default()
 }
 
 fn thousandths(quantities: &BTreeMap<String, Quantity>) -> Resources {
-    quantities.iter().filter_map(|(name, quantity)| Some((name.clone(), milli(quantity)?))).collect()
+    quantities
+        .iter()
+        .filter_map(|(name, quantity)| Some((name.clone(), milli(quantity)?)))
+        .collect()
 }
 
 fn add(total: &mut Resources, more: &Resources) {
@@ -361,7 +457,9 @@ fn add(total: &mut Resources, more: &Resources) {
 /// What a pod asks for: the sum of its containers and sidecars, or its largest init container if that is more, plus
 /// overhead (`resourcehelper.PodRequests`).
 pub(crate) fn requests(pod: &Pod) -> Resources {
-    let Some(spec) = &pod.spec else { return Resources::new() };
+    let Some(spec) = &pod.spec else {
+        return Resources::new();
+    };
     let mut total = Resources::new();
     for container in &spec.containers {
         add(&mut total, &container_requests(container));
@@ -394,9 +492,15 @@ fn raise(total: &mut Resources, at_least: &Resources) {
 }
 
 fn container_requests(container: &Container) -> Resources {
-    let Some(resources) = &container.resources else { return Resources::new() };
+    let Some(resources) = &container.resources else {
+        return Resources::new();
+    };
     // A limit without a request is a request of the same size; the API server defaults it, a bare store may not.
-    let mut needed = resources.limits.as_ref().map(thousandths).unwrap_or_default();
+    let mut needed = resources
+        .limits
+        .as_ref()
+        .map(thousandths)
+        .unwrap_or_default();
     if let Some(requests) = &resources.requests {
         needed.extend(thousandths(requests));
     }

@@ -22,7 +22,11 @@ pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
     let numerator = digits.checked_mul(multiplier)?.checked_mul(1000)?;
     let denominator = divisor.checked_mul(10_i128.checked_pow(places)?)?;
     let floor = numerator.div_euclid(denominator);
-    Some(if numerator.rem_euclid(denominator) == 0 { floor } else { floor + 1 })
+    Some(if numerator.rem_euclid(denominator) == 0 {
+        floor
+    } else {
+        floor + 1
+    })
 }
 
 /// Multiplier and divisor of a suffix.
@@ -46,7 +50,9 @@ fn scale(suffix: &str) -> Option<(i128, i128)> {
         "Ei" => (1 << 60, 1),
         exponent => {
             let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let size = 10_i128.checked_pow(power.unsigned_abs()).filter(|_| power.abs() <= 18)?;
+            let size = 10_i128
+                .checked_pow(power.unsigned_abs())
+                .filter(|_| power.abs() <= 18)?;
             if power >= 0 { (size, 1) } else { (1, size) }
         }
     })
