@@ -120,7 +120,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn key(&self) -> ObjectKey {
+    pub(crate) fn key(&self) -> ObjectKey {
         ObjectKey::new(
             self.namespace.as_deref().unwrap_or_default(),
             self.name.as_deref().unwrap_or_default(),

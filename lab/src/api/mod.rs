@@ -7,6 +7,7 @@
 
 mod apply;
 mod auth;
+mod crds;
 mod defaults;
 mod discovery;
 mod eviction;

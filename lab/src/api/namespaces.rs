@@ -7,7 +7,7 @@ use super::registry::ResourceType;
 use super::server::ApiServer;
 use super::status::{ApiError, Cause};
 use super::store::ObjectKey;
-use super::writes::WriteOptions;
+use super::writes::{DeleteOptions, WriteOptions};
 
 /// Storage key of namespaces.
 pub(crate) const STORAGE: &str = "/namespaces";
@@ -51,6 +51,60 @@ impl ApiServer {
             return Err(ApiError::forbidden(resource, name(object), &why).with_causes(vec![cause]));
         }
         Ok(())
+    }
+
+    /// Deletes all content of a namespace that is going away, and then the namespace.
+    pub(crate) fn empty_namespace(
+        &self,
+        resource: &ResourceType,
+        object: &Value,
+    ) -> Result<(), ApiError> {
+        if !is_deleting(object) {
+            return Ok(());
+        }
+        let wanted = name(object);
+        let options = DeleteOptions {
+            propagation_policy: Some("Background".to_owned()),
+            ..DeleteOptions::default()
+        };
+        for storage in self.store().storages_in(wanted) {
+            let Some(kind) = self.registry().by_storage(&storage) else {
+                continue;
+            };
+            for content in self.store().list(&storage, Some(wanted)).objects {
+                if is_deleting(&content.value) {
+                    continue;
+                }
+                match self.delete_object(
+                    &kind,
+                    &ObjectKey::new(wanted, name(&content.value)),
+                    &options,
+                ) {
+                    Err(error) if error.reason != "NotFound" => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        if !self.store().storages_in(wanted).is_empty() {
+            return Ok(());
+        }
+        let change = |existing: &Value| {
+            let mut next = existing.clone();
+            if let Some(finalizers) = next
+                .pointer_mut("/spec/finalizers")
+                .and_then(Value::as_array_mut)
+            {
+                finalizers.retain(|one| one.as_str() != Some("kubernetes"));
+            }
+            Ok(next)
+        };
+        self.change_object(
+            resource,
+            &ObjectKey::new("", wanted),
+            &WriteOptions::internal(),
+            &change,
+        )
+        .map(|_| ())
     }
 
     /// Creates what each namespace has from the start.

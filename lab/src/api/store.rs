@@ -158,7 +158,7 @@ struct Inner {
 pub struct Store {
     inner: Mutex<Inner>,
     history_size: usize,
-    collect: Notify,
+    collect: Arc<Notify>,
 }
 
 /// A consistent picture of one storage key.
@@ -185,7 +185,7 @@ impl Store {
                 pending: BTreeSet::new(),
             }),
             history_size: history_size.max(1),
-            collect: Notify::new(),
+            collect: Arc::default(),
         }
     }
 
@@ -429,9 +429,9 @@ impl Store {
             .collect()
     }
 
-    /// Waits until garbage collection has something to look at.
-    pub async fn pending(&self) {
-        self.collect.notified().await;
+    /// Wakes garbage collection when there is something to look at.
+    pub(crate) fn collector(&self) -> Arc<Notify> {
+        self.collect.clone()
     }
 }
 
@@ -486,7 +486,7 @@ impl Inner {
             self.by_uid.insert(uid(new).to_owned(), address.clone());
         }
         self.note_owners(&address, old, new);
-        self.note_namespace(storage, key, new);
+        self.note_parent(storage, key, old, new);
     }
 
     fn note_owners(&mut self, address: &Address, old: &Value, new: &Value) {
@@ -511,26 +511,34 @@ impl Inner {
         }
     }
 
-    fn note_namespace(&mut self, storage: &Arc<str>, key: &ObjectKey, new: &Value) {
-        if &**storage == super::namespaces::STORAGE {
-            if is_deleting(new) {
-                self.pending.insert((storage.clone(), key.clone()));
-            }
+    /// Namespaces and definitions that are being deleted wait for their content to go.
+    fn note_parent(&mut self, storage: &Arc<str>, key: &ObjectKey, old: &Value, new: &Value) {
+        let is_parent = matches!(
+            &**storage,
+            super::namespaces::STORAGE | super::crds::STORAGE
+        );
+        if is_parent && is_deleting(new) {
+            self.pending.insert((storage.clone(), key.clone()));
+        }
+        let came_or_went = old.is_null() || new.is_null();
+        if !came_or_went || is_parent {
             return;
         }
-        if !new.is_null() || key.namespace.is_empty() {
-            return;
-        }
-        let found = self
-            .tables
-            .get_key_value(super::namespaces::STORAGE)
-            .map(|(storage, _)| (storage.clone(), ObjectKey::new("", &key.namespace)));
-        if let Some(address) = found
-            && self
+        let parents = [
+            (super::namespaces::STORAGE, key.namespace.clone()),
+            (super::crds::STORAGE, super::crds::definition_of(storage)),
+        ];
+        for (parent, name) in parents {
+            let Some((parent, _)) = self.tables.get_key_value(parent) else {
+                continue;
+            };
+            let address = (parent.clone(), ObjectKey::new("", &name));
+            if self
                 .get(&address)
                 .is_some_and(|one| is_deleting(&one.value))
-        {
-            self.pending.insert(address);
+            {
+                self.pending.insert(address);
+            }
         }
     }
 }
