@@ -8,8 +8,13 @@ use chaosrun_lab::api::{ApiServer, ApiServerConfig};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = ApiServer::new(ApiServerConfig::default())?;
-    let handle = server.serve(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).await?;
-    let mut file = tempfile::Builder::new().prefix("api-only-").suffix(".yaml").tempfile()?;
+    let handle = server
+        .serve(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))])
+        .await?;
+    let mut file = tempfile::Builder::new()
+        .prefix("api-only-")
+        .suffix(".yaml")
+        .tempfile()?;
     file.write_all(server.kubeconfig_yaml().as_bytes())?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", file.path().display())?;

@@ -7,5 +7,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod controllers;
 pub mod lifecycle;
 pub mod node;
+pub mod pipeline;

@@ -25,7 +25,10 @@ impl User {
     pub(crate) fn admin() -> Self {
         Self {
             name: "kubernetes-admin".to_owned(),
-            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
+            groups: vec![
+                "system:masters".to_owned(),
+                "system:authenticated".to_owned(),
+            ],
         }
     }
 }
@@ -38,15 +41,24 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new(admin_token: &str) -> Self {
-        Self { known: RwLock::new(HashMap::from([(admin_token.to_owned(), User::admin())])) }
+        Self {
+            known: RwLock::new(HashMap::from([(admin_token.to_owned(), User::admin())])),
+        }
     }
 
     fn find(&self, token: &str) -> Option<User> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+        self.known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(token)
+            .cloned()
     }
 
     fn add(&self, token: String, user: User) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(token, user);
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(token, user);
     }
 
     /// The user of a request.
@@ -62,12 +74,24 @@ impl Tokens {
 
 /// A token of 256 random bits.
 pub(crate) fn random_token() -> String {
-    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+    format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    )
 }
 
 /// Answers the review kinds: they are created, never stored.
-pub(crate) async fn review(server: &Arc<ApiServer>, target: &Target, request: Request) -> Result<Response, ApiError> {
-    let user = request.extensions().get::<User>().cloned().unwrap_or_else(User::admin);
+pub(crate) async fn review(
+    server: &Arc<ApiServer>,
+    target: &Target,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let user = request
+        .extensions()
+        .get::<User>()
+        .cloned()
+        .unwrap_or_else(User::admin);
     let mut body = super::handlers::read_object(request).await?;
     super::object::set(&mut body, "/kind", target.resource.kind.clone());
     super::object::set(&mut body, "/apiVersion", target.resource.api_version());
@@ -77,7 +101,9 @@ pub(crate) async fn review(server: &Arc<ApiServer>, target: &Target, request: Re
         "TokenReview" => {
             let token = super::object::str_at(&body, "/spec/token").unwrap_or_default();
             match server.tokens().find(token) {
-                Some(found) => json!({"authenticated": true, "user": {"username": found.name, "groups": found.groups}}),
+                Some(found) => {
+                    json!({"authenticated": true, "user": {"username": found.name, "groups": found.groups}})
+                }
                 None => json!({"authenticated": false, "error": "invalid bearer token"}),
             }
         }
@@ -96,7 +122,11 @@ pub(crate) async fn review(server: &Arc<ApiServer>, target: &Target, request: Re
 }
 
 /// `serviceaccounts/{name}/token`.
-pub(crate) fn issue_token(server: &Arc<ApiServer>, key: &ObjectKey, mut body: Value) -> Result<Response, ApiError> {
+pub(crate) fn issue_token(
+    server: &Arc<ApiServer>,
+    key: &ObjectKey,
+    mut body: Value,
+) -> Result<Response, ApiError> {
     let Some(resource) = server.registry().get("", "v1", "serviceaccounts") else {
         return Err(ApiError::no_such_path());
     };
@@ -109,7 +139,11 @@ pub(crate) fn issue_token(server: &Arc<ApiServer>, key: &ObjectKey, mut body: Va
     super::object::set(&mut body, "/metadata/name", key.name.clone());
     super::object::set(&mut body, "/metadata/namespace", key.namespace.clone());
     super::object::set(&mut body, "/spec/expirationSeconds", seconds);
-    super::object::set(&mut body, "/status", json!({"token": token, "expirationTimestamp": super::object::stamp(until)}));
+    super::object::set(
+        &mut body,
+        "/status",
+        json!({"token": token, "expirationTimestamp": super::object::stamp(until)}),
+    );
     Ok(json_response(StatusCode::CREATED, &body))
 }
 
@@ -118,8 +152,15 @@ impl ApiServer {
     #[must_use]
     pub fn service_account_token(&self, namespace: &str, name: &str) -> String {
         let token = random_token();
-        let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}"), "system:authenticated".to_owned()];
-        let user = User { name: format!("system:serviceaccount:{namespace}:{name}"), groups: groups.to_vec() };
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ];
+        let user = User {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: groups.to_vec(),
+        };
         self.tokens().add(token.clone(), user);
         token
     }

@@ -17,7 +17,11 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value) {
     match resource.plural.as_str() {
         "pods" => {
             set_default(object, "/spec/restartPolicy", "Always");
-            set_default(object, "/status", json!({"phase": "Pending", "qosClass": "BestEffort"}));
+            set_default(
+                object,
+                "/status",
+                json!({"phase": "Pending", "qosClass": "BestEffort"}),
+            );
         }
         "namespaces" => {
             set_default(object, "/spec/finalizers", json!(["kubernetes"]));
@@ -34,8 +38,17 @@ pub(crate) fn kubernetes_service_ip(config: &ApiServerConfig) -> Ipv4Addr {
 
 impl ApiServer {
     /// Allocates what the server allocates: cluster IPs.
-    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "allocation can fail once it allocates")]
-    pub(crate) fn allocate(&self, _resource: &ResourceType, _old: Option<&Value>, _new: &mut Value) -> Result<(), ApiError> {
+    #[expect(
+        clippy::unnecessary_wraps,
+        clippy::unused_self,
+        reason = "allocation can fail once it allocates"
+    )]
+    pub(crate) fn allocate(
+        &self,
+        _resource: &ResourceType,
+        _old: Option<&Value>,
+        _new: &mut Value,
+    ) -> Result<(), ApiError> {
         Ok(())
     }
 }

@@ -44,9 +44,14 @@ async fn version() -> Response {
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     accept.split(',').any(|part| {
-        part.contains("application/json") && part.contains("as=APIGroupDiscoveryList") && part.contains("v=v2")
+        part.contains("application/json")
+            && part.contains("as=APIGroupDiscoveryList")
+            && part.contains("v=v2")
             && !part.contains("v=v2beta1")
     })
 }
@@ -107,8 +112,14 @@ async fn groups(State(server): State<Arc<ApiServer>>, headers: HeaderMap) -> Res
     if wants_aggregated(&headers) {
         return aggregated(&server, false);
     }
-    let groups: Vec<Value> = versions(&server).iter().map(|(group, versions)| group_object(group, versions)).collect();
-    json_response(StatusCode::OK, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+    let groups: Vec<Value> = versions(&server)
+        .iter()
+        .map(|(group, versions)| group_object(group, versions))
+        .collect();
+    json_response(
+        StatusCode::OK,
+        &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}),
+    )
 }
 
 async fn group(State(server): State<Arc<ApiServer>>, Path(group): Path<String>) -> Response {
@@ -167,7 +178,11 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Response {
     if resources.is_empty() {
         return ApiError::no_such_path().into_response();
     }
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     json_response(
         StatusCode::OK,
         &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
@@ -175,7 +190,9 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Response {
 }
 
 fn subresource_kind(resource: &ResourceType, subresource: &str) -> (String, String, String) {
-    let fixed = |group: &str, version: &str, kind: &str| (group.to_owned(), version.to_owned(), kind.to_owned());
+    let fixed = |group: &str, version: &str, kind: &str| {
+        (group.to_owned(), version.to_owned(), kind.to_owned())
+    };
     match subresource {
         "scale" => fixed("autoscaling", "v1", "Scale"),
         "eviction" => fixed("policy", "v1", "Eviction"),
@@ -184,8 +201,16 @@ fn subresource_kind(resource: &ResourceType, subresource: &str) -> (String, Stri
         "exec" => fixed("", "v1", "PodExecOptions"),
         "attach" => fixed("", "v1", "PodAttachOptions"),
         "portforward" => fixed("", "v1", "PodPortForwardOptions"),
-        "proxy" => (resource.group.clone(), resource.version.clone(), format!("{}ProxyOptions", resource.kind)),
-        _ => (resource.group.clone(), resource.version.clone(), resource.kind.clone()),
+        "proxy" => (
+            resource.group.clone(),
+            resource.version.clone(),
+            format!("{}ProxyOptions", resource.kind),
+        ),
+        _ => (
+            resource.group.clone(),
+            resource.version.clone(),
+            resource.kind.clone(),
+        ),
     }
 }
 
@@ -202,8 +227,11 @@ fn subresource_verbs(subresource: &str) -> &'static [&'static str] {
 
 fn aggregated(server: &ApiServer, core: bool) -> Response {
     let all = server.registry().all();
-    let groups: Vec<(String, Vec<String>)> =
-        if core { vec![(String::new(), vec!["v1".to_owned()])] } else { versions(server).into_iter().collect() };
+    let groups: Vec<(String, Vec<String>)> = if core {
+        vec![(String::new(), vec!["v1".to_owned()])]
+    } else {
+        versions(server).into_iter().collect()
+    };
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
@@ -230,7 +258,9 @@ fn aggregated(server: &ApiServer, core: bool) -> Response {
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
     let mut response = bytes_response(StatusCode::OK, list.to_string());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
     response
 }
 

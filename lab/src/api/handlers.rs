@@ -35,10 +35,16 @@ pub(crate) enum Render {
 
 impl Render {
     fn from_accept(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("*/*");
         for part in accept.split(',') {
             let media = part.split(';').next().unwrap_or_default().trim();
-            if !matches!(media, "*/*" | "application/*" | "application/json" | "application/yaml" | "") {
+            if !matches!(
+                media,
+                "*/*" | "application/*" | "application/json" | "application/yaml" | ""
+            ) {
                 continue;
             }
             if part.contains("as=Table") && part.contains("v=v1") && !part.contains("v=v1beta1") {
@@ -72,9 +78,10 @@ impl Render {
     pub(crate) fn event_object(self, resource: &ResourceType, object: &Stored) -> Bytes {
         match self {
             Self::Plain => shown(resource, object),
-            Self::Table => {
-                Bytes::from(super::table::to_table(resource, &[&object.value], jiff::Timestamp::now()).to_string())
-            }
+            Self::Table => Bytes::from(
+                super::table::to_table(resource, &[&object.value], jiff::Timestamp::now())
+                    .to_string(),
+            ),
             Self::Partial => Bytes::from(partial(&object.value).to_string()),
         }
     }
@@ -87,7 +94,9 @@ impl Render {
 /// The object in the version that was asked for: versions share their storage.
 fn shown(resource: &ResourceType, object: &Stored) -> Bytes {
     let api_version = resource.api_version();
-    if str_at(&object.value, "/apiVersion") == Some(api_version.as_str()) || object.value.get("kind").is_none() {
+    if str_at(&object.value, "/apiVersion") == Some(api_version.as_str())
+        || object.value.get("kind").is_none()
+    {
         return object.json();
     }
     let mut converted = object.value.clone();
@@ -111,13 +120,23 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn key(&self) -> ObjectKey {
-        ObjectKey::new(self.namespace.as_deref().unwrap_or_default(), self.name.as_deref().unwrap_or_default())
+    pub(crate) fn key(&self) -> ObjectKey {
+        ObjectKey::new(
+            self.namespace.as_deref().unwrap_or_default(),
+            self.name.as_deref().unwrap_or_default(),
+        )
     }
 
     fn filter(&self) -> Result<Filter, ApiError> {
-        let labels = self.query.get("labelSelector").map_or_else(|| Ok(LabelSelector::default()), LabelSelector::parse);
-        let mut fields = self.query.get("fieldSelector").unwrap_or_default().to_owned();
+        let labels = self
+            .query
+            .get("labelSelector")
+            .map_or_else(|| Ok(LabelSelector::default()), LabelSelector::parse);
+        let mut fields = self
+            .query
+            .get("fieldSelector")
+            .unwrap_or_default()
+            .to_owned();
         if let Some(name) = &self.name {
             fields = format!("{fields},metadata.name={name}");
         }
@@ -129,11 +148,19 @@ impl Target {
     }
 
     fn write_options(&self, part: Part, headers: &HeaderMap) -> WriteOptions {
-        let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("unknown");
-        let manager = self.query.get("fieldManager").filter(|manager| !manager.is_empty());
+        let agent = headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("unknown");
+        let manager = self
+            .query
+            .get("fieldManager")
+            .filter(|manager| !manager.is_empty());
         WriteOptions {
             dry_run: self.query.get("dryRun").is_some(),
-            manager: manager.unwrap_or_else(|| agent.split('/').next().unwrap_or(agent)).to_owned(),
+            manager: manager
+                .unwrap_or_else(|| agent.split('/').next().unwrap_or(agent))
+                .to_owned(),
             part,
             subresource: match (part, self.subresource.as_deref()) {
                 (Part::Status, _) => Some("status"),
@@ -151,9 +178,15 @@ pub(crate) struct Query(HashMap<String, String>);
 impl Query {
     fn parse(query: Option<&str>) -> Self {
         let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(
-            &format!("/?{}", query.unwrap_or_default()).parse().unwrap_or_default(),
+            &format!("/?{}", query.unwrap_or_default())
+                .parse()
+                .unwrap_or_default(),
         );
-        Self(query.map(|pairs| pairs.0.into_iter().collect()).unwrap_or_default())
+        Self(
+            query
+                .map(|pairs| pairs.0.into_iter().collect())
+                .unwrap_or_default(),
+        )
     }
 
     pub(crate) fn get<'a>(&'a self, key: &str) -> Option<&'a str> {
@@ -166,8 +199,21 @@ impl Query {
 }
 
 /// Splits a path as Kubernetes does. `None`: not the path of a resource.
-fn parse_path(server: &ApiServer, path: &str) -> Option<(Arc<ResourceType>, Option<String>, Option<String>, Option<String>)> {
-    let mut parts = path.trim_matches('/').split('/').map(decoded).collect::<Vec<_>>().into_iter();
+fn parse_path(
+    server: &ApiServer,
+    path: &str,
+) -> Option<(
+    Arc<ResourceType>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+)> {
+    let mut parts = path
+        .trim_matches('/')
+        .split('/')
+        .map(decoded)
+        .collect::<Vec<_>>()
+        .into_iter();
     let (group, version) = match parts.next()?.as_str() {
         "api" => (String::new(), parts.next()?),
         "apis" => (parts.next()?, parts.next()?),
@@ -177,7 +223,8 @@ fn parse_path(server: &ApiServer, path: &str) -> Option<(Arc<ResourceType>, Opti
     let mut namespace = None;
     let is_namespaced = rest.first().is_some_and(|first| first == "namespaces")
         && rest.len() >= 3
-        && !(rest.len() == 3 && matches!(rest.get(2).map(String::as_str), Some("status" | "finalize")));
+        && !(rest.len() == 3
+            && matches!(rest.get(2).map(String::as_str), Some("status" | "finalize")));
     if is_namespaced {
         namespace = rest.get(1).cloned();
         rest.drain(..2);
@@ -194,8 +241,13 @@ fn decoded(part: &str) -> String {
     let mut input = part.bytes();
     while let Some(byte) = input.next() {
         let hex = if byte == b'%' {
-            let pair = [input.next().unwrap_or_default(), input.next().unwrap_or_default()];
-            std::str::from_utf8(&pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())
+            let pair = [
+                input.next().unwrap_or_default(),
+                input.next().unwrap_or_default(),
+            ];
+            std::str::from_utf8(&pair)
+                .ok()
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
         } else {
             None
         };
@@ -213,7 +265,8 @@ pub(crate) async fn resources(State(server): State<Arc<ApiServer>>, request: Req
 }
 
 async fn route(server: &Arc<ApiServer>, request: Request) -> Result<Response, ApiError> {
-    let Some((resource, namespace, name, subresource)) = parse_path(server, request.uri().path()) else {
+    let Some((resource, namespace, name, subresource)) = parse_path(server, request.uri().path())
+    else {
         return Err(ApiError::no_such_path());
     };
     if resource.namespaced != namespace.is_some() && (!resource.namespaced || name.is_some()) {
@@ -221,7 +274,14 @@ async fn route(server: &Arc<ApiServer>, request: Request) -> Result<Response, Ap
     }
     let query = Query::parse(request.uri().query());
     let render = Render::from_accept(request.headers())?;
-    let target = Target { resource, namespace, name, subresource, query, render };
+    let target = Target {
+        resource,
+        namespace,
+        name,
+        subresource,
+        query,
+        render,
+    };
     account(server, &target, &request);
     match target.subresource.clone() {
         Some(subresource) => serve_subresource(server, target, &subresource, request).await,
@@ -247,7 +307,11 @@ fn account(server: &ApiServer, target: &Target, request: &Request) {
         Some(subresource) => format!("{}/{subresource}", target.resource.plural),
         None => target.resource.plural.clone(),
     };
-    let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let agent = request
+        .headers()
+        .get(header::USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     server.metrics().count(
         verb,
         &target.resource.group,
@@ -257,7 +321,11 @@ fn account(server: &ApiServer, target: &Target, request: &Request) {
     );
 }
 
-async fn collection(server: &Arc<ApiServer>, target: Target, request: Request) -> Result<Response, ApiError> {
+async fn collection(
+    server: &Arc<ApiServer>,
+    target: Target,
+    request: Request,
+) -> Result<Response, ApiError> {
     match *request.method() {
         Method::POST => {
             if target.resource.namespaced && target.namespace.is_none() {
@@ -268,8 +336,15 @@ async fn collection(server: &Arc<ApiServer>, target: Target, request: Request) -
             }
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
-            let stored = server.create_object(&target.resource, target.namespace.as_deref(), body, &options)?;
-            Ok(target.render.response(StatusCode::CREATED, &target.resource, &stored))
+            let stored = server.create_object(
+                &target.resource,
+                target.namespace.as_deref(),
+                body,
+                &options,
+            )?;
+            Ok(target
+                .render
+                .response(StatusCode::CREATED, &target.resource, &stored))
         }
         _ if target.resource.create_only => Err(ApiError::method_not_allowed()),
         Method::GET if target.query.is_true("watch") => start_watch(server, target, request).await,
@@ -279,7 +354,11 @@ async fn collection(server: &Arc<ApiServer>, target: Target, request: Request) -
     }
 }
 
-async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Result<Response, ApiError> {
+async fn named(
+    server: &Arc<ApiServer>,
+    target: Target,
+    request: Request,
+) -> Result<Response, ApiError> {
     if target.resource.create_only {
         return Err(ApiError::method_not_allowed());
     }
@@ -287,7 +366,9 @@ async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Res
         Method::GET if target.query.is_true("watch") => start_watch(server, target, request).await,
         Method::GET => {
             let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
         Method::PUT => {
             let options = target.write_options(Part::Main, request.headers());
@@ -299,10 +380,17 @@ async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Res
             let options = delete_options(&target, request).await?;
             let deleted = server.delete_object(&target.resource, &target.key(), &options)?;
             if !deleted.gone || returns_object(&target.resource) {
-                return Ok(target.render.response(StatusCode::OK, &target.resource, &deleted.object));
+                return Ok(target.render.response(
+                    StatusCode::OK,
+                    &target.resource,
+                    &deleted.object,
+                ));
             }
             let value = &deleted.object.value;
-            Ok(json_response(StatusCode::OK, &success(&target.resource, name(value), uid(value))))
+            Ok(json_response(
+                StatusCode::OK,
+                &success(&target.resource, name(value), uid(value)),
+            ))
         }
         _ => Err(ApiError::method_not_allowed()),
     }
@@ -313,19 +401,43 @@ fn returns_object(resource: &ResourceType) -> bool {
     resource.group.is_empty()
         && matches!(
             resource.plural.as_str(),
-            "pods" | "services" | "persistentvolumeclaims" | "persistentvolumes" | "serviceaccounts" | "podtemplates"
+            "pods"
+                | "services"
+                | "persistentvolumeclaims"
+                | "persistentvolumes"
+                | "serviceaccounts"
+                | "podtemplates"
                 | "resourcequotas"
         )
 }
 
-fn put(server: &ApiServer, target: &Target, body: &Value, options: &WriteOptions) -> Result<Response, ApiError> {
+fn put(
+    server: &ApiServer,
+    target: &Target,
+    body: &Value,
+    options: &WriteOptions,
+) -> Result<Response, ApiError> {
     let resource = &target.resource;
-    let creates = matches!(resource.plural.as_str(), "leases" | "endpoints" | "events" | "limitranges" | "resourcequotas");
-    if creates && server.store().get(&resource.storage, &target.key()).is_none() {
+    let creates = matches!(
+        resource.plural.as_str(),
+        "leases" | "endpoints" | "events" | "limitranges" | "resourcequotas"
+    );
+    if creates
+        && server
+            .store()
+            .get(&resource.storage, &target.key())
+            .is_none()
+    {
         let mut body = body.clone();
-        super::object::set_default(&mut body, "/metadata/name", target.name.clone().unwrap_or_default());
+        super::object::set_default(
+            &mut body,
+            "/metadata/name",
+            target.name.clone().unwrap_or_default(),
+        );
         let stored = server.create_object(resource, target.namespace.as_deref(), body, options)?;
-        return Ok(target.render.response(StatusCode::CREATED, resource, &stored));
+        return Ok(target
+            .render
+            .response(StatusCode::CREATED, resource, &stored));
     }
     if resource.custom.is_some() && !super::object::is_set(body, "/metadata/resourceVersion") {
         server.existing(resource, &target.key())?;
@@ -352,7 +464,12 @@ enum PatchKind {
     Apply,
 }
 
-async fn patch(server: &Arc<ApiServer>, target: &Target, part: Part, request: Request) -> Result<Response, ApiError> {
+async fn patch(
+    server: &Arc<ApiServer>,
+    target: &Target,
+    part: Part,
+    request: Request,
+) -> Result<Response, ApiError> {
     let (kind, options, body) = read_patch(target, part, request).await?;
     let resource = &target.resource;
     let key = target.key();
@@ -373,7 +490,9 @@ async fn read_patch(
     let kind = match media_type(request.headers()).as_str() {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
-        "application/strategic-merge-patch+json" if target.resource.custom.is_none() => PatchKind::Strategic,
+        "application/strategic-merge-patch+json" if target.resource.custom.is_none() => {
+            PatchKind::Strategic
+        }
         "application/apply-patch+yaml" => PatchKind::Apply,
         _ => {
             return Err(ApiError::unsupported_media_type(
@@ -387,11 +506,20 @@ async fn read_patch(
         ));
     }
     let bytes = read_bytes(request).await?;
-    let body = if kind == PatchKind::Apply { decode_yaml(&bytes)? } else { decode_json(&bytes)? };
+    let body = if kind == PatchKind::Apply {
+        decode_yaml(&bytes)?
+    } else {
+        decode_json(&bytes)?
+    };
     Ok((kind, options, body))
 }
 
-fn patched(kind: PatchKind, resource: &ResourceType, existing: &Value, body: &Value) -> Result<Value, ApiError> {
+fn patched(
+    kind: PatchKind,
+    resource: &ResourceType,
+    existing: &Value,
+    body: &Value,
+) -> Result<Value, ApiError> {
     let mut next = existing.clone();
     match kind {
         PatchKind::Json => super::patch::json_patch(&mut next, body.clone())?,
@@ -403,7 +531,12 @@ fn patched(kind: PatchKind, resource: &ResourceType, existing: &Value, body: &Va
     Ok(next)
 }
 
-fn apply(server: &ApiServer, target: &Target, body: &Value, options: &WriteOptions) -> Result<Response, ApiError> {
+fn apply(
+    server: &ApiServer,
+    target: &Target,
+    body: &Value,
+    options: &WriteOptions,
+) -> Result<Response, ApiError> {
     let resource = &target.resource;
     let force = target.query.is_true("force");
     let key = target.key();
@@ -411,14 +544,19 @@ fn apply(server: &ApiServer, target: &Target, body: &Value, options: &WriteOptio
         let mut fresh = super::apply::apply(None, body, &options.manager, force, resource)?;
         super::object::set_default(&mut fresh, "/metadata/name", key.name.clone());
         match server.create_object(resource, target.namespace.as_deref(), fresh, options) {
-            Ok(stored) => return Ok(target.render.response(StatusCode::CREATED, resource, &stored)),
+            Ok(stored) => {
+                return Ok(target
+                    .render
+                    .response(StatusCode::CREATED, resource, &stored));
+            }
             // Created by someone else in between: apply onto that.
             Err(error) if error.reason == "AlreadyExists" => {}
             Err(error) => return Err(error),
         }
     }
-    let change =
-        |existing: &Value| super::apply::apply(Some(existing), body, &options.manager, force, resource);
+    let change = |existing: &Value| {
+        super::apply::apply(Some(existing), body, &options.manager, force, resource)
+    };
     let stored = server.change_object(resource, &key, options, &change)?;
     Ok(target.render.response(StatusCode::OK, resource, &stored))
 }
@@ -435,13 +573,20 @@ async fn serve_subresource(
     match (subresource, request.method().clone()) {
         ("status", Method::GET) => {
             let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("status", Method::PUT) => {
             let options = target.write_options(Part::Status, request.headers());
             let body = read_object(request).await?;
-            let stored = server.change_object(&target.resource, &target.key(), &options, &|_| Ok(body.clone()))?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            let stored =
+                server.change_object(&target.resource, &target.key(), &options, &|_| {
+                    Ok(body.clone())
+                })?;
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("status", Method::PATCH) => patch(server, &target, Part::Status, request).await,
         ("scale", _) => scale(server, &target, request).await,
@@ -459,14 +604,19 @@ async fn serve_subresource(
         }
         ("ephemeralcontainers" | "resize", Method::GET) => {
             let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("ephemeralcontainers" | "resize", Method::PUT) => {
             let options = target.write_options(Part::Internal, request.headers());
             let body = read_object(request).await?;
             let change = |existing: &Value| Ok(only_containers(existing, &body));
-            let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            let stored =
+                server.change_object(&target.resource, &target.key(), &options, &change)?;
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("ephemeralcontainers" | "resize", Method::PATCH) => {
             let (kind, options, body) = read_patch(&target, Part::Internal, request).await?;
@@ -474,8 +624,11 @@ async fn serve_subresource(
                 let wanted = patched(kind, &target.resource, existing, &body)?;
                 Ok(only_containers(existing, &wanted))
             };
-            let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            let stored =
+                server.change_object(&target.resource, &target.key(), &options, &change)?;
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("finalize", Method::PUT) => {
             let options = target.write_options(Part::Internal, request.headers());
@@ -485,10 +638,15 @@ async fn serve_subresource(
                 super::object::copy(&body, &mut next, "/spec/finalizers");
                 Ok(next)
             };
-            let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
-            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
+            let stored =
+                server.change_object(&target.resource, &target.key(), &options, &change)?;
+            Ok(target
+                .render
+                .response(StatusCode::OK, &target.resource, &stored))
         }
-        ("token", Method::POST) => super::auth::issue_token(server, &target.key(), read_object(request).await?),
+        ("token", Method::POST) => {
+            super::auth::issue_token(server, &target.key(), read_object(request).await?)
+        }
         _ => Err(ApiError::method_not_allowed()),
     }
 }
@@ -520,17 +678,31 @@ fn bind(server: &ApiServer, target: &Target, body: &Value) -> Result<Response, A
         Ok(next)
     };
     server.change_object(&target.resource, &key, &WriteOptions::internal(), &change)?;
-    Ok(json_response(StatusCode::CREATED, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(json_response(
+        StatusCode::CREATED,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
-async fn scale(server: &Arc<ApiServer>, target: &Target, request: Request) -> Result<Response, ApiError> {
-    let Some(paths) = target.resource.scale_paths() else { return Err(ApiError::no_such_path()) };
+async fn scale(
+    server: &Arc<ApiServer>,
+    target: &Target,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Some(paths) = target.resource.scale_paths() else {
+        return Err(ApiError::no_such_path());
+    };
     let key = target.key();
     let shown = |object: &Value| {
-        let selector = paths.selector.as_deref().and_then(|pointer| object.pointer(pointer));
+        let selector = paths
+            .selector
+            .as_deref()
+            .and_then(|pointer| object.pointer(pointer));
         let selector = match selector {
             Some(Value::String(text)) => text.clone(),
-            Some(map) if target.resource.plural == "replicationcontrollers" => LabelSelector::from_map(map).to_query(),
+            Some(map) if target.resource.plural == "replicationcontrollers" => {
+                LabelSelector::from_map(map).to_query()
+            }
             found => LabelSelector::from_object(found).to_query(),
         };
         let mut status = json!({"replicas": i64_at(object, &paths.status).unwrap_or(0)});
@@ -569,13 +741,19 @@ async fn scale(server: &Arc<ApiServer>, target: &Target, request: Request) -> Re
         Method::PUT => {
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
-            server.change_object(&target.resource, &key, &options, &|existing| replaced(existing, &body))?
+            server.change_object(&target.resource, &key, &options, &|existing| {
+                replaced(existing, &body)
+            })?
         }
         Method::PATCH => {
             let (kind, options, body) = read_patch(target, Part::Main, request).await?;
             let change = |existing: &Value| {
                 let scale = shown(existing);
-                let kind = if kind == PatchKind::Apply { PatchKind::Merge } else { kind };
+                let kind = if kind == PatchKind::Apply {
+                    PatchKind::Merge
+                } else {
+                    kind
+                };
                 replaced(existing, &patched(kind, &target.resource, &scale, &body)?)
             };
             server.change_object(&target.resource, &key, &options, &change)?
@@ -587,8 +765,12 @@ async fn scale(server: &Arc<ApiServer>, target: &Target, request: Request) -> Re
 
 fn list(server: &ApiServer, target: &Target) -> Result<Response, ApiError> {
     let filter = target.filter()?;
-    let mut listing = server.store().list(&target.resource.storage, target.namespace.as_deref());
-    listing.objects.retain(|object| filter.matches(&object.value));
+    let mut listing = server
+        .store()
+        .list(&target.resource.storage, target.namespace.as_deref());
+    listing
+        .objects
+        .retain(|object| filter.matches(&object.value));
     let page = page(server, target, listing)?;
     let resource = &target.resource;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
@@ -603,11 +785,18 @@ fn list(server: &ApiServer, target: &Target) -> Result<Response, ApiError> {
         return Ok(json_response(StatusCode::OK, &table));
     }
     let (kind, api_version) = match target.render {
-        Render::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+        Render::Partial => (
+            "PartialObjectMetadataList".to_owned(),
+            "meta.k8s.io/v1".to_owned(),
+        ),
         _ => (resource.list_kind.clone(), resource.api_version()),
     };
-    let mut body = format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(api_version))
-        .into_bytes();
+    let mut body = format!(
+        "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
+        json!(kind),
+        json!(api_version)
+    )
+    .into_bytes();
     for (index, object) in page.objects.iter().enumerate() {
         if index > 0 {
             body.push(b',');
@@ -626,15 +815,26 @@ struct Page {
 }
 
 /// Cuts a page out of a listing. The token holds the revision of the first page and the last key shown.
-fn page(server: &ApiServer, target: &Target, listing: super::store::Listing) -> Result<Page, ApiError> {
+fn page(
+    server: &ApiServer,
+    target: &Target,
+    listing: super::store::Listing,
+) -> Result<Page, ApiError> {
     use base64::Engine as _;
     let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let mut objects = listing.objects;
     let mut revision = listing.revision;
-    if let Some(token) = target.query.get("continue").filter(|token| !token.is_empty()) {
+    if let Some(token) = target
+        .query
+        .get("continue")
+        .filter(|token| !token.is_empty())
+    {
         let bad = || ApiError::bad_request("continue key is not valid: illegal base64 data");
-        let decoded: Value =
-            engine.decode(token).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(bad)?;
+        let decoded: Value = engine
+            .decode(token)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .ok_or_else(bad)?;
         revision = decoded.get("rv").and_then(Value::as_u64).ok_or_else(bad)?;
         server.store().check_page(revision).map_err(|_| {
             ApiError::expired(
@@ -647,7 +847,11 @@ fn page(server: &ApiServer, target: &Target, listing: super::store::Listing) -> 
         );
         objects.retain(|object| key_of(&object.value) > last);
     }
-    let limit = target.query.get("limit").and_then(|limit| limit.parse::<usize>().ok()).unwrap_or(0);
+    let limit = target
+        .query
+        .get("limit")
+        .and_then(|limit| limit.parse::<usize>().ok())
+        .unwrap_or(0);
     let mut token = None;
     let mut remaining = 0;
     if limit > 0 && objects.len() > limit {
@@ -655,32 +859,51 @@ fn page(server: &ApiServer, target: &Target, listing: super::store::Listing) -> 
         objects.truncate(limit);
         if let Some(last) = objects.last() {
             let key = key_of(&last.value);
-            token = Some(engine.encode(json!({"rv": revision, "ns": key.namespace, "name": key.name}).to_string()));
+            token = Some(engine.encode(
+                json!({"rv": revision, "ns": key.namespace, "name": key.name}).to_string(),
+            ));
         }
     }
-    Ok(Page { objects, revision, token, remaining })
+    Ok(Page {
+        objects,
+        revision,
+        token,
+        remaining,
+    })
 }
 
 fn key_of(object: &Value) -> ObjectKey {
     ObjectKey::new(super::object::namespace(object), name(object))
 }
 
-async fn start_watch(server: &Arc<ApiServer>, target: Target, request: Request) -> Result<Response, ApiError> {
+async fn start_watch(
+    server: &Arc<ApiServer>,
+    target: Target,
+    request: Request,
+) -> Result<Response, ApiError> {
     let revision = match target.query.get("resourceVersion") {
         None | Some("" | "0") => None,
         Some(text) => Some(text.parse::<u64>().map_err(|_| {
-            ApiError::bad_request(format!("invalid resource version: strconv.ParseUint: parsing \"{text}\": invalid syntax"))
+            ApiError::bad_request(format!(
+                "invalid resource version: strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            ))
         })?),
     };
     let bookmarks = target.query.is_true("allowWatchBookmarks");
     let initial = target.query.get("sendInitialEvents");
     let start = match (initial, revision) {
-        (Some("true"), _) => Start::Existing { bookmark: bookmarks },
+        (Some("true"), _) => Start::Existing {
+            bookmark: bookmarks,
+        },
         (Some(_), None) => Start::After(server.store().revision()),
         (None, None) => Start::Existing { bookmark: false },
         (_, Some(revision)) => Start::After(revision),
     };
-    let seconds = target.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()).filter(|one| *one > 0);
+    let seconds = target
+        .query
+        .get("timeoutSeconds")
+        .and_then(|text| text.parse::<u64>().ok())
+        .filter(|one| *one > 0);
     let watch = WatchRequest {
         filter: target.filter()?,
         start,
@@ -707,9 +930,14 @@ async fn start_watch(server: &Arc<ApiServer>, target: Target, request: Request) 
 
 async fn delete_options(target: &Target, request: Request) -> Result<DeleteOptions, ApiError> {
     let bytes = read_bytes_with_type(request).await?;
-    let body = if bytes.0.is_empty() { json!({}) } else { decode(&bytes.1, &bytes.0)? };
+    let body = if bytes.0.is_empty() {
+        json!({})
+    } else {
+        decode(&bytes.1, &bytes.0)?
+    };
     let query = &target.query;
-    let propagation = str_at(&body, "/propagationPolicy").or_else(|| query.get("propagationPolicy"));
+    let propagation =
+        str_at(&body, "/propagationPolicy").or_else(|| query.get("propagationPolicy"));
     if let Some(policy) = propagation
         && !matches!(policy, "Foreground" | "Background" | "Orphan")
     {
@@ -717,23 +945,40 @@ async fn delete_options(target: &Target, request: Request) -> Result<DeleteOptio
             "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{policy}\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
         )));
     }
-    let orphan = body.get("orphanDependents").and_then(Value::as_bool).map(|orphan| if orphan { "Orphan" } else { "Background" });
+    let orphan = body
+        .get("orphanDependents")
+        .and_then(Value::as_bool)
+        .map(|orphan| if orphan { "Orphan" } else { "Background" });
     Ok(DeleteOptions {
-        grace_period_seconds: i64_at(&body, "/gracePeriodSeconds")
-            .or_else(|| query.get("gracePeriodSeconds").and_then(|text| text.parse().ok())),
+        grace_period_seconds: i64_at(&body, "/gracePeriodSeconds").or_else(|| {
+            query
+                .get("gracePeriodSeconds")
+                .and_then(|text| text.parse().ok())
+        }),
         propagation_policy: propagation.or(orphan).map(str::to_owned),
         uid: str_at(&body, "/preconditions/uid").map(str::to_owned),
         resource_version: str_at(&body, "/preconditions/resourceVersion").map(str::to_owned),
-        dry_run: query.get("dryRun").is_some() || !super::object::array_at(&body, "/dryRun").is_empty(),
+        dry_run: query.get("dryRun").is_some()
+            || !super::object::array_at(&body, "/dryRun").is_empty(),
     })
 }
 
-async fn delete_collection(server: &ApiServer, target: &Target, request: Request) -> Result<Response, ApiError> {
+async fn delete_collection(
+    server: &ApiServer,
+    target: &Target,
+    request: Request,
+) -> Result<Response, ApiError> {
     let filter = target.filter()?;
     let options = delete_options(target, request).await?;
-    let listing = server.store().list(&target.resource.storage, target.namespace.as_deref());
+    let listing = server
+        .store()
+        .list(&target.resource.storage, target.namespace.as_deref());
     let mut deleted = Vec::new();
-    for object in listing.objects.iter().filter(|object| filter.matches(&object.value)) {
+    for object in listing
+        .objects
+        .iter()
+        .filter(|object| filter.matches(&object.value))
+    {
         match server.delete_object(&target.resource, &key_of(&object.value), &options) {
             Ok(one) => deleted.push(one.object.value.clone()),
             Err(error) if error.reason == "NotFound" => {}
@@ -748,8 +993,16 @@ async fn delete_collection(server: &ApiServer, target: &Target, request: Request
 }
 
 fn media_type(headers: &HeaderMap) -> String {
-    let found = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    found.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    let found = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    found
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 async fn read_bytes(request: Request) -> Result<Bytes, ApiError> {
@@ -758,8 +1011,14 @@ async fn read_bytes(request: Request) -> Result<Bytes, ApiError> {
 
 async fn read_bytes_with_type(request: Request) -> Result<(Bytes, String), ApiError> {
     let media = media_type(request.headers());
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if declared.and_then(|text| text.parse::<usize>().ok()).is_some_and(|length| length > BODY_LIMIT) {
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    if declared
+        .and_then(|text| text.parse::<usize>().ok())
+        .is_some_and(|length| length > BODY_LIMIT)
+    {
         return Err(ApiError::too_large(BODY_LIMIT));
     }
     let body = axum::body::to_bytes(request.into_body(), BODY_LIMIT);
@@ -785,20 +1044,29 @@ fn decode(media: &str, bytes: &[u8]) -> Result<Value, ApiError> {
     match media {
         "application/json" | "" | "*/*" => decode_json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(bytes),
-        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
+        _ => Err(ApiError::unsupported_media_type(
+            "application/json, application/yaml",
+        )),
     }
 }
 
 fn decode_json(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::bad_request(format!("the request body could not be parsed as JSON: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        ApiError::bad_request(format!(
+            "the request body could not be parsed as JSON: {error}"
+        ))
+    })
 }
 
 fn decode_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    serde_yaml::from_str(text)
-        .map_err(|error| ApiError::bad_request(format!("the request body could not be parsed as YAML: {error}")))
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    serde_yaml::from_str(text).map_err(|error| {
+        ApiError::bad_request(format!(
+            "the request body could not be parsed as YAML: {error}"
+        ))
+    })
 }

@@ -33,7 +33,14 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Counts one request.
-    pub(crate) fn count(&self, verb: &str, group: &str, resource: &str, namespace: &str, user_agent: &str) {
+    pub(crate) fn count(
+        &self,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        user_agent: &str,
+    ) {
         let key = (
             verb.to_owned(),
             group.to_owned(),
@@ -41,7 +48,12 @@ impl Metrics {
             namespace.to_owned(),
             user_agent.to_owned(),
         );
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
+        *self
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key)
+            .or_default() += 1;
     }
 
     /// All counts.
@@ -49,14 +61,16 @@ impl Metrics {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts
             .iter()
-            .map(|((verb, group, resource, namespace, user_agent), count)| RequestCount {
-                verb: verb.clone(),
-                group: group.clone(),
-                resource: resource.clone(),
-                namespace: namespace.clone(),
-                user_agent: user_agent.clone(),
-                count: *count,
-            })
+            .map(
+                |((verb, group, resource, namespace, user_agent), count)| RequestCount {
+                    verb: verb.clone(),
+                    group: group.clone(),
+                    resource: resource.clone(),
+                    namespace: namespace.clone(),
+                    user_agent: user_agent.clone(),
+                    count: *count,
+                },
+            )
             .collect()
     }
 
@@ -65,7 +79,12 @@ impl Metrics {
         let mut text = String::from(
             "# HELP apiserver_request_total Requests by verb, resource, namespace and client.\n# TYPE apiserver_request_total counter\n",
         );
-        let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let escaped = |value: &str| {
+            value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n")
+        };
         for one in self.snapshot() {
             text.push_str(&format!(
                 "apiserver_request_total{{verb=\"{}\",group=\"{}\",resource=\"{}\",namespace=\"{}\",client=\"{}\"}} {}\n",

@@ -7,6 +7,7 @@
 
 mod apply;
 mod auth;
+mod crds;
 mod defaults;
 mod discovery;
 mod eviction;
@@ -31,6 +32,8 @@ mod writes;
 pub use metrics::RequestCount;
 pub use registry::{CustomType, Registry, ResourceType, ScalePaths};
 pub use selectors::{FieldSelector, LabelSelector};
-pub use server::{AdmissionHook, ApiServer, ApiServerConfig, ApiServerError, Operation, ServeHandle};
+pub use server::{
+    AdmissionHook, ApiServer, ApiServerConfig, ApiServerError, Operation, ServeHandle,
+};
 pub use status::{ApiError, Cause};
 pub use store::{Listing, ObjectKey, Store, Stored};

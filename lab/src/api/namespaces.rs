@@ -7,7 +7,7 @@ use super::registry::ResourceType;
 use super::server::ApiServer;
 use super::status::{ApiError, Cause};
 use super::store::ObjectKey;
-use super::writes::WriteOptions;
+use super::writes::{DeleteOptions, WriteOptions};
 
 /// Storage key of namespaces.
 pub(crate) const STORAGE: &str = "/namespaces";
@@ -15,7 +15,9 @@ pub(crate) const STORAGE: &str = "/namespaces";
 impl ApiServer {
     /// Namespaces and objects that every cluster has.
     pub(crate) fn bootstrap(&self) -> Result<(), ApiError> {
-        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else { return Ok(()) };
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else {
+            return Ok(());
+        };
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let object = json!({"metadata": {"name": name}});
             self.create_object(&namespaces, None, object, &WriteOptions::internal())?;
@@ -24,15 +26,23 @@ impl ApiServer {
     }
 
     /// New objects need a namespace that exists and is not going away.
-    pub(crate) fn check_namespace(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
+    pub(crate) fn check_namespace(
+        &self,
+        resource: &ResourceType,
+        object: &Value,
+    ) -> Result<(), ApiError> {
         if !resource.namespaced {
             return Ok(());
         }
         let wanted = namespace(object);
-        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else { return Ok(()) };
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else {
+            return Ok(());
+        };
         let found = self.existing(&namespaces, &ObjectKey::new("", wanted))?;
         if is_deleting(&found.value) {
-            let why = format!("unable to create new content in namespace {wanted} because it is being terminated");
+            let why = format!(
+                "unable to create new content in namespace {wanted} because it is being terminated"
+            );
             let cause = Cause {
                 reason: "NamespaceTerminating".to_owned(),
                 message: format!("namespace {wanted} is being terminated"),
@@ -41,6 +51,60 @@ impl ApiServer {
             return Err(ApiError::forbidden(resource, name(object), &why).with_causes(vec![cause]));
         }
         Ok(())
+    }
+
+    /// Deletes all content of a namespace that is going away, and then the namespace.
+    pub(crate) fn empty_namespace(
+        &self,
+        resource: &ResourceType,
+        object: &Value,
+    ) -> Result<(), ApiError> {
+        if !is_deleting(object) {
+            return Ok(());
+        }
+        let wanted = name(object);
+        let options = DeleteOptions {
+            propagation_policy: Some("Background".to_owned()),
+            ..DeleteOptions::default()
+        };
+        for storage in self.store().storages_in(wanted) {
+            let Some(kind) = self.registry().by_storage(&storage) else {
+                continue;
+            };
+            for content in self.store().list(&storage, Some(wanted)).objects {
+                if is_deleting(&content.value) {
+                    continue;
+                }
+                match self.delete_object(
+                    &kind,
+                    &ObjectKey::new(wanted, name(&content.value)),
+                    &options,
+                ) {
+                    Err(error) if error.reason != "NotFound" => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        if !self.store().storages_in(wanted).is_empty() {
+            return Ok(());
+        }
+        let change = |existing: &Value| {
+            let mut next = existing.clone();
+            if let Some(finalizers) = next
+                .pointer_mut("/spec/finalizers")
+                .and_then(Value::as_array_mut)
+            {
+                finalizers.retain(|one| one.as_str() != Some("kubernetes"));
+            }
+            Ok(next)
+        };
+        self.change_object(
+            resource,
+            &ObjectKey::new("", wanted),
+            &WriteOptions::internal(),
+            &change,
+        )
+        .map(|_| ())
     }
 
     /// Creates what each namespace has from the start.
@@ -57,7 +121,9 @@ impl ApiServer {
             ),
         ];
         for (plural, content) in contents {
-            let Some(resource) = self.registry().get("", "v1", plural) else { continue };
+            let Some(resource) = self.registry().get("", "v1", plural) else {
+                continue;
+            };
             match self.create_object(&resource, Some(wanted), content, &WriteOptions::internal()) {
                 Err(error) if error.reason != "AlreadyExists" => return Err(error),
                 _ => {}

@@ -33,14 +33,21 @@ pub(crate) fn merge_patch(target: &mut Value, patch: &Value) {
 /// Applies a strategic merge patch.
 pub(crate) fn strategic_merge(target: &mut Value, patch: &Value) -> Result<(), ApiError> {
     let Some(patch) = patch.as_object() else {
-        return Err(ApiError::bad_request("a strategic merge patch must be an object"));
+        return Err(ApiError::bad_request(
+            "a strategic merge patch must be an object",
+        ));
     };
     merge_objects(super::object::map_mut(target), patch, "")
 }
 
 fn list_merge(parent: &str, field: &str) -> ListMerge {
     match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets"
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets"
         | "resourceClaims" => ListMerge::Key("name"),
         "secrets" if parent.is_empty() => ListMerge::Key("name"),
         "ports" if parent == "spec" => ListMerge::Key("port"),
@@ -58,10 +65,18 @@ fn list_merge(parent: &str, field: &str) -> ListMerge {
     }
 }
 
-fn merge_objects(target: &mut Map<String, Value>, patch: &Map<String, Value>, parent: &str) -> Result<(), ApiError> {
+fn merge_objects(
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    parent: &str,
+) -> Result<(), ApiError> {
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
-            *target = patch.iter().filter(|(key, _)| !key.starts_with('$')).map(clone_entry).collect();
+            *target = patch
+                .iter()
+                .filter(|(key, _)| !key.starts_with('$'))
+                .map(clone_entry)
+                .collect();
             return Ok(());
         }
         Some("delete") => {
@@ -69,11 +84,18 @@ fn merge_objects(target: &mut Map<String, Value>, patch: &Map<String, Value>, pa
             return Ok(());
         }
         Some("merge") | None => {}
-        Some(other) => return Err(ApiError::bad_request(format!("unknown $patch directive: {other}"))),
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "unknown $patch directive: {other}"
+            )));
+        }
     }
     for (key, value) in patch {
         if let Some(field) = key.strip_prefix("$deleteFromPrimitiveList/") {
-            if let (Some(list), Some(gone)) = (target.get_mut(field).and_then(Value::as_array_mut), value.as_array()) {
+            if let (Some(list), Some(gone)) = (
+                target.get_mut(field).and_then(Value::as_array_mut),
+                value.as_array(),
+            ) {
                 list.retain(|item| !gone.contains(item));
             }
             continue;
@@ -120,12 +142,18 @@ fn merge_list(
     if !slot.is_array() {
         *slot = Value::Array(Vec::new());
     }
-    let Some(list) = slot.as_array_mut() else { return Ok(()) };
+    let Some(list) = slot.as_array_mut() else {
+        return Ok(());
+    };
     let replace = |item: &Value| item.get("$patch").and_then(Value::as_str) == Some("replace");
     match list_merge(parent, field) {
         ListMerge::Atomic => *list = items.to_vec(),
         _ if items.iter().any(replace) => {
-            *list = items.iter().filter(|item| !replace(item)).cloned().collect();
+            *list = items
+                .iter()
+                .filter(|item| !replace(item))
+                .cloned()
+                .collect();
         }
         ListMerge::Set => {
             for item in items {
@@ -139,16 +167,27 @@ fn merge_list(
     Ok(())
 }
 
-fn merge_keyed(list: &mut Vec<Value>, field: &str, items: &[Value], default_key: &str) -> Result<(), ApiError> {
+fn merge_keyed(
+    list: &mut Vec<Value>,
+    field: &str,
+    items: &[Value],
+    default_key: &str,
+) -> Result<(), ApiError> {
     for item in items {
         let Some(fields) = item.as_object() else {
-            return Err(ApiError::bad_request(format!("items of {field} must be objects")));
+            return Err(ApiError::bad_request(format!(
+                "items of {field} must be objects"
+            )));
         };
         let key = merge_key(fields, field, default_key);
         let Some(wanted) = fields.get(key) else {
-            return Err(ApiError::bad_request(format!("map: {item} does not contain declared merge key: {key}")));
+            return Err(ApiError::bad_request(format!(
+                "map: {item} does not contain declared merge key: {key}"
+            )));
         };
-        let found = list.iter().position(|present| present.get(key) == Some(wanted));
+        let found = list
+            .iter()
+            .position(|present| present.get(key) == Some(wanted));
         if fields.get("$patch").and_then(Value::as_str) == Some("delete") {
             list.retain(|present| present.get(key) != Some(wanted));
         } else if let Some(present) = found.and_then(|at| list.get_mut(at)) {
@@ -173,12 +212,19 @@ fn merge_key<'a>(item: &Map<String, Value>, field: &str, default_key: &'a str) -
 /// Obeys `$setElementOrder/<field>`: listed items come in that order, the others keep their place after them.
 fn reorder(target: &mut Map<String, Value>, patch: &Map<String, Value>, parent: &str) {
     for (directive, order) in patch {
-        let Some(field) = directive.strip_prefix("$setElementOrder/") else { continue };
-        let (Some(list), Some(order)) = (target.get_mut(field).and_then(Value::as_array_mut), order.as_array()) else {
+        let Some(field) = directive.strip_prefix("$setElementOrder/") else {
+            continue;
+        };
+        let (Some(list), Some(order)) = (
+            target.get_mut(field).and_then(Value::as_array_mut),
+            order.as_array(),
+        ) else {
             continue;
         };
         let rank = |item: &Value| match list_merge(parent, field) {
-            ListMerge::Key(key) => order.iter().position(|one| one.get(key).is_some() && one.get(key) == item.get(key)),
+            ListMerge::Key(key) => order
+                .iter()
+                .position(|one| one.get(key).is_some() && one.get(key) == item.get(key)),
             _ => order.iter().position(|one| one == item),
         };
         list.sort_by_key(|item| rank(item).unwrap_or(usize::MAX));

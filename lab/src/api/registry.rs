@@ -71,13 +71,21 @@ impl ResourceType {
     /// `apiVersion` of the objects.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `deployments.apps`; `pods` in the core group.
     #[must_use]
     pub fn qualified_plural(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// Whether there is such a subresource.
@@ -98,7 +106,16 @@ impl ResourceType {
         if self.create_only {
             return vec!["create"];
         }
-        vec!["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+        vec![
+            "create",
+            "delete",
+            "deletecollection",
+            "get",
+            "list",
+            "patch",
+            "update",
+            "watch",
+        ]
     }
 
     /// Where the scale subresource reads and writes.
@@ -128,36 +145,54 @@ impl Registry {
     pub fn new() -> Self {
         let mut types = BTreeMap::new();
         for one in built_in() {
-            types.insert((one.group.clone(), one.version.clone(), one.plural.clone()), Arc::new(one));
+            types.insert(
+                (one.group.clone(), one.version.clone(), one.plural.clone()),
+                Arc::new(one),
+            );
         }
-        Self { types: RwLock::new(types) }
+        Self {
+            types: RwLock::new(types),
+        }
     }
 
     /// Looks a resource up by its place in the path.
     #[must_use]
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<ResourceType>> {
         let types = self.types.read().unwrap_or_else(PoisonError::into_inner);
-        types.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+        types
+            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+            .cloned()
     }
 
     /// Looks a resource up by the kind that manifests and owner references name.
     #[must_use]
     pub fn by_kind(&self, api_version: &str, kind: &str) -> Option<Arc<ResourceType>> {
         let types = self.types.read().unwrap_or_else(PoisonError::into_inner);
-        types.values().find(|one| one.kind == kind && one.api_version() == api_version).cloned()
+        types
+            .values()
+            .find(|one| one.kind == kind && one.api_version() == api_version)
+            .cloned()
     }
 
     /// Some version of the resource that is stored under this key.
     #[must_use]
     pub fn by_storage(&self, storage: &str) -> Option<Arc<ResourceType>> {
         let types = self.types.read().unwrap_or_else(PoisonError::into_inner);
-        types.values().find(|one| &*one.storage == storage && !one.create_only).cloned()
+        types
+            .values()
+            .find(|one| &*one.storage == storage && !one.create_only)
+            .cloned()
     }
 
     /// All types, ordered by group, version and plural.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<ResourceType>> {
-        self.types.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.types
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Makes the served versions of a custom resource definition known and forgets versions that it no longer has.
@@ -165,16 +200,26 @@ impl Registry {
         let name = super::object::name(definition);
         let served = from_definition(definition);
         let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
-        types.retain(|_, one| one.custom.as_ref().is_none_or(|custom| custom.definition != name));
+        types.retain(|_, one| {
+            one.custom
+                .as_ref()
+                .is_none_or(|custom| custom.definition != name)
+        });
         for one in served {
-            types.entry((one.group.clone(), one.version.clone(), one.plural.clone())).or_insert_with(|| Arc::new(one));
+            types
+                .entry((one.group.clone(), one.version.clone(), one.plural.clone()))
+                .or_insert_with(|| Arc::new(one));
         }
     }
 
     /// Forgets a custom resource definition.
     pub fn unregister_definition(&self, name: &str) {
         let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
-        types.retain(|_, one| one.custom.as_ref().is_none_or(|custom| custom.definition != name));
+        types.retain(|_, one| {
+            one.custom
+                .as_ref()
+                .is_none_or(|custom| custom.definition != name)
+        });
     }
 }
 
@@ -189,7 +234,11 @@ fn from_definition(definition: &Value) -> Vec<ResourceType> {
     let plural = str_at(definition, "/spec/names/plural").unwrap_or_default();
     let kind = str_at(definition, "/spec/names/kind").unwrap_or_default();
     let words = |pointer: &str| -> Vec<String> {
-        array_at(definition, pointer).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        array_at(definition, pointer)
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
     array_at(definition, "/spec/versions")
         .iter()
@@ -199,11 +248,13 @@ fn from_definition(definition: &Value) -> Vec<ResourceType> {
             if version.pointer("/subresources/status").is_some() {
                 subresources.push("status".to_owned());
             }
-            let scale = version.pointer("/subresources/scale").map(|scale| ScalePaths {
-                spec: to_pointer(str_at(scale, "/specReplicasPath").unwrap_or_default()),
-                status: to_pointer(str_at(scale, "/statusReplicasPath").unwrap_or_default()),
-                selector: str_at(scale, "/labelSelectorPath").map(to_pointer),
-            });
+            let scale = version
+                .pointer("/subresources/scale")
+                .map(|scale| ScalePaths {
+                    spec: to_pointer(str_at(scale, "/specReplicasPath").unwrap_or_default()),
+                    status: to_pointer(str_at(scale, "/statusReplicasPath").unwrap_or_default()),
+                    selector: str_at(scale, "/labelSelectorPath").map(to_pointer),
+                });
             if scale.is_some() {
                 subresources.push("scale".to_owned());
             }
@@ -243,100 +294,555 @@ const NAMESPACED: bool = true;
 const CLUSTER: bool = false;
 
 /// group, version, kind, plural, short names, namespaced, subresources, categories, generation
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, bool, &'static str, &'static str, bool);
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    bool,
+    &'static str,
+    &'static str,
+    bool,
+);
 
 const ROWS: &[Row] = &[
-    ("", "v1", "Binding", "bindings", "", NAMESPACED, "", "", false),
-    ("", "v1", "ConfigMap", "configmaps", "cm", NAMESPACED, "", "", false),
-    ("", "v1", "Endpoints", "endpoints", "ep", NAMESPACED, "", "", false),
+    (
+        "", "v1", "Binding", "bindings", "", NAMESPACED, "", "", false,
+    ),
+    (
+        "",
+        "v1",
+        "ConfigMap",
+        "configmaps",
+        "cm",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "",
+        "v1",
+        "Endpoints",
+        "endpoints",
+        "ep",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
     ("", "v1", "Event", "events", "ev", NAMESPACED, "", "", false),
-    ("", "v1", "LimitRange", "limitranges", "limits", NAMESPACED, "", "", false),
-    ("", "v1", "Namespace", "namespaces", "ns", CLUSTER, "status finalize", "", false),
-    ("", "v1", "Node", "nodes", "no", CLUSTER, "status proxy", "", false),
-    ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", NAMESPACED, "status", "", false),
-    ("", "v1", "PersistentVolume", "persistentvolumes", "pv", CLUSTER, "status", "", false),
     (
-        "", "v1", "Pod", "pods", "po", NAMESPACED,
-        "status attach binding ephemeralcontainers eviction exec log portforward proxy resize", "all", false,
+        "",
+        "v1",
+        "LimitRange",
+        "limitranges",
+        "limits",
+        NAMESPACED,
+        "",
+        "",
+        false,
     ),
-    ("", "v1", "PodTemplate", "podtemplates", "", NAMESPACED, "", "", true),
-    ("", "v1", "ReplicationController", "replicationcontrollers", "rc", NAMESPACED, "status scale", "all", true),
-    ("", "v1", "ResourceQuota", "resourcequotas", "quota", NAMESPACED, "status", "", false),
+    (
+        "",
+        "v1",
+        "Namespace",
+        "namespaces",
+        "ns",
+        CLUSTER,
+        "status finalize",
+        "",
+        false,
+    ),
+    (
+        "",
+        "v1",
+        "Node",
+        "nodes",
+        "no",
+        CLUSTER,
+        "status proxy",
+        "",
+        false,
+    ),
+    (
+        "",
+        "v1",
+        "PersistentVolumeClaim",
+        "persistentvolumeclaims",
+        "pvc",
+        NAMESPACED,
+        "status",
+        "",
+        false,
+    ),
+    (
+        "",
+        "v1",
+        "PersistentVolume",
+        "persistentvolumes",
+        "pv",
+        CLUSTER,
+        "status",
+        "",
+        false,
+    ),
+    (
+        "",
+        "v1",
+        "Pod",
+        "pods",
+        "po",
+        NAMESPACED,
+        "status attach binding ephemeralcontainers eviction exec log portforward proxy resize",
+        "all",
+        false,
+    ),
+    (
+        "",
+        "v1",
+        "PodTemplate",
+        "podtemplates",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        true,
+    ),
+    (
+        "",
+        "v1",
+        "ReplicationController",
+        "replicationcontrollers",
+        "rc",
+        NAMESPACED,
+        "status scale",
+        "all",
+        true,
+    ),
+    (
+        "",
+        "v1",
+        "ResourceQuota",
+        "resourcequotas",
+        "quota",
+        NAMESPACED,
+        "status",
+        "",
+        false,
+    ),
     ("", "v1", "Secret", "secrets", "", NAMESPACED, "", "", false),
-    ("", "v1", "ServiceAccount", "serviceaccounts", "sa", NAMESPACED, "token", "", false),
-    ("", "v1", "Service", "services", "svc", NAMESPACED, "status proxy", "all", false),
     (
-        "admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "",
-        CLUSTER, "", "api-extensions", true,
+        "",
+        "v1",
+        "ServiceAccount",
+        "serviceaccounts",
+        "sa",
+        NAMESPACED,
+        "token",
+        "",
+        false,
     ),
     (
-        "admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", CLUSTER,
-        "status", "api-extensions", true,
+        "",
+        "v1",
+        "Service",
+        "services",
+        "svc",
+        NAMESPACED,
+        "status proxy",
+        "all",
+        false,
     ),
     (
-        "admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings",
-        "", CLUSTER, "", "api-extensions", true,
+        "admissionregistration.k8s.io",
+        "v1",
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        "",
+        CLUSTER,
+        "",
+        "api-extensions",
+        true,
     ),
     (
-        "admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "",
-        CLUSTER, "", "api-extensions", true,
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicy",
+        "validatingadmissionpolicies",
+        "",
+        CLUSTER,
+        "status",
+        "api-extensions",
+        true,
     ),
     (
-        "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd crds", CLUSTER,
-        "status", "api-extensions", true,
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+        "",
+        CLUSTER,
+        "",
+        "api-extensions",
+        true,
     ),
-    ("apiregistration.k8s.io", "v1", "APIService", "apiservices", "", CLUSTER, "status", "api-extensions", false),
-    ("apps", "v1", "ControllerRevision", "controllerrevisions", "", NAMESPACED, "", "", false),
-    ("apps", "v1", "DaemonSet", "daemonsets", "ds", NAMESPACED, "status", "all", true),
-    ("apps", "v1", "Deployment", "deployments", "deploy", NAMESPACED, "status scale", "all", true),
-    ("apps", "v1", "ReplicaSet", "replicasets", "rs", NAMESPACED, "status scale", "all", true),
-    ("apps", "v1", "StatefulSet", "statefulsets", "sts", NAMESPACED, "status scale", "all", true),
-    ("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "", CLUSTER, "", "", false),
-    ("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "", CLUSTER, "", "", false),
-    ("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", "", NAMESPACED, "", "", false),
-    ("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "", CLUSTER, "", "", false),
-    ("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "", CLUSTER, "", "", false),
-    ("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "", CLUSTER, "", "", false),
-    ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", NAMESPACED, "status", "all", false),
-    ("batch", "v1", "CronJob", "cronjobs", "cj", NAMESPACED, "status", "all", true),
-    ("batch", "v1", "Job", "jobs", "", NAMESPACED, "status", "all", true),
-    ("coordination.k8s.io", "v1", "Lease", "leases", "", NAMESPACED, "", "", false),
-    ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "", NAMESPACED, "", "", true),
-    ("events.k8s.io", "v1", "Event", "events", "ev", NAMESPACED, "", "", false),
-    ("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "", CLUSTER, "", "", true),
-    ("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", NAMESPACED, "status", "", true),
-    ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "netpol", NAMESPACED, "", "", true),
-    ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", NAMESPACED, "status", "", true),
-    ("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", "", CLUSTER, "", "", false),
-    ("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "", CLUSTER, "", "", false),
-    ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "", NAMESPACED, "", "", false),
-    ("rbac.authorization.k8s.io", "v1", "Role", "roles", "", NAMESPACED, "", "", false),
-    ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", CLUSTER, "", "", true),
-    ("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", CLUSTER, "", "", false),
+    (
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingWebhookConfiguration",
+        "validatingwebhookconfigurations",
+        "",
+        CLUSTER,
+        "",
+        "api-extensions",
+        true,
+    ),
+    (
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        "crd crds",
+        CLUSTER,
+        "status",
+        "api-extensions",
+        true,
+    ),
+    (
+        "apiregistration.k8s.io",
+        "v1",
+        "APIService",
+        "apiservices",
+        "",
+        CLUSTER,
+        "status",
+        "api-extensions",
+        false,
+    ),
+    (
+        "apps",
+        "v1",
+        "ControllerRevision",
+        "controllerrevisions",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "apps",
+        "v1",
+        "DaemonSet",
+        "daemonsets",
+        "ds",
+        NAMESPACED,
+        "status",
+        "all",
+        true,
+    ),
+    (
+        "apps",
+        "v1",
+        "Deployment",
+        "deployments",
+        "deploy",
+        NAMESPACED,
+        "status scale",
+        "all",
+        true,
+    ),
+    (
+        "apps",
+        "v1",
+        "ReplicaSet",
+        "replicasets",
+        "rs",
+        NAMESPACED,
+        "status scale",
+        "all",
+        true,
+    ),
+    (
+        "apps",
+        "v1",
+        "StatefulSet",
+        "statefulsets",
+        "sts",
+        NAMESPACED,
+        "status scale",
+        "all",
+        true,
+    ),
+    (
+        "authentication.k8s.io",
+        "v1",
+        "SelfSubjectReview",
+        "selfsubjectreviews",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "authentication.k8s.io",
+        "v1",
+        "TokenReview",
+        "tokenreviews",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "v1",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "v1",
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "v1",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "v1",
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "autoscaling",
+        "v2",
+        "HorizontalPodAutoscaler",
+        "horizontalpodautoscalers",
+        "hpa",
+        NAMESPACED,
+        "status",
+        "all",
+        false,
+    ),
+    (
+        "batch", "v1", "CronJob", "cronjobs", "cj", NAMESPACED, "status", "all", true,
+    ),
+    (
+        "batch", "v1", "Job", "jobs", "", NAMESPACED, "status", "all", true,
+    ),
+    (
+        "coordination.k8s.io",
+        "v1",
+        "Lease",
+        "leases",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "discovery.k8s.io",
+        "v1",
+        "EndpointSlice",
+        "endpointslices",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        true,
+    ),
+    (
+        "events.k8s.io",
+        "v1",
+        "Event",
+        "events",
+        "ev",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "networking.k8s.io",
+        "v1",
+        "IngressClass",
+        "ingressclasses",
+        "",
+        CLUSTER,
+        "",
+        "",
+        true,
+    ),
+    (
+        "networking.k8s.io",
+        "v1",
+        "Ingress",
+        "ingresses",
+        "ing",
+        NAMESPACED,
+        "status",
+        "",
+        true,
+    ),
+    (
+        "networking.k8s.io",
+        "v1",
+        "NetworkPolicy",
+        "networkpolicies",
+        "netpol",
+        NAMESPACED,
+        "",
+        "",
+        true,
+    ),
+    (
+        "policy",
+        "v1",
+        "PodDisruptionBudget",
+        "poddisruptionbudgets",
+        "pdb",
+        NAMESPACED,
+        "status",
+        "",
+        true,
+    ),
+    (
+        "rbac.authorization.k8s.io",
+        "v1",
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "rbac.authorization.k8s.io",
+        "v1",
+        "ClusterRole",
+        "clusterroles",
+        "",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
+    (
+        "rbac.authorization.k8s.io",
+        "v1",
+        "RoleBinding",
+        "rolebindings",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "rbac.authorization.k8s.io",
+        "v1",
+        "Role",
+        "roles",
+        "",
+        NAMESPACED,
+        "",
+        "",
+        false,
+    ),
+    (
+        "scheduling.k8s.io",
+        "v1",
+        "PriorityClass",
+        "priorityclasses",
+        "pc",
+        CLUSTER,
+        "",
+        "",
+        true,
+    ),
+    (
+        "storage.k8s.io",
+        "v1",
+        "StorageClass",
+        "storageclasses",
+        "sc",
+        CLUSTER,
+        "",
+        "",
+        false,
+    ),
 ];
 
 fn built_in() -> Vec<ResourceType> {
-    let words = |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+    let words =
+        |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
     ROWS.iter()
-        .map(|&(group, version, kind, plural, short, namespaced, subresources, categories, generation)| {
-            // Both groups show the same events.
-            let storage = if plural == "events" { "/events".to_owned() } else { format!("{group}/{plural}") };
-            ResourceType {
-                group: group.to_owned(),
-                version: version.to_owned(),
-                kind: kind.to_owned(),
-                list_kind: format!("{kind}List"),
-                plural: plural.to_owned(),
-                singular: kind.to_lowercase(),
-                short_names: words(short),
-                categories: words(categories),
+        .map(
+            |&(
+                group,
+                version,
+                kind,
+                plural,
+                short,
                 namespaced,
-                subresources: words(subresources),
-                storage: Arc::from(storage),
-                create_only: kind.ends_with("Review") || kind == "Binding",
+                subresources,
+                categories,
                 generation,
-                custom: None,
-            }
-        })
+            )| {
+                // Both groups show the same events.
+                let storage = if plural == "events" {
+                    "/events".to_owned()
+                } else {
+                    format!("{group}/{plural}")
+                };
+                ResourceType {
+                    group: group.to_owned(),
+                    version: version.to_owned(),
+                    kind: kind.to_owned(),
+                    list_kind: format!("{kind}List"),
+                    plural: plural.to_owned(),
+                    singular: kind.to_lowercase(),
+                    short_names: words(short),
+                    categories: words(categories),
+                    namespaced,
+                    subresources: words(subresources),
+                    storage: Arc::from(storage),
+                    create_only: kind.ends_with("Review") || kind == "Binding",
+                    generation,
+                    custom: None,
+                }
+            },
+        )
         .collect()
 }

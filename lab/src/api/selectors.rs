@@ -34,24 +34,40 @@ impl LabelSelector {
                 requirements.push(parse_requirement(part)?);
             }
         }
-        Ok(Self { requirements, nothing: false })
+        Ok(Self {
+            requirements,
+            nothing: false,
+        })
     }
 
     /// Reads `matchLabels` and `matchExpressions`. An absent selector matches nothing, an empty one everything.
     #[must_use]
     pub fn from_object(selector: Option<&Value>) -> Self {
         let Some(selector) = selector.filter(|value| value.is_object()) else {
-            return Self { requirements: Vec::new(), nothing: true };
+            return Self {
+                requirements: Vec::new(),
+                nothing: true,
+            };
         };
         let mut requirements = Vec::new();
-        for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-            requirements
-                .push(Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]));
+        for (key, value) in selector
+            .get("matchLabels")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            requirements.push(Requirement::In(
+                key.clone(),
+                vec![value.as_str().unwrap_or_default().to_owned()],
+            ));
         }
         for expression in array_at(selector, "/matchExpressions") {
             let key = str_at(expression, "/key").unwrap_or_default().to_owned();
-            let values: Vec<String> =
-                array_at(expression, "/values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let values: Vec<String> = array_at(expression, "/values")
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
             requirements.push(match str_at(expression, "/operator") {
                 Some("NotIn") => Requirement::NotIn(key, values),
                 Some("Exists") => Requirement::Exists(key),
@@ -59,7 +75,10 @@ impl LabelSelector {
                 _ => Requirement::In(key, values),
             });
         }
-        Self { requirements, nothing: false }
+        Self {
+            requirements,
+            nothing: false,
+        }
     }
 
     /// Reads a plain map of labels, as Services and ReplicationControllers have.
@@ -68,7 +87,12 @@ impl LabelSelector {
         let requirements = labels.as_object().into_iter().flatten();
         Self {
             requirements: requirements
-                .map(|(key, value)| Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]))
+                .map(|(key, value)| {
+                    Requirement::In(
+                        key.clone(),
+                        vec![value.as_str().unwrap_or_default().to_owned()],
+                    )
+                })
                 .collect(),
             nothing: false,
         }
@@ -87,33 +111,47 @@ impl LabelSelector {
             return false;
         }
         let label = |key: &str| {
-            object.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str)
+            object
+                .pointer("/metadata/labels")
+                .and_then(|labels| labels.get(key))
+                .and_then(Value::as_str)
         };
-        self.requirements.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => label(key).is_some_and(|found| values.iter().any(|one| one == found)),
-            Requirement::NotIn(key, values) => label(key).is_none_or(|found| values.iter().all(|one| one != found)),
-            Requirement::Exists(key) => label(key).is_some(),
-            Requirement::Missing(key) => label(key).is_none(),
-            Requirement::Compare(key, ordering, number) => {
-                label(key).and_then(|found| found.parse::<i64>().ok()).is_some_and(|found| found.cmp(number) == *ordering)
-            }
-        })
+        self.requirements
+            .iter()
+            .all(|requirement| match requirement {
+                Requirement::In(key, values) => {
+                    label(key).is_some_and(|found| values.iter().any(|one| one == found))
+                }
+                Requirement::NotIn(key, values) => {
+                    label(key).is_none_or(|found| values.iter().all(|one| one != found))
+                }
+                Requirement::Exists(key) => label(key).is_some(),
+                Requirement::Missing(key) => label(key).is_none(),
+                Requirement::Compare(key, ordering, number) => label(key)
+                    .and_then(|found| found.parse::<i64>().ok())
+                    .is_some_and(|found| found.cmp(number) == *ordering),
+            })
     }
 
     /// As a query string, in the order given (the scale subresource shows it).
     #[must_use]
     pub fn to_query(&self) -> String {
-        let parts = self.requirements.iter().map(|requirement| match requirement {
-            Requirement::In(key, values) => match values.as_slice() {
-                [one] => format!("{key}={one}"),
-                many => format!("{key} in ({})", many.join(",")),
-            },
-            Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
-            Requirement::Exists(key) => key.clone(),
-            Requirement::Missing(key) => format!("!{key}"),
-            Requirement::Compare(key, std::cmp::Ordering::Less, number) => format!("{key}<{number}"),
-            Requirement::Compare(key, _, number) => format!("{key}>{number}"),
-        });
+        let parts = self
+            .requirements
+            .iter()
+            .map(|requirement| match requirement {
+                Requirement::In(key, values) => match values.as_slice() {
+                    [one] => format!("{key}={one}"),
+                    many => format!("{key} in ({})", many.join(",")),
+                },
+                Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
+                Requirement::Exists(key) => key.clone(),
+                Requirement::Missing(key) => format!("!{key}"),
+                Requirement::Compare(key, std::cmp::Ordering::Less, number) => {
+                    format!("{key}<{number}")
+                }
+                Requirement::Compare(key, _, number) => format!("{key}>{number}"),
+            });
         parts.collect::<Vec<_>>().join(",")
     }
 }
@@ -137,7 +175,9 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         if super::validation::is_qualified_name(key) {
             Ok(key.to_owned())
         } else {
-            Err(format!("unable to parse requirement: <nil>: Invalid value: \"{key}\": name part must consist of alphanumeric characters, '-', '_' or '.'"))
+            Err(format!(
+                "unable to parse requirement: <nil>: Invalid value: \"{key}\": name part must consist of alphanumeric characters, '-', '_' or '.'"
+            ))
         }
     };
     if let Some(key) = part.strip_prefix('!') {
@@ -153,21 +193,28 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         return match left.trim().rsplit_once(char::is_whitespace) {
             Some((key, "in")) => Ok(Requirement::In(checked(key)?, values)),
             Some((key, "notin")) => Ok(Requirement::NotIn(checked(key)?, values)),
-            _ => Err(format!("unable to parse requirement: found '{left}', expected: in, notin")),
+            _ => Err(format!(
+                "unable to parse requirement: found '{left}', expected: in, notin"
+            )),
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
-        return Ok(Requirement::NotIn(checked(key)?, vec![checked_value(value)?]));
+        return Ok(Requirement::NotIn(
+            checked(key)?,
+            vec![checked_value(value)?],
+        ));
     }
     if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
         return Ok(Requirement::In(checked(key)?, vec![checked_value(value)?]));
     }
-    for (sign, ordering) in [('>', std::cmp::Ordering::Greater), ('<', std::cmp::Ordering::Less)] {
+    for (sign, ordering) in [
+        ('>', std::cmp::Ordering::Greater),
+        ('<', std::cmp::Ordering::Less),
+    ] {
         if let Some((key, value)) = part.split_once(sign) {
-            let number = value
-                .trim()
-                .parse()
-                .map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {value}"))?;
+            let number = value.trim().parse().map_err(|_| {
+                format!("for 'Gt', 'Lt' operators, the value must be an integer: {value}")
+            })?;
             return Ok(Requirement::Compare(checked(key)?, ordering, number));
         }
     }
@@ -179,7 +226,9 @@ fn checked_value(value: &str) -> Result<String, String> {
     if super::validation::is_label_value(value) {
         Ok(value.to_owned())
     } else {
-        Err(format!("unable to parse requirement: values[0]: Invalid value: \"{value}\""))
+        Err(format!(
+            "unable to parse requirement: values[0]: Invalid value: \"{value}\""
+        ))
     }
 }
 
@@ -196,7 +245,9 @@ impl FieldSelector {
         for part in text.split(',').filter(|part| !part.trim().is_empty()) {
             let (field, equal, value) = if let Some((field, value)) = part.split_once("!=") {
                 (field, false, value)
-            } else if let Some((field, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+            } else if let Some((field, value)) =
+                part.split_once("==").or_else(|| part.split_once('='))
+            {
                 (field, true, value)
             } else {
                 return Err(ApiError::bad_request(format!(
@@ -205,7 +256,9 @@ impl FieldSelector {
             };
             let field = field.trim();
             if !selectable(resource, field) {
-                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+                return Err(ApiError::bad_request(format!(
+                    "field label not supported: {field}"
+                )));
             }
             requirements.push((field.to_owned(), equal, value.trim().to_owned()));
         }
@@ -221,13 +274,18 @@ impl FieldSelector {
     /// The name that alone can match, when there is one.
     #[must_use]
     pub fn exact_name(&self) -> Option<&str> {
-        self.requirements.iter().find(|(field, equal, _)| *equal && field == "metadata.name").map(|one| one.2.as_str())
+        self.requirements
+            .iter()
+            .find(|(field, equal, _)| *equal && field == "metadata.name")
+            .map(|one| one.2.as_str())
     }
 
     /// Whether an object matches.
     #[must_use]
     pub fn matches(&self, object: &Value) -> bool {
-        self.requirements.iter().all(|(field, equal, wanted)| (field_of(object, field) == *wanted) == *equal)
+        self.requirements
+            .iter()
+            .all(|(field, equal, wanted)| (field_of(object, field) == *wanted) == *equal)
     }
 }
 
@@ -241,7 +299,12 @@ fn field_of(object: &Value, field: &str) -> String {
                 .to_owned();
         }
         "regarding.kind" | "regarding.name" | "regarding.namespace" | "regarding.uid" => {
-            format!("/{}", field.replace("regarding", "involvedObject").replace('.', "/"))
+            format!(
+                "/{}",
+                field
+                    .replace("regarding", "involvedObject")
+                    .replace('.', "/")
+            )
         }
         "status.podIPs" => "/status/podIPs/0/ip".to_owned(),
         _ => format!("/{}", field.replace('.', "/")),
@@ -266,14 +329,33 @@ fn selectable(resource: &ResourceType, field: &str) -> bool {
     }
     let fields: &[&str] = match resource.plural.as_str() {
         "pods" => &[
-            "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
-            "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName",
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
         ],
         "events" => &[
-            "involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
-            "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason",
-            "reportingComponent", "reportingController", "source", "type", "regarding.kind", "regarding.name",
-            "regarding.namespace", "regarding.uid",
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "reportingController",
+            "source",
+            "type",
+            "regarding.kind",
+            "regarding.name",
+            "regarding.namespace",
+            "regarding.uid",
         ],
         "nodes" => &["spec.unschedulable"],
         "namespaces" => &["status.phase"],

@@ -92,7 +92,8 @@ pub enum Operation {
 }
 
 /// Changes or refuses objects before they are stored, as mutating webhooks do. Must not write to the store.
-pub type AdmissionHook = Arc<dyn Fn(&ResourceType, Operation, &mut Value) -> Result<(), ApiError> + Send + Sync>;
+pub type AdmissionHook =
+    Arc<dyn Fn(&ResourceType, Operation, &mut Value) -> Result<(), ApiError> + Send + Sync>;
 
 /// The API server.
 pub struct ApiServer {
@@ -112,7 +113,10 @@ pub struct ApiServer {
 
 impl std::fmt::Debug for ApiServer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ApiServer").field("config", &self.config).finish_non_exhaustive()
+        formatter
+            .debug_struct("ApiServer")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -199,12 +203,18 @@ impl ApiServer {
     /// What runs the pods.
     #[must_use]
     pub fn backend(&self) -> Option<Arc<dyn PodBackend>> {
-        self.backend.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.backend
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Adds an admission hook; hooks run in the order they were added.
     pub fn add_admission_hook(&self, hook: AdmissionHook) {
-        self.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
+        self.hooks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(hook);
     }
 
     pub(crate) fn admit(
@@ -213,15 +223,23 @@ impl ApiServer {
         operation: Operation,
         object: &mut Value,
     ) -> Result<(), ApiError> {
-        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner).clone();
-        hooks.iter().try_for_each(|hook| hook(resource, operation, object))
+        let hooks = self
+            .hooks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        hooks
+            .iter()
+            .try_for_each(|hook| hook(resource, operation, object))
     }
 
     /// Address that clients are told; loopback before anything is served.
     #[must_use]
     pub fn advertised(&self) -> String {
         let address = *self.address.read().unwrap_or_else(PoisonError::into_inner);
-        address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 443))).to_string()
+        address
+            .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 443)))
+            .to_string()
     }
 
     /// A kubeconfig for the address served first.
@@ -258,7 +276,10 @@ impl ApiServer {
             .route("/lab/requests", get(request_counts))
             .route("/metrics", get(metrics_text))
             .fallback(super::handlers::resources)
-            .layer(axum::middleware::from_fn_with_state(self.clone(), authenticate));
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                authenticate,
+            ));
         open.merge(guarded).with_state(self.clone())
     }
 
@@ -271,7 +292,9 @@ impl ApiServer {
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let router = router.clone();
             let mut request = request.map(axum::body::Body::new);
-            request.headers_mut().insert(header::USER_AGENT, agent.clone());
+            request
+                .headers_mut()
+                .insert(header::USER_AGENT, agent.clone());
             request.extensions_mut().insert(User::admin());
             async move {
                 if request.headers().contains_key(header::UPGRADE) {
@@ -287,7 +310,10 @@ impl ApiServer {
     }
 
     /// Serves HTTPS on these addresses until the handle is stopped or dropped.
-    pub async fn serve(self: &Arc<Self>, addresses: &[SocketAddr]) -> Result<ServeHandle, ApiServerError> {
+    pub async fn serve(
+        self: &Arc<Self>,
+        addresses: &[SocketAddr],
+    ) -> Result<ServeHandle, ApiServerError> {
         let mut listeners = Vec::new();
         for &address in addresses {
             let listen = |source| ApiServerError::Listen { address, source };
@@ -301,13 +327,27 @@ impl ApiServer {
         let tasks = TaskTracker::new();
         let acceptor = tokio_rustls::TlsAcceptor::from(self.tls.clone());
         for (_, listener) in listeners {
-            tasks.spawn(accept(listener, acceptor.clone(), self.router(), stop.clone(), tasks.clone()));
+            tasks.spawn(accept(
+                listener,
+                acceptor.clone(),
+                self.router(),
+                stop.clone(),
+                tasks.clone(),
+            ));
         }
         tasks.close();
-        Ok(ServeHandle { addresses: bound, stop, tasks })
+        Ok(ServeHandle {
+            addresses: bound,
+            stop,
+            tasks,
+        })
     }
 
-    pub(crate) fn after_write(&self, resource: &ResourceType, stored: &Arc<Stored>) -> Result<(), ApiError> {
+    pub(crate) fn after_write(
+        &self,
+        resource: &ResourceType,
+        stored: &Arc<Stored>,
+    ) -> Result<(), ApiError> {
         if resource.is("apiextensions.k8s.io", "customresourcedefinitions") {
             self.registry.register_definition(&stored.value);
         }
@@ -319,7 +359,8 @@ impl ApiServer {
 
     pub(crate) fn after_removal(&self, resource: &ResourceType, stored: &Arc<Stored>) {
         if resource.is("apiextensions.k8s.io", "customresourcedefinitions") {
-            self.registry.unregister_definition(super::object::name(&stored.value));
+            self.registry
+                .unregister_definition(super::object::name(&stored.value));
         }
     }
 }
@@ -330,26 +371,35 @@ async fn upgraded(
     request: http::Request<axum::body::Body>,
 ) -> Result<Response, tower::BoxError> {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(User::admin());
-        router.clone().oneshot(request)
-    });
+    let service =
+        hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(User::admin());
+            router.clone().oneshot(request)
+        });
     tokio::spawn(async move {
-        let connection =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service).with_upgrades();
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(far), service)
+            .with_upgrades();
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an in-process connection ended with an error");
         }
     });
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(near)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "an in-process connection ended with an error");
         }
     });
     let mut request = request;
-    request.headers_mut().entry(header::HOST).or_insert(http::HeaderValue::from_static("kubernetes.default.svc"));
-    Ok(sender.send_request(request).await?.map(axum::body::Body::new))
+    request
+        .headers_mut()
+        .entry(header::HOST)
+        .or_insert(http::HeaderValue::from_static("kubernetes.default.svc"));
+    Ok(sender
+        .send_request(request)
+        .await?
+        .map(axum::body::Body::new))
 }
 
 async fn health() -> &'static str {
@@ -364,7 +414,11 @@ async fn metrics_text(State(server): State<Arc<ApiServer>>) -> String {
     server.metrics.prometheus()
 }
 
-async fn authenticate(State(server): State<Arc<ApiServer>>, mut request: Request, next: Next) -> Response {
+async fn authenticate(
+    State(server): State<Arc<ApiServer>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     // Set by the in-process client only: nothing that comes over a connection carries extensions.
     if request.extensions().get::<User>().is_none() {
         match server.tokens.authenticate(request.headers()) {
@@ -395,7 +449,10 @@ impl ServeHandle {
     /// Stops listening, drops every open connection, and returns when the ports are free.
     pub async fn stop(self) {
         self.stop.cancel();
-        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("connections of the API server did not end within 5 s");
         }
     }
@@ -424,8 +481,16 @@ async fn accept(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY");
                 }
-                let stream = Stoppable { stream, stop: Box::pin(stop.clone().cancelled_owned()) };
-                tasks.spawn(connection(stream, acceptor.clone(), router.clone(), stop.clone()));
+                let stream = Stoppable {
+                    stream,
+                    stop: Box::pin(stop.clone().cancelled_owned()),
+                };
+                tasks.spawn(connection(
+                    stream,
+                    acceptor.clone(),
+                    router.clone(),
+                    stop.clone(),
+                ));
             }
             Err(error) => {
                 tracing::warn!(%error, "the API server cannot accept a connection");
@@ -442,7 +507,8 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let serve = async {
-        let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
+        let handshake =
+            tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = handshake else { return };
         let service = hyper_util::service::TowerToHyperService::new(router);
         let connection = hyper::server::conn::http1::Builder::new()
@@ -495,33 +561,54 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stoppable<S> {
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
 /// A certificate authority of its own and a server certificate signed by it.
-fn certificates(config: &ApiServerConfig) -> Result<(String, rustls::ServerConfig), ApiServerError> {
+fn certificates(
+    config: &ApiServerConfig,
+) -> Result<(String, rustls::ServerConfig), ApiServerError> {
     let mut authority = rcgen::CertificateParams::default();
-    authority.distinguished_name.push(rcgen::DnType::CommonName, format!("{} CA", config.cluster_name));
+    authority.distinguished_name.push(
+        rcgen::DnType::CommonName,
+        format!("{} CA", config.cluster_name),
+    );
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    authority.key_usages = vec![
+        rcgen::KeyUsagePurpose::KeyCertSign,
+        rcgen::KeyUsagePurpose::CrlSign,
+    ];
     let authority_key = rcgen::KeyPair::generate()?;
     let authority_certificate = authority.self_signed(&authority_key)?;
     let issuer = rcgen::Issuer::new(authority, authority_key);
-    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local"]
+    let mut names: Vec<String> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
     .map(str::to_owned)
     .to_vec();
     names.push(IpAddr::from(Ipv4Addr::LOCALHOST).to_string());
     names.push(super::defaults::kubernetes_service_ip(config).to_string());
     names.extend(config.alternative_names.iter().cloned());
     let mut server = rcgen::CertificateParams::new(names)?;
-    server.distinguished_name.push(rcgen::DnType::CommonName, "kube-apiserver");
+    server
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "kube-apiserver");
     server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let key = rcgen::KeyPair::generate()?;
     let certificate = server.signed_by(&key, &issuer)?;
@@ -531,7 +618,13 @@ fn certificates(config: &ApiServerConfig) -> Result<(String, rustls::ServerConfi
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone(), authority_certificate.der().clone()], private)?;
+        .with_single_cert(
+            vec![
+                certificate.der().clone(),
+                authority_certificate.der().clone(),
+            ],
+            private,
+        )?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((authority_certificate.pem(), tls))
 }

@@ -24,8 +24,16 @@ impl Cause {
     /// A required field is missing.
     #[must_use]
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
-        Self { reason: "FieldValueRequired".to_owned(), message, field: field.into() }
+        let message = if detail.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {detail}")
+        };
+        Self {
+            reason: "FieldValueRequired".to_owned(),
+            message,
+            field: field.into(),
+        }
     }
 
     /// A field has a value that it must not have.
@@ -41,7 +49,11 @@ impl Cause {
     /// A field has a value outside its enumeration.
     #[must_use]
     pub fn unsupported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
-        let listed = supported.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", ");
+        let listed = supported
+            .iter()
+            .map(|one| format!("\"{one}\""))
+            .collect::<Vec<_>>()
+            .join(", ");
         Self {
             reason: "FieldValueNotSupported".to_owned(),
             message: format!("Unsupported value: {value}: supported values: {listed}"),
@@ -86,7 +98,12 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.to_owned(), message: message.into(), details: None }
+        Self {
+            code,
+            reason: reason.to_owned(),
+            message: message.into(),
+            details: None,
+        }
     }
 
     fn about(mut self, resource: &ResourceType, name: &str) -> Self {
@@ -106,7 +123,12 @@ impl ApiError {
     /// No such object.
     #[must_use]
     pub fn not_found(resource: &ResourceType, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource.qualified_plural())).about(resource, name)
+        Self::new(
+            404,
+            "NotFound",
+            format!("{} \"{name}\" not found", resource.qualified_plural()),
+        )
+        .about(resource, name)
     }
 
     /// No such path.
@@ -114,15 +136,23 @@ impl ApiError {
     pub fn no_such_path() -> Self {
         Self {
             details: Some(json!({})),
-            ..Self::new(404, "NotFound", "the server could not find the requested resource")
+            ..Self::new(
+                404,
+                "NotFound",
+                "the server could not find the requested resource",
+            )
         }
     }
 
     /// The name is taken.
     #[must_use]
     pub fn already_exists(resource: &ResourceType, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.qualified_plural()))
-            .about(resource, name)
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{} \"{name}\" already exists", resource.qualified_plural()),
+        )
+        .about(resource, name)
     }
 
     /// The object is not what the writer believed it to be.
@@ -131,7 +161,10 @@ impl ApiError {
         Self::new(
             409,
             "Conflict",
-            format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified_plural()),
+            format!(
+                "Operation cannot be fulfilled on {} \"{name}\": {why}",
+                resource.qualified_plural()
+            ),
         )
         .about(resource, name)
     }
@@ -149,7 +182,10 @@ impl ApiError {
     /// Fields are wrong.
     #[must_use]
     pub fn invalid(resource: &ResourceType, name: &str, causes: Vec<Cause>) -> Self {
-        let listed = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect::<Vec<_>>();
+        let listed = causes
+            .iter()
+            .map(|cause| format!("{}: {}", cause.field, cause.message))
+            .collect::<Vec<_>>();
         let text = match listed.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -158,7 +194,11 @@ impl ApiError {
         if !resource.group.is_empty() {
             kind = format!("{kind}.{}", resource.group);
         }
-        let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {text}"));
+        let mut error = Self::new(
+            422,
+            "Invalid",
+            format!("{kind} \"{name}\" is invalid: {text}"),
+        );
         let mut details = json!({"name": name, "group": resource.group, "kind": resource.kind});
         if resource.group.is_empty() {
             super::object::remove(&mut details, "/group");
@@ -170,7 +210,10 @@ impl ApiError {
     /// A well-formed request whose content cannot be processed.
     #[must_use]
     pub fn unprocessable(message: impl Into<String>) -> Self {
-        Self { details: Some(json!({})), ..Self::new(422, "Invalid", message) }
+        Self {
+            details: Some(json!({})),
+            ..Self::new(422, "Invalid", message)
+        }
     }
 
     /// The request makes no sense.
@@ -188,8 +231,15 @@ impl ApiError {
     /// Known, but not allowed.
     #[must_use]
     pub fn forbidden(resource: &ResourceType, name: &str, why: &str) -> Self {
-        Self::new(403, "Forbidden", format!("{} \"{name}\" is forbidden: {why}", resource.qualified_plural()))
-            .about(resource, name)
+        Self::new(
+            403,
+            "Forbidden",
+            format!(
+                "{} \"{name}\" is forbidden: {why}",
+                resource.qualified_plural()
+            ),
+        )
+        .about(resource, name)
     }
 
     /// The history needed for this is gone.
@@ -212,14 +262,22 @@ impl ApiError {
     pub fn method_not_allowed() -> Self {
         Self {
             details: Some(json!({})),
-            ..Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            ..Self::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            )
         }
     }
 
     /// None of the accepted media types can be produced.
     #[must_use]
     pub fn not_acceptable() -> Self {
-        Self::new(406, "NotAcceptable", "only the following media types are accepted: application/json")
+        Self::new(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json",
+        )
     }
 
     /// The body's media type is not understood.
@@ -228,14 +286,20 @@ impl ApiError {
         Self::new(
             415,
             "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format - accepted media types include: {accepted}"),
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: {accepted}"
+            ),
         )
     }
 
     /// The body is too large.
     #[must_use]
     pub fn too_large(limit: usize) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
+        Self::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {limit}"),
+        )
     }
 
     /// The server is at fault.
@@ -245,7 +309,11 @@ impl ApiError {
         let details = json!({"causes": [{"message": message}]});
         Self {
             details: Some(details),
-            ..Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+            ..Self::new(
+                500,
+                "InternalError",
+                format!("Internal error occurred: {message}"),
+            )
         }
     }
 
@@ -294,14 +362,20 @@ impl IntoResponse for ApiError {
             StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             &self.to_status(),
         );
-        let after = self.details.as_ref().and_then(|details| super::object::i64_at(details, "/retryAfterSeconds"));
+        let after = self
+            .details
+            .as_ref()
+            .and_then(|details| super::object::i64_at(details, "/retryAfterSeconds"));
         if let Some(after) = after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
-        }
-        if self.code == 401 {
             response
                 .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"chaosrun-lab\""));
+                .insert(header::RETRY_AFTER, HeaderValue::from(after));
+        }
+        if self.code == 401 {
+            response.headers_mut().insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"chaosrun-lab\""),
+            );
         }
         response
     }
@@ -316,7 +390,10 @@ pub(crate) fn json_response(code: StatusCode, value: &Value) -> Response {
 pub(crate) fn bytes_response(code: StatusCode, body: impl Into<axum::body::Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 

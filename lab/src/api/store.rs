@@ -28,7 +28,10 @@ impl ObjectKey {
     /// A key.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -46,12 +49,18 @@ impl Stored {
     /// A state that is not in the store (the answer of a dry run).
     #[must_use]
     pub fn detached(value: Value) -> Self {
-        Self { value, revision: 0, json: OnceLock::new() }
+        Self {
+            value,
+            revision: 0,
+            json: OnceLock::new(),
+        }
     }
 
     /// The object as JSON text.
     pub fn json(&self) -> Bytes {
-        self.json.get_or_init(|| Bytes::from(self.value.to_string())).clone()
+        self.json
+            .get_or_init(|| Bytes::from(self.value.to_string()))
+            .clone()
     }
 }
 
@@ -149,7 +158,7 @@ struct Inner {
 pub struct Store {
     inner: Mutex<Inner>,
     history_size: usize,
-    collect: Notify,
+    collect: Arc<Notify>,
 }
 
 /// A consistent picture of one storage key.
@@ -176,7 +185,7 @@ impl Store {
                 pending: BTreeSet::new(),
             }),
             history_size: history_size.max(1),
-            collect: Notify::new(),
+            collect: Arc::default(),
         }
     }
 
@@ -209,7 +218,10 @@ impl Store {
                 .map(|(_, object)| object.clone())
                 .collect(),
         });
-        Listing { objects: objects.unwrap_or_default(), revision: inner.revision }
+        Listing {
+            objects: objects.unwrap_or_default(),
+            revision: inner.revision,
+        }
     }
 
     /// Storage keys that hold objects in a namespace.
@@ -221,14 +233,23 @@ impl Store {
             .tables
             .iter()
             .filter(|(_, table)| {
-                table.objects.range(start.clone()..).next().is_some_and(|(key, _)| key.namespace == namespace)
+                table
+                    .objects
+                    .range(start.clone()..)
+                    .next()
+                    .is_some_and(|(key, _)| key.namespace == namespace)
             })
             .map(|(storage, _)| storage.clone())
             .collect()
     }
 
     /// Writes a state. `expected` is the revision of the state that it replaces, `None` for a new object.
-    pub fn put(&self, storage: &Arc<str>, mut value: Value, expected: Option<u64>) -> Result<Arc<Stored>, Raced> {
+    pub fn put(
+        &self,
+        storage: &Arc<str>,
+        mut value: Value,
+        expected: Option<u64>,
+    ) -> Result<Arc<Stored>, Raced> {
         let key = ObjectKey::new(namespace(&value), name(&value));
         let mut inner = self.lock();
         let table = inner.table(storage);
@@ -238,17 +259,34 @@ impl Store {
         }
         inner.revision += 1;
         let revision = inner.revision;
-        set(&mut value, "/metadata/resourceVersion", revision.to_string());
-        let stored = Arc::new(Stored { value, revision, json: OnceLock::new() });
+        set(
+            &mut value,
+            "/metadata/resourceVersion",
+            revision.to_string(),
+        );
+        let stored = Arc::new(Stored {
+            value,
+            revision,
+            json: OnceLock::new(),
+        });
         inner.reindex(storage, &key, previous.as_deref(), Some(&stored));
-        let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+        let kind = if previous.is_some() {
+            ChangeKind::Modified
+        } else {
+            ChangeKind::Added
+        };
         inner.table(storage).objects.insert(key, stored.clone());
         self.record(&mut inner, storage, kind, stored.clone(), previous);
         Ok(stored)
     }
 
     /// Removes an object whose present revision is `expected`. `last` is the state that the event shows.
-    pub fn remove(&self, storage: &Arc<str>, mut last: Value, expected: u64) -> Result<Arc<Stored>, Raced> {
+    pub fn remove(
+        &self,
+        storage: &Arc<str>,
+        mut last: Value,
+        expected: u64,
+    ) -> Result<Arc<Stored>, Raced> {
         let key = ObjectKey::new(namespace(&last), name(&last));
         let mut inner = self.lock();
         let table = inner.table(storage);
@@ -259,9 +297,19 @@ impl Store {
         inner.revision += 1;
         let revision = inner.revision;
         set(&mut last, "/metadata/resourceVersion", revision.to_string());
-        let stored = Arc::new(Stored { value: last, revision, json: OnceLock::new() });
+        let stored = Arc::new(Stored {
+            value: last,
+            revision,
+            json: OnceLock::new(),
+        });
         inner.reindex(storage, &key, previous.as_deref(), None);
-        self.record(&mut inner, storage, ChangeKind::Deleted, stored.clone(), previous);
+        self.record(
+            &mut inner,
+            storage,
+            ChangeKind::Deleted,
+            stored.clone(),
+            previous,
+        );
         Ok(stored)
     }
 
@@ -276,7 +324,12 @@ impl Store {
         let revision = inner.revision;
         let has_pending = !inner.pending.is_empty();
         let table = inner.table(storage);
-        table.history.push_back(Arc::new(Change { kind, object, previous, json: OnceLock::new() }));
+        table.history.push_back(Arc::new(Change {
+            kind,
+            object,
+            previous,
+            json: OnceLock::new(),
+        }));
         while table.history.len() > self.history_size {
             if let Some(oldest) = table.history.pop_front() {
                 table.complete_after = oldest.object.revision;
@@ -304,21 +357,33 @@ impl Store {
     pub fn check_page(&self, revision: u64) -> Result<(), TooOld> {
         let inner = self.lock();
         if revision < inner.compacted {
-            return Err(TooOld { asked: revision, oldest: inner.compacted });
+            return Err(TooOld {
+                asked: revision,
+                oldest: inner.compacted,
+            });
         }
         Ok(())
     }
 
     /// The events of a storage key after a revision, and the revision up to which that is all.
-    pub fn changes_after(&self, storage: &Arc<str>, after: u64) -> Result<(Vec<Arc<Change>>, u64), TooOld> {
+    pub fn changes_after(
+        &self,
+        storage: &Arc<str>,
+        after: u64,
+    ) -> Result<(Vec<Arc<Change>>, u64), TooOld> {
         let mut inner = self.lock();
         let revision = inner.revision;
         let table = inner.table(storage);
         if after < table.complete_after {
-            return Err(TooOld { asked: after, oldest: table.complete_after });
+            return Err(TooOld {
+                asked: after,
+                oldest: table.complete_after,
+            });
         }
         // The history is in order of revision: only its tail is new.
-        let start = table.history.partition_point(|change| change.object.revision <= after);
+        let start = table
+            .history
+            .partition_point(|change| change.object.revision <= after);
         Ok((table.history.range(start..).cloned().collect(), revision))
     }
 
@@ -340,7 +405,13 @@ impl Store {
         let inner = self.lock();
         let addresses = inner.dependents.get(owner).into_iter().flatten();
         addresses
-            .filter_map(|(storage, key)| inner.tables.get(storage).and_then(|table| table.objects.get(key)).cloned())
+            .filter_map(|(storage, key)| {
+                inner
+                    .tables
+                    .get(storage)
+                    .and_then(|table| table.objects.get(key))
+                    .cloned()
+            })
             .collect()
     }
 
@@ -353,12 +424,14 @@ impl Store {
     /// Takes what garbage collection has to look at.
     #[must_use]
     pub fn take_pending(&self) -> Vec<(Arc<str>, ObjectKey)> {
-        std::mem::take(&mut self.lock().pending).into_iter().collect()
+        std::mem::take(&mut self.lock().pending)
+            .into_iter()
+            .collect()
     }
 
-    /// Waits until garbage collection has something to look at.
-    pub async fn pending(&self) {
-        self.collect.notified().await;
+    /// Wakes garbage collection when there is something to look at.
+    pub(crate) fn collector(&self) -> Arc<Notify> {
+        self.collect.clone()
     }
 }
 
@@ -378,7 +451,13 @@ impl Inner {
     }
 
     /// Keeps the owner index exact and notes what garbage collection has to look at because of this write.
-    fn reindex(&mut self, storage: &Arc<str>, key: &ObjectKey, before: Option<&Stored>, after: Option<&Stored>) {
+    fn reindex(
+        &mut self,
+        storage: &Arc<str>,
+        key: &ObjectKey,
+        before: Option<&Stored>,
+        after: Option<&Stored>,
+    ) {
         let address: Address = (storage.clone(), key.clone());
         let empty = Value::Null;
         let old = before.map_or(&empty, |stored| &stored.value);
@@ -392,7 +471,10 @@ impl Inner {
             }
         }
         for owner in owner_uids(new) {
-            self.dependents.entry(owner.to_owned()).or_default().insert(address.clone());
+            self.dependents
+                .entry(owner.to_owned())
+                .or_default()
+                .insert(address.clone());
         }
         if uid(old) != uid(new) && before.is_some() {
             self.by_uid.remove(uid(old));
@@ -404,7 +486,7 @@ impl Inner {
             self.by_uid.insert(uid(new).to_owned(), address.clone());
         }
         self.note_owners(&address, old, new);
-        self.note_namespace(storage, key, new);
+        self.note_parent(storage, key, old, new);
     }
 
     fn note_owners(&mut self, address: &Address, old: &Value, new: &Value) {
@@ -414,7 +496,9 @@ impl Inner {
             match self.by_uid.get(owner).cloned() {
                 None => look = true,
                 Some(owner_address) => {
-                    let owner_deleting = self.get(&owner_address).is_some_and(|owner| is_deleting(&owner.value));
+                    let owner_deleting = self
+                        .get(&owner_address)
+                        .is_some_and(|owner| is_deleting(&owner.value));
                     if owner_deleting {
                         look = true;
                         self.pending.insert(owner_address);
@@ -427,28 +511,40 @@ impl Inner {
         }
     }
 
-    fn note_namespace(&mut self, storage: &Arc<str>, key: &ObjectKey, new: &Value) {
-        if &**storage == super::namespaces::STORAGE {
-            if is_deleting(new) {
-                self.pending.insert((storage.clone(), key.clone()));
+    /// Namespaces and definitions that are being deleted wait for their content to go.
+    fn note_parent(&mut self, storage: &Arc<str>, key: &ObjectKey, old: &Value, new: &Value) {
+        let is_parent = matches!(
+            &**storage,
+            super::namespaces::STORAGE | super::crds::STORAGE
+        );
+        if is_parent && is_deleting(new) {
+            self.pending.insert((storage.clone(), key.clone()));
+        }
+        let came_or_went = old.is_null() || new.is_null();
+        if !came_or_went || is_parent {
+            return;
+        }
+        let parents = [
+            (super::namespaces::STORAGE, key.namespace.clone()),
+            (super::crds::STORAGE, super::crds::definition_of(storage)),
+        ];
+        for (parent, name) in parents {
+            let Some((parent, _)) = self.tables.get_key_value(parent) else {
+                continue;
+            };
+            let address = (parent.clone(), ObjectKey::new("", &name));
+            if self
+                .get(&address)
+                .is_some_and(|one| is_deleting(&one.value))
+            {
+                self.pending.insert(address);
             }
-            return;
-        }
-        if !new.is_null() || key.namespace.is_empty() {
-            return;
-        }
-        let found = self
-            .tables
-            .get_key_value(super::namespaces::STORAGE)
-            .map(|(storage, _)| (storage.clone(), ObjectKey::new("", &key.namespace)));
-        if let Some(address) = found
-            && self.get(&address).is_some_and(|one| is_deleting(&one.value))
-        {
-            self.pending.insert(address);
         }
     }
 }
 
 fn owner_uids(value: &Value) -> impl Iterator<Item = &str> {
-    array_at(value, "/metadata/ownerReferences").iter().filter_map(|owner| str_at(owner, "/uid"))
+    array_at(value, "/metadata/ownerReferences")
+        .iter()
+        .filter_map(|owner| str_at(owner, "/uid"))
 }

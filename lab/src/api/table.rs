@@ -5,7 +5,11 @@ use serde_json::{Value, json};
 use super::registry::ResourceType;
 
 /// Objects as a `meta.k8s.io/v1 Table`.
-pub(crate) fn to_table(_resource: &ResourceType, objects: &[&Value], now: jiff::Timestamp) -> Value {
+pub(crate) fn to_table(
+    _resource: &ResourceType,
+    objects: &[&Value],
+    now: jiff::Timestamp,
+) -> Value {
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {

@@ -4,21 +4,28 @@ use serde_json::Value;
 
 /// DNS-1123 label: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 characters.
 pub(crate) fn is_dns_label(text: &str) -> bool {
-    let edge = |character: Option<char>| character.is_some_and(|one| one.is_ascii_lowercase() || one.is_ascii_digit());
+    let edge = |character: Option<char>| {
+        character.is_some_and(|one| one.is_ascii_lowercase() || one.is_ascii_digit())
+    };
     text.len() <= 63
         && edge(text.chars().next())
         && edge(text.chars().next_back())
-        && text.chars().all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '-')
+        && text
+            .chars()
+            .all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '-')
 }
 
 /// DNS-1123 subdomain: labels of any length joined by dots, at most 253 characters.
 pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     let label = |part: &str| {
-        let edge =
-            |character: Option<char>| character.is_some_and(|one| one.is_ascii_lowercase() || one.is_ascii_digit());
+        let edge = |character: Option<char>| {
+            character.is_some_and(|one| one.is_ascii_lowercase() || one.is_ascii_digit())
+        };
         edge(part.chars().next())
             && edge(part.chars().next_back())
-            && part.chars().all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '-')
+            && part
+                .chars()
+                .all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '-')
     };
     text.len() <= 253 && !text.is_empty() && text.split('.').all(label)
 }
@@ -46,7 +53,9 @@ pub(crate) fn is_label_value(text: &str) -> bool {
     text.len() <= 63
         && edge(text.chars().next())
         && edge(text.chars().next_back())
-        && text.chars().all(|one| one.is_ascii_alphanumeric() || matches!(one, '-' | '_' | '.'))
+        && text
+            .chars()
+            .all(|one| one.is_ascii_alphanumeric() || matches!(one, '-' | '_' | '.'))
 }
 
 use super::registry::ResourceType;
@@ -57,20 +66,35 @@ pub(crate) fn on_create(resource: &ResourceType, object: &Value) -> Result<(), A
     let mut causes = Vec::new();
     let name = super::object::name(object);
     if name.is_empty() {
-        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+        causes.push(Cause::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     } else if !is_dns_subdomain(name) && !resource.group.starts_with("rbac.") {
-        causes.push(Cause::invalid("metadata.name", &Value::from(name), SUBDOMAIN));
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &Value::from(name),
+            SUBDOMAIN,
+        ));
     }
     finish(resource, name, causes)
 }
 
 /// Checks a new state of an object.
-pub(crate) fn on_update(_resource: &ResourceType, _old: &Value, _new: &Value) -> Result<(), ApiError> {
+pub(crate) fn on_update(
+    _resource: &ResourceType,
+    _old: &Value,
+    _new: &Value,
+) -> Result<(), ApiError> {
     Ok(())
 }
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
 fn finish(resource: &ResourceType, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, name, causes)) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(resource, name, causes))
+    }
 }

@@ -32,7 +32,9 @@ pub(crate) struct Filter {
 impl Filter {
     /// Whether an object is shown.
     pub(crate) fn matches(&self, object: &Value) -> bool {
-        self.namespace.as_deref().is_none_or(|wanted| super::object::namespace(object) == wanted)
+        self.namespace
+            .as_deref()
+            .is_none_or(|wanted| super::object::namespace(object) == wanted)
             && self.labels.matches(object)
             && self.fields.matches(object)
     }
@@ -87,7 +89,9 @@ pub(crate) fn events(
         request,
     };
     watcher.begin();
-    Ok(stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|line| (line, watcher)) }))
+    Ok(stream::unfold(watcher, |mut watcher| async move {
+        watcher.next().await.map(|line| (line, watcher))
+    }))
 }
 
 impl Watcher {
@@ -95,8 +99,10 @@ impl Watcher {
         match self.request.start {
             Start::After(revision) => self.cursor = revision,
             Start::Existing { bookmark } => {
-                let listing =
-                    self.server.store().list(&self.request.resource.storage, self.request.filter.namespace.as_deref());
+                let listing = self.server.store().list(
+                    &self.request.resource.storage,
+                    self.request.filter.namespace.as_deref(),
+                );
                 self.cursor = listing.revision;
                 for object in listing.objects {
                     if self.request.filter.matches(&object.value) {
@@ -123,7 +129,11 @@ impl Watcher {
             if !self.ready.is_empty() || self.finished {
                 continue;
             }
-            let wake = if self.request.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            let wake = if self.request.bookmarks {
+                self.deadline.min(self.next_bookmark)
+            } else {
+                self.deadline
+            };
             tokio::select! {
                 changed = self.changed.changed() => if changed.is_err() { self.finished = true },
                 () = tokio::time::sleep_until(wake) => {
@@ -141,7 +151,11 @@ impl Watcher {
     }
 
     fn read(&mut self) {
-        match self.server.store().changes_after(&self.request.resource.storage, self.cursor) {
+        match self
+            .server
+            .store()
+            .changes_after(&self.request.resource.storage, self.cursor)
+        {
             Ok((changes, revision)) => {
                 for change in changes {
                     if let Some(line) = self.show(&change) {
@@ -152,7 +166,10 @@ impl Watcher {
             }
             Err(too_old) => {
                 let status = ApiError::expired(too_old.to_string()).to_status();
-                self.ready.push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status}))));
+                self.ready.push_back(Bytes::from(format!(
+                    "{}\n",
+                    json!({"type": "ERROR", "object": status})
+                )));
                 self.finished = true;
             }
         }
@@ -161,7 +178,10 @@ impl Watcher {
     /// An object that comes to match is ADDED for this watcher, one that no longer does is DELETED.
     fn show(&self, change: &Change) -> Option<Bytes> {
         let filter = &self.request.filter;
-        let before = change.previous.as_ref().is_some_and(|previous| filter.matches(&previous.value));
+        let before = change
+            .previous
+            .as_ref()
+            .is_some_and(|previous| filter.matches(&previous.value));
         let after = change.kind != ChangeKind::Deleted && filter.matches(&change.object.value);
         let kind = match (before, after) {
             (false, false) => return None,
@@ -174,15 +194,25 @@ impl Watcher {
         }
         if kind == ChangeKind::Deleted && change.kind != ChangeKind::Deleted {
             // The watcher is told the last state that it could see, at the revision of the change.
-            let mut last = change.previous.as_ref().map_or(Value::Null, |previous| previous.value.clone());
-            super::object::set(&mut last, "/metadata/resourceVersion", change.object.revision.to_string());
+            let mut last = change
+                .previous
+                .as_ref()
+                .map_or(Value::Null, |previous| previous.value.clone());
+            super::object::set(
+                &mut last,
+                "/metadata/resourceVersion",
+                change.object.revision.to_string(),
+            );
             return Some(self.line(kind, &Stored::detached(last)));
         }
         Some(self.line(kind, &change.object))
     }
 
     fn line(&self, kind: ChangeKind, object: &Stored) -> Bytes {
-        let rendered = self.request.render.event_object(&self.request.resource, object);
+        let rendered = self
+            .request
+            .render
+            .event_object(&self.request.resource, object);
         let mut line = Vec::with_capacity(rendered.len() + 40);
         line.extend_from_slice(b"{\"type\":\"");
         line.extend_from_slice(kind.as_str().as_bytes());
@@ -194,28 +224,44 @@ impl Watcher {
 
     fn bookmark(&self, initial_events_end: bool) -> Bytes {
         let resource = &self.request.resource;
-        let mut metadata = json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
+        let mut metadata =
+            json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
         if initial_events_end {
-            super::object::set(&mut metadata, "/annotations", json!({"k8s.io/initial-events-end": "true"}));
+            super::object::set(
+                &mut metadata,
+                "/annotations",
+                json!({"k8s.io/initial-events-end": "true"}),
+            );
         }
         let mut object = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata});
         if let Some(kind) = self.request.render.bookmark_kind() {
             super::object::set(&mut object, "/kind", kind);
             super::object::set(&mut object, "/apiVersion", "meta.k8s.io/v1");
         }
-        Bytes::from(format!("{}\n", json!({"type": "BOOKMARK", "object": object})))
+        Bytes::from(format!(
+            "{}\n",
+            json!({"type": "BOOKMARK", "object": object})
+        ))
     }
 }
 
 /// A watch as a chunked answer.
 pub(crate) fn chunked(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
-    let mut response = Response::new(Body::from_stream(events.map(Ok::<_, std::convert::Infallible>)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = Response::new(Body::from_stream(
+        events.map(Ok::<_, std::convert::Infallible>),
+    ));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
 /// A watch over a WebSocket: one text frame of JSON per event, closed at the end.
-pub(crate) async fn over_websocket(mut socket: WebSocket, events: impl Stream<Item = Bytes> + Send + 'static) {
+pub(crate) async fn over_websocket(
+    mut socket: WebSocket,
+    events: impl Stream<Item = Bytes> + Send + 'static,
+) {
     let mut events = std::pin::pin!(events);
     loop {
         tokio::select! {

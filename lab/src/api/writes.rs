@@ -9,8 +9,8 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::object::{
-    add_finalizer, copy, finalizers, has_finalizer, i64_at, is_deleting, is_set, map_mut, name, now, remove,
-    remove_finalizer, set, set_default, stamp, str_at, uid,
+    add_finalizer, copy, finalizers, has_finalizer, i64_at, is_deleting, is_set, map_mut, name,
+    now, remove, remove_finalizer, set, set_default, stamp, str_at, uid,
 };
 use super::registry::ResourceType;
 use super::server::{ApiServer, Operation};
@@ -44,7 +44,12 @@ pub(crate) struct WriteOptions {
 impl WriteOptions {
     /// For the API server's own writes.
     pub(crate) fn internal() -> Self {
-        Self { dry_run: false, manager: "chaosrun-lab".to_owned(), part: Part::Internal, subresource: None }
+        Self {
+            dry_run: false,
+            manager: "chaosrun-lab".to_owned(),
+            part: Part::Internal,
+            subresource: None,
+        }
     }
 }
 
@@ -79,22 +84,36 @@ impl ApiServer {
         check_kind(resource, &object)?;
         place(resource, namespace, &mut object)?;
         if is_set(&object, "/metadata/resourceVersion") {
-            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(ApiError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         self.check_namespace(resource, &object)?;
         begin_life(resource, &mut object);
         self.admit(resource, Operation::Create, &mut object)?;
-        let generate = str_at(&object, "/metadata/generateName").unwrap_or_default().to_owned();
+        let generate = str_at(&object, "/metadata/generateName")
+            .unwrap_or_default()
+            .to_owned();
         let generated = name(&object).is_empty() && !generate.is_empty();
         for _ in 0..8 {
             if generated {
-                set(&mut object, "/metadata/name", format!("{}{}", truncated(&generate), suffix()));
+                set(
+                    &mut object,
+                    "/metadata/name",
+                    format!("{}{}", truncated(&generate), suffix()),
+                );
             }
             let mut candidate = object.clone();
             super::defaults::apply(resource, &mut candidate);
             self.allocate(resource, None, &mut candidate)?;
             super::validation::on_create(resource, &candidate)?;
-            super::apply::track_update(None, &mut candidate, &options.manager, options.subresource, resource);
+            super::apply::track_update(
+                None,
+                &mut candidate,
+                &options.manager,
+                options.subresource,
+                resource,
+            );
             let wanted = name(&candidate).to_owned();
             let key = ObjectKey::new(super::object::namespace(&candidate), &wanted);
             if self.store().get(&resource.storage, &key).is_some() {
@@ -159,7 +178,13 @@ impl ApiServer {
         if resource.generation && spec_changed(resource, old, &wanted) {
             bump_generation(&mut wanted);
         }
-        super::apply::track_update(Some(old), &mut wanted, &options.manager, options.subresource, resource);
+        super::apply::track_update(
+            Some(old),
+            &mut wanted,
+            &options.manager,
+            options.subresource,
+            resource,
+        );
         if same_but_for_stamps(old, &wanted) {
             return Ok(Some(existing.clone()));
         }
@@ -171,9 +196,11 @@ impl ApiServer {
             && i64_at(&wanted, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
             && namespace_is_empty(resource, &wanted);
         let written = if finished {
-            self.store().remove(&resource.storage, wanted, existing.revision)
+            self.store()
+                .remove(&resource.storage, wanted, existing.revision)
         } else {
-            self.store().put(&resource.storage, wanted, Some(existing.revision))
+            self.store()
+                .put(&resource.storage, wanted, Some(existing.revision))
         };
         match written {
             Err(_) => Ok(None),
@@ -204,34 +231,61 @@ impl ApiServer {
             if resource.is("", "namespaces") {
                 set(&mut next, "/status/phase", "Terminating");
             }
-            let blocked = finalizers(&next).next().is_some() || !namespace_is_empty(resource, &next);
+            let blocked =
+                finalizers(&next).next().is_some() || !namespace_is_empty(resource, &next);
             if grace == 0 && !blocked {
                 if options.dry_run {
-                    return Ok(Deleted { object: existing, gone: true });
+                    return Ok(Deleted {
+                        object: existing,
+                        gone: true,
+                    });
                 }
                 if is_deleting(&next) && resource.is("", "pods") {
                     set(&mut next, "/metadata/deletionGracePeriodSeconds", 0);
                 }
-                let Ok(object) = self.store().remove(&resource.storage, next, existing.revision) else { continue };
+                let Ok(object) = self
+                    .store()
+                    .remove(&resource.storage, next, existing.revision)
+                else {
+                    continue;
+                };
                 self.after_removal(resource, &object);
                 return Ok(Deleted { object, gone: true });
             }
             mark_deleted(&mut next, grace);
             if options.dry_run {
-                return Ok(Deleted { object: Arc::new(Stored::detached(next)), gone: false });
+                return Ok(Deleted {
+                    object: Arc::new(Stored::detached(next)),
+                    gone: false,
+                });
             }
             if next == existing.value {
-                return Ok(Deleted { object: existing, gone: false });
+                return Ok(Deleted {
+                    object: existing,
+                    gone: false,
+                });
             }
-            if let Ok(object) = self.store().put(&resource.storage, next, Some(existing.revision)) {
-                return Ok(Deleted { object, gone: false });
+            if let Ok(object) = self
+                .store()
+                .put(&resource.storage, next, Some(existing.revision))
+            {
+                return Ok(Deleted {
+                    object,
+                    gone: false,
+                });
             }
         }
     }
 
     /// The present state, or 404.
-    pub(crate) fn existing(&self, resource: &ResourceType, key: &ObjectKey) -> Result<Arc<Stored>, ApiError> {
-        self.store().get(&resource.storage, key).ok_or_else(|| ApiError::not_found(resource, &key.name))
+    pub(crate) fn existing(
+        &self,
+        resource: &ResourceType,
+        key: &ObjectKey,
+    ) -> Result<Arc<Stored>, ApiError> {
+        self.store()
+            .get(&resource.storage, key)
+            .ok_or_else(|| ApiError::not_found(resource, &key.name))
     }
 }
 
@@ -240,7 +294,8 @@ fn check_kind(resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
     let kind = str_at(object, "/kind").unwrap_or_default();
     let version = str_at(object, "/apiVersion").unwrap_or_default();
     let api_version = resource.api_version();
-    if (kind.is_empty() || kind == resource.kind) && (version.is_empty() || version == api_version) {
+    if (kind.is_empty() || kind == resource.kind) && (version.is_empty() || version == api_version)
+    {
         return Ok(());
     }
     let message = if kind == resource.kind || kind.is_empty() {
@@ -248,15 +303,24 @@ fn check_kind(resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
             "the API version in the data ({version}) does not match the expected API version ({api_version})"
         )
     } else {
-        format!("{kind} in version \"{version}\" cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion", resource.kind, resource.kind)
+        format!(
+            "{kind} in version \"{version}\" cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion",
+            resource.kind, resource.kind
+        )
     };
     Err(ApiError::bad_request(message))
 }
 
 /// Writes kind, apiVersion and namespace as the path says.
-fn place(resource: &ResourceType, namespace: Option<&str>, object: &mut Value) -> Result<(), ApiError> {
+fn place(
+    resource: &ResourceType,
+    namespace: Option<&str>,
+    object: &mut Value,
+) -> Result<(), ApiError> {
     if !object.is_object() {
-        return Err(ApiError::bad_request("the object provided is not a JSON object"));
+        return Err(ApiError::bad_request(
+            "the object provided is not a JSON object",
+        ));
     }
     let map = map_mut(object);
     map.insert("kind".to_owned(), Value::from(resource.kind.clone()));
@@ -281,7 +345,13 @@ fn place(resource: &ResourceType, namespace: Option<&str>, object: &mut Value) -
 
 /// What the server alone decides about a new object.
 fn begin_life(resource: &ResourceType, object: &mut Value) {
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"] {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+        "resourceVersion",
+    ] {
         remove(object, &format!("/metadata/{field}"));
     }
     set(object, "/metadata/uid", uuid::Uuid::new_v4().to_string());
@@ -304,7 +374,11 @@ pub(crate) fn suffix() -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut random = rand::rng();
     (0..5)
-        .filter_map(|_| ALPHABET.get(random.random_range(0..ALPHABET.len())).map(|byte| char::from(*byte)))
+        .filter_map(|_| {
+            ALPHABET
+                .get(random.random_range(0..ALPHABET.len()))
+                .map(|byte| char::from(*byte))
+        })
         .collect()
 }
 
@@ -325,7 +399,11 @@ fn check_preconditions(
         return Err(ApiError::conflict(
             resource,
             &key.name,
-            &format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", uid(wanted), uid(old)),
+            &format!(
+                "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                uid(wanted),
+                uid(old)
+            ),
         ));
     }
     if is_set(wanted, "/metadata/resourceVersion")
@@ -363,8 +441,15 @@ fn prepare_update(resource: &ResourceType, old: &Value, wanted: &mut Value, part
         copy(old, wanted, "/status");
     }
     for field in [
-        "name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp",
-        "deletionGracePeriodSeconds", "resourceVersion", "generateName",
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "generateName",
     ] {
         copy(old, wanted, &format!("/metadata/{field}"));
     }
@@ -398,7 +483,10 @@ fn same_but_for_stamps(old: &Value, new: &Value) -> bool {
     }
     let plain = |value: &Value| {
         let mut value = value.clone();
-        if let Some(managers) = value.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+        if let Some(managers) = value
+            .pointer_mut("/metadata/managedFields")
+            .and_then(Value::as_array_mut)
+        {
             for manager in managers {
                 remove(manager, "/time");
                 map_mut(manager).shift_remove("time");
@@ -421,7 +509,10 @@ fn check_delete_preconditions(
         return Err(ApiError::conflict(
             resource,
             &key.name,
-            &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {}", uid(old)),
+            &format!(
+                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {}",
+                uid(old)
+            ),
         ));
     }
     let present = str_at(old, "/metadata/resourceVersion").unwrap_or_default();
@@ -444,7 +535,10 @@ fn grace_period(resource: &ResourceType, object: &Value, options: &DeleteOptions
     if !resource.is("", "pods") {
         return 0;
     }
-    let ended = matches!(str_at(object, "/status/phase"), Some("Succeeded" | "Failed"));
+    let ended = matches!(
+        str_at(object, "/status/phase"),
+        Some("Succeeded" | "Failed")
+    );
     if ended || !is_set(object, "/spec/nodeName") {
         return 0;
     }
@@ -489,11 +583,16 @@ fn mark_deleted(object: &mut Value, grace: i64) {
     if !is_deleting(object) && is_set(object, "/metadata/generation") {
         bump_generation(object);
     }
-    let begun = str_at(object, "/metadata/deletionTimestamp").and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let begun = str_at(object, "/metadata/deletionTimestamp")
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let begun = begun.map_or_else(jiff::Timestamp::now, |until| {
-        until.checked_sub(jiff::SignedDuration::from_secs(before.unwrap_or(0))).unwrap_or(until)
+        until
+            .checked_sub(jiff::SignedDuration::from_secs(before.unwrap_or(0)))
+            .unwrap_or(until)
     });
-    let until = begun.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(begun);
+    let until = begun
+        .checked_add(jiff::SignedDuration::from_secs(grace))
+        .unwrap_or(begun);
     set(object, "/metadata/deletionTimestamp", stamp(until));
     set(object, "/metadata/deletionGracePeriodSeconds", grace);
 }

@@ -17,7 +17,9 @@ pub(crate) async fn handle(
     _request: Request,
 ) -> Result<Response, ApiError> {
     match server.backend() {
-        None => Err(ApiError::unavailable("no node agent is connected to this API server")),
+        None => Err(ApiError::unavailable(
+            "no node agent is connected to this API server",
+        )),
         Some(_) => Err(ApiError::method_not_allowed()),
     }
 }
