@@ -8,6 +8,7 @@
 pub mod api;
 pub mod backend;
 pub mod controllers;
+pub mod images;
 pub mod lifecycle;
 pub mod node;
 pub mod pipeline;
