@@ -9,12 +9,15 @@
 //! its source says something. Pure decisions are apart from the writes, so they are tested without a server.
 
 mod context;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoints;
 mod events;
 mod job;
 mod meta;
+mod node_care;
 mod pods;
 mod replica_set;
 mod runtime;
@@ -104,14 +107,14 @@ pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> Controller
         deployment::DeploymentController::new,
     );
     starter.start("job-controller", job::JobController::new);
-    starter.start(
-        "statefulset-controller",
-        stateful_set::StatefulSetController::new,
-    );
-    starter.start(
-        "disruption-controller",
-        disruption::DisruptionController::new,
-    );
+    starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
+    starter.start("daemonset-controller", daemon_set::DaemonSetController::new);
+    starter.start("cronjob-controller", cron_job::CronJobController::new);
+    starter.start("pod-garbage-collector", node_care::PodCollector::new);
+    starter.start("node-controller", |context, informers, queue| {
+        node_care::CordonTainter::new(context, informers, queue, client.clone())
+    });
+    starter.start("disruption-controller", disruption::DisruptionController::new);
     starter.start("endpoint-controller", |context, informers, queue| {
         endpoints::EndpointsController::new(context, informers, queue, config.api_address)
     });
