@@ -12,3 +12,4 @@ pub mod images;
 pub mod lifecycle;
 pub mod node;
 pub mod pipeline;
+pub mod standard;
