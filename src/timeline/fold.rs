@@ -366,7 +366,9 @@ impl Timeline {
     /// Bounds of `clock - runner's wall clock` in milliseconds, all exchanges intersected; lower above upper when it stepped.
     pub(crate) fn clock_offset(&self, clock: &str) -> Option<(f64, f64)> {
         self.offsets.get(clock)?.iter().copied().reduce(
-            |(lower, upper), (next_lower, next_upper)| (lower.max(next_lower), upper.min(next_upper)),
+            |(lower, upper), (next_lower, next_upper)| {
+                (lower.max(next_lower), upper.min(next_upper))
+            },
         )
     }
 
