@@ -12,3 +12,5 @@ pub mod images;
 pub mod lifecycle;
 pub mod node;
 pub mod pipeline;
+
+pub use lifecycle::multicall;

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use chaosrun_lab::lifecycle::{Controller, LabConfig, LabError, down, environment, multicall, status, up};
+use chaosrun_lab::lifecycle::{LabConfig, LabError, down, environment, status, up};
+use chaosrun_lab::multicall;
 use clap::{Parser, Subcommand};
 
 /// A small Kubernetes in one process.
@@ -41,12 +42,8 @@ enum Command {
     },
 }
 
-fn controllers() -> Vec<Controller> {
-    Vec::new()
-}
-
 fn main() -> ExitCode {
-    if let Some(code) = multicall(std::env::args_os(), controllers) {
+    if let Some(code) = multicall(&std::env::args_os().collect::<Vec<_>>()) {
         return code;
     }
     let arguments = Arguments::parse();

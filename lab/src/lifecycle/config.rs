@@ -41,6 +41,8 @@ pub struct LabConfig {
     pub data_root: PathBuf,
     /// The lab ends by itself when this process does.
     pub owner: Option<ProcessIdentity>,
+    /// With controllers, Spark operator and the images that the lab knows; without them only what runs pods.
+    pub standard: bool,
     /// What whoever embeds the lab wants to hand to its controllers, untouched by the lab.
     pub extra: serde_json::Value,
 }
@@ -60,6 +62,7 @@ impl LabConfig {
             state_root: root("CHAOSRUN_LAB_STATE", STATE_ROOT),
             data_root: root("CHAOSRUN_LAB_DATA", DATA_ROOT),
             owner: None,
+            standard: true,
             extra: serde_json::Value::Null,
         }
     }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::config::LabConfig;
 use super::error::LabError;
 use super::record::{Record, Roots, own_identity, write_private};
+use super::standard::{self, Standard};
 use super::sweep::{sweep, sweep_dead};
 use crate::api::{ApiServer, ApiServerConfig, ServeHandle};
 use crate::node::network::free_octet;
@@ -59,6 +60,7 @@ pub struct Lab {
     server: Arc<ApiServer>,
     serving: ServeHandle,
     agent: NodeAgent,
+    standard: Option<Standard>,
     controllers: Vec<JoinHandle<()>>,
     record: Record,
     info: LabInfo,
@@ -94,11 +96,12 @@ impl Lab {
         })?;
         let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((gateway, API_PORT))];
         let serving = server.serve(&addresses).await?;
+        let images = if config.standard { standard::images(&record.data_folder.join("images"), &config.images)? } else { config.images.clone() };
         let agent = NodeAgent::start(
             server.client("chaosrun-lab-node"),
             NodeAgentConfig {
                 nodes: (1..=config.nodes.max(1)).map(|number| format!("lab-{number}")).collect(),
-                images: config.images.clone(),
+                images,
                 network,
                 state_folder: record.state_folder.clone(),
                 data_folder: record.data_folder.clone(),
@@ -127,11 +130,16 @@ impl Lab {
             control_group: record.control_group.clone(),
             extra: config.extra.clone(),
         };
+        let standard = if config.standard {
+            Some(Standard::start(&server, &info, SocketAddr::from((gateway, API_PORT))).await?)
+        } else {
+            None
+        };
         let controllers = controllers
             .into_iter()
             .map(|controller| tokio::spawn(controller(server.client("chaosrun-lab-controllers"), info.clone())))
             .collect();
-        Ok(Self { server, serving, agent, controllers, record, info })
+        Ok(Self { server, serving, agent, standard, controllers, record, info })
     }
 
     /// An in-process client with all rights.
@@ -160,6 +168,9 @@ impl Lab {
         for controller in self.controllers {
             // Aborted is what it is meant to be.
             drop(controller.await);
+        }
+        if let Some(standard) = self.standard {
+            standard.stop().await;
         }
         self.agent.stop().await;
         self.serving.stop().await;

@@ -68,6 +68,13 @@ impl Cgroups {
         self.unified
     }
 
+    /// Creates a group in one tree, for processes of the lab that are no pods; returns its folder.
+    pub(crate) fn create(&self, group: &str) -> Result<PathBuf, NodeError> {
+        let folder = below(&self.memory, group);
+        std::fs::create_dir_all(&folder).map_err(NodeError::io("create the control group", &folder))?;
+        Ok(folder)
+    }
+
     /// How often the kernel killed a process of this group because its memory limit was reached.
     pub(crate) fn oom_kills(&self, group: &str) -> u64 {
         let file = if self.unified { "memory.events" } else { "memory.oom_control" };
