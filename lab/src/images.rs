@@ -5,7 +5,6 @@
 //! executable. Where Spark is missing its image is not in the table, and pods with it fail as with any image that
 //! cannot be had.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::node::{Image, ImageBind, ImageTable};
@@ -48,19 +47,13 @@ fn kubernetes_jar_version(name: &str) -> Option<String> {
     rest.split_once('-').map(|(_, version)| version.to_owned())
 }
 
-/// The lab's images. `folder` takes the files that they bring; `program` is an executable of the lab whose
-/// `lab-internal pipeline` arguments lead to [`crate::pipeline::main`].
-///
-/// # Errors
-/// When a file of an image cannot be written.
-pub fn known_images(folder: &Path, spark: Option<&SparkHome>, program: &Path) -> std::io::Result<ImageTable> {
+/// The lab's images. `program` is an executable of the lab whose `lab-internal pipeline` arguments lead to
+/// [`crate::pipeline::main`].
+#[must_use]
+pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     let mut table = ImageTable::new();
     if let Some(spark) = spark {
-        std::fs::create_dir_all(folder)?;
-        let entrypoint = folder.join("spark-entrypoint.sh");
-        std::fs::write(&entrypoint, SPARK_ENTRYPOINT)?;
-        std::fs::set_permissions(&entrypoint, std::fs::Permissions::from_mode(0o755))?;
-        let image = spark_image(spark, entrypoint);
+        let image = spark_image(spark);
         for repository in SPARK_REPOSITORIES {
             table.insert(repository, image.clone());
         }
@@ -76,10 +69,10 @@ pub fn known_images(folder: &Path, spark: Option<&SparkHome>, program: &Path) ->
     for repository in PIPELINE_REPOSITORIES {
         table.insert(repository, pipeline.clone());
     }
-    Ok(table)
+    table
 }
 
-fn spark_image(spark: &SparkHome, entrypoint: PathBuf) -> Image {
+fn spark_image(spark: &SparkHome) -> Image {
     let environment = [("SPARK_HOME", "/opt/spark"), ("LANG", "C.UTF-8")];
     let mut environment: std::collections::BTreeMap<String, String> =
         environment.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
@@ -87,12 +80,10 @@ fn spark_image(spark: &SparkHome, entrypoint: PathBuf) -> Image {
         environment.insert("JAVA_HOME".to_owned(), java_home);
     }
     Image {
-        entrypoint: vec!["/opt/entrypoint.sh".to_owned()],
+        // The script itself and not a file with it: nothing to write, nothing to remove.
+        entrypoint: ["/bin/sh", "-c", SPARK_ENTRYPOINT, "spark-entrypoint"].map(str::to_owned).into(),
         environment,
-        binds: vec![
-            ImageBind { source: spark.folder.clone(), target: "/opt/spark".into(), writable: false },
-            ImageBind { source: entrypoint, target: "/opt/entrypoint.sh".into(), writable: false },
-        ],
+        binds: vec![ImageBind { source: spark.folder.clone(), target: "/opt/spark".into(), writable: false }],
         init: true,
         working_directory: Some("/opt/spark/work-dir".to_owned()),
         ..Image::default()
@@ -101,19 +92,20 @@ fn spark_image(spark: &SparkHome, entrypoint: PathBuf) -> Image {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn spark_is_known_under_its_usual_names_only_where_it_is_installed() {
-        let folder = tempfile::tempdir().unwrap();
         let spark = SparkHome { folder: "/spark".into(), version: "4.3.0".into() };
-        let table = known_images(folder.path(), Some(&spark), Path::new("/bin/chaosrun")).unwrap();
+        let table = known_images(Some(&spark), Path::new("/bin/chaosrun"));
         for name in ["apache/spark:4.0.1-python3", "docker.io/apache/spark", "r:5000/apache/spark:1", "spark:3", "docker.io/library/spark"] {
-            assert_eq!(table.find(name).unwrap().entrypoint, ["/opt/entrypoint.sh"], "{name}");
+            assert_eq!(table.find(name).unwrap().entrypoint.last().unwrap(), "spark-entrypoint", "{name}");
         }
         assert!(table.find("docker.io/chaosrun/pipeline:1").is_some());
         assert!(table.find("busybox:1.36").is_none());
-        let without = known_images(folder.path(), None, Path::new("/bin/chaosrun")).unwrap();
+        let without = known_images(None, Path::new("/bin/chaosrun"));
         assert!(without.find("apache/spark").is_none() && without.find("chaosrun/pipeline").is_some());
     }
 
@@ -127,14 +119,13 @@ mod tests {
     fn entrypoint(arguments: &[&str], environment: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let print = "#!/bin/sh\nfor each in \"$@\"; do printf '%s\\n' \"$each\"; done\n";
-        let script = folder.path().join("entrypoint.sh");
-        for (path, text) in [(script.clone(), SPARK_ENTRYPOINT), (folder.path().join("bin/java"), print), (folder.path().join("bin/spark-submit"), print)] {
+        for (path, text) in [(folder.path().join("bin/java"), print), (folder.path().join("bin/spark-submit"), print)] {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let output = std::process::Command::new("/bin/sh")
-            .arg(&script)
+            .args(["-c", SPARK_ENTRYPOINT, "spark-entrypoint"])
             .args(arguments)
             .env_clear()
             .env("SPARK_HOME", folder.path())

@@ -12,5 +12,4 @@ pub mod images;
 pub mod lifecycle;
 pub mod node;
 pub mod pipeline;
-
-pub use lifecycle::multicall;
+pub mod standard;

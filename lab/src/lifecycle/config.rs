@@ -41,8 +41,6 @@ pub struct LabConfig {
     pub data_root: PathBuf,
     /// The lab ends by itself when this process does.
     pub owner: Option<ProcessIdentity>,
-    /// With controllers, Spark operator and the images that the lab knows; without them only what runs pods.
-    pub standard: bool,
     /// What whoever embeds the lab wants to hand to its controllers, untouched by the lab.
     pub extra: serde_json::Value,
 }
@@ -62,7 +60,6 @@ impl LabConfig {
             state_root: root("CHAOSRUN_LAB_STATE", STATE_ROOT),
             data_root: root("CHAOSRUN_LAB_DATA", DATA_ROOT),
             owner: None,
-            standard: true,
             extra: serde_json::Value::Null,
         }
     }

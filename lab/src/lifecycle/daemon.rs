@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::config::{LabConfig, ProcessIdentity};
 use super::error::LabError;
-use super::lab::{Lab, check_name};
+use super::lab::{Controller, Lab, check_name};
 use super::record::{Record, Roots, identity, own_identity};
 use super::sweep::{sweep, sweep_dead};
 use crate::node::check_requirements;
@@ -171,24 +171,19 @@ fn describe(record: &Record) -> LabStatus {
     }
 }
 
-/// Serves the lab's hidden commands (its background process, the built-in pipeline). `None`: the arguments are for
-/// somebody else. Call it before anything else in `main`.
-#[must_use]
-pub fn multicall(arguments: &[OsString]) -> Option<ExitCode> {
-    let (first, rest) = arguments.get(1..)?.split_first()?;
-    if first != INTERNAL {
+/// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in
+/// `main`; `controllers` are started in each lab.
+pub fn multicall(arguments: impl IntoIterator<Item = OsString>, controllers: fn() -> Vec<Controller>) -> Option<ExitCode> {
+    let mut arguments = arguments.into_iter().skip(1);
+    if arguments.next()? != INTERNAL {
         return None;
     }
-    let (command, rest) = rest.split_first()?;
-    Some(match command.to_str() {
-        Some("serve") => serve(),
-        Some("pipeline") => crate::pipeline::main(rest.iter().cloned()),
-        _ => ExitCode::from(64),
-    })
+    let known = arguments.next().is_some_and(|command| command == "serve");
+    Some(if known { serve(controllers) } else { ExitCode::from(64) })
 }
 
 /// The background process.
-fn serve() -> ExitCode {
+fn serve(controllers: fn() -> Vec<Controller>) -> ExitCode {
     // It fails only for the leader of a process group, which is detached already.
     rustix::process::setsid().ok();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -199,7 +194,7 @@ fn serve() -> ExitCode {
         let config = read_configuration()?;
         let stop = StopSignal::install(config.owner)?;
         let log = config.state_root.join(&config.name).join("lab.log");
-        let lab = Lab::start(config, Vec::new()).await.map_err(|error| error.to_string())?;
+        let lab = Lab::start(config, controllers()).await.map_err(|error| error.to_string())?;
         log_to(&log).map_err(|error| error.to_string())?;
         tell("ready", ExitCode::SUCCESS);
         close_output();

@@ -24,9 +24,6 @@ pub enum LabError {
     /// The API server could not be started.
     #[error(transparent)]
     Api(#[from] ApiServerError),
-    /// The Spark operator could not be started.
-    #[error(transparent)]
-    Operator(#[from] crate::controllers::spark::SparkOperatorError),
     /// The name cannot be used.
     #[error("lab name {0:?} must consist of 1 to 40 lower-case letters, digits and '-'")]
     Name(String),

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use super::config::LabConfig;
 use super::error::LabError;
 use super::record::{Record, Roots, own_identity, write_private};
-use super::standard::{self, Standard};
 use super::sweep::{sweep, sweep_dead};
 use crate::api::{ApiServer, ApiServerConfig, ServeHandle};
 use crate::node::network::free_octet;
@@ -47,6 +46,8 @@ pub struct LabInfo {
     pub data_folder: PathBuf,
     /// Control group above everything of the lab; processes put below it end with the lab.
     pub control_group: String,
+    /// The API server, for admission hooks.
+    pub server: Arc<ApiServer>,
     /// The configuration's `extra`.
     pub extra: serde_json::Value,
 }
@@ -60,7 +61,6 @@ pub struct Lab {
     server: Arc<ApiServer>,
     serving: ServeHandle,
     agent: NodeAgent,
-    standard: Option<Standard>,
     controllers: Vec<JoinHandle<()>>,
     record: Record,
     info: LabInfo,
@@ -96,12 +96,11 @@ impl Lab {
         })?;
         let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((gateway, API_PORT))];
         let serving = server.serve(&addresses).await?;
-        let images = if config.standard { standard::images(&record.data_folder.join("images"), &config.images)? } else { config.images.clone() };
         let agent = NodeAgent::start(
             server.client("chaosrun-lab-node"),
             NodeAgentConfig {
                 nodes: (1..=config.nodes.max(1)).map(|number| format!("lab-{number}")).collect(),
-                images,
+                images: config.images.clone(),
                 network,
                 state_folder: record.state_folder.clone(),
                 data_folder: record.data_folder.clone(),
@@ -128,18 +127,14 @@ impl Lab {
             kubeconfig: record.kubeconfig(),
             data_folder: record.data_folder.clone(),
             control_group: record.control_group.clone(),
+            server: Arc::clone(&server),
             extra: config.extra.clone(),
-        };
-        let standard = if config.standard {
-            Some(Standard::start(&server, &info, SocketAddr::from((gateway, API_PORT))).await?)
-        } else {
-            None
         };
         let controllers = controllers
             .into_iter()
             .map(|controller| tokio::spawn(controller(server.client("chaosrun-lab-controllers"), info.clone())))
             .collect();
-        Ok(Self { server, serving, agent, standard, controllers, record, info })
+        Ok(Self { server, serving, agent, controllers, record, info })
     }
 
     /// An in-process client with all rights.
@@ -168,9 +163,6 @@ impl Lab {
         for controller in self.controllers {
             // Aborted is what it is meant to be.
             drop(controller.await);
-        }
-        if let Some(standard) = self.standard {
-            standard.stop().await;
         }
         self.agent.stop().await;
         self.serving.stop().await;

@@ -1,8 +1,8 @@
 //! The life of a lab: start, stop, background process, and the removal of what a crash left.
 //!
-//! Depends on `api`, `node`, `controllers`, `images`. Central type: [`Lab`] (in this process); [`up`] and [`down`] do the same with a
+//! Depends on `api` and `node`. Central type: [`Lab`] (in this process); [`up`] and [`down`] do the same with a
 //! background process. Rooms: `config`, `record` (what exists, written before it exists), `sweep` (removes it),
-//! `lab`, `standard` (controllers and images), `daemon`, `error`. Contract: nothing is created that is not in the record first, so `down` and the next `up`
+//! `lab`, `daemon`, `error`. Contract: nothing is created that is not in the record first, so `down` and the next `up`
 //! can remove a lab that was killed at any point.
 
 mod config;
@@ -10,7 +10,6 @@ mod daemon;
 mod error;
 mod lab;
 mod record;
-mod standard;
 mod sweep;
 
 pub use config::{LabConfig, ProcessIdentity};

@@ -68,13 +68,6 @@ impl Cgroups {
         self.unified
     }
 
-    /// Creates a group in one tree, for processes of the lab that are no pods; returns its folder.
-    pub(crate) fn create(&self, group: &str) -> Result<PathBuf, NodeError> {
-        let folder = below(&self.memory, group);
-        std::fs::create_dir_all(&folder).map_err(NodeError::io("create the control group", &folder))?;
-        Ok(folder)
-    }
-
     /// How often the kernel killed a process of this group because its memory limit was reached.
     pub(crate) fn oom_kills(&self, group: &str) -> u64 {
         let file = if self.unified { "memory.events" } else { "memory.oom_control" };
@@ -85,6 +78,11 @@ impl Cgroups {
             .find(|(key, _)| *key == "oom_kill")
             .and_then(|(_, value)| value.trim().parse().ok())
             .unwrap_or(0)
+    }
+
+    /// The folder through which a process joins a group, in one tree: that is enough for it to be found and ended.
+    pub(crate) fn folder(&self, group: &str) -> PathBuf {
+        below(&self.memory, group)
     }
 
     /// Every process in the group or below it, as this process sees them.
