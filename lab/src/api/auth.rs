@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::handlers::Target;
+use super::request::Target;
 use super::server::ApiServer;
 use super::status::{ApiError, json_response};
 use super::store::ObjectKey;
@@ -92,7 +92,7 @@ pub(crate) async fn review(
         .get::<User>()
         .cloned()
         .unwrap_or_else(User::admin);
-    let mut body = super::handlers::read_object(request).await?;
+    let mut body = super::body::read_object(request).await?;
     super::object::set(&mut body, "/kind", target.resource.kind.clone());
     super::object::set(&mut body, "/apiVersion", target.resource.api_version());
     let info = json!({"username": user.name, "groups": user.groups});

@@ -6,9 +6,9 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::handlers::Target;
 use super::object::{array_at, i64_at, name, now, set, str_at, uid};
 use super::registry::ResourceType;
+use super::request::Target;
 use super::selectors::LabelSelector;
 use super::server::ApiServer;
 use super::status::{ApiError, Cause, json_response};
@@ -106,11 +106,7 @@ fn spend(
         let mut next = budget.clone();
         let allowed = i64_at(budget, "/status/disruptionsAllowed").unwrap_or(0);
         set(&mut next, "/status/disruptionsAllowed", allowed - 1);
-        set(
-            &mut next,
-            &format!("/status/disruptedPods/{}", name(pod)),
-            now(),
-        );
+        super::object::set_key(&mut next, "/status/disruptedPods", name(pod), now());
         if allowed == 1 {
             deny_further(&mut next)?;
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::object::{is_deleting, name, namespace};
+use super::object::{is_deleting, name, namespace, str_at};
 use super::registry::ResourceType;
 use super::server::ApiServer;
 use super::status::{ApiError, Cause};
@@ -22,7 +22,47 @@ impl ApiServer {
             let object = json!({"metadata": {"name": name}});
             self.create_object(&namespaces, None, object, &WriteOptions::internal())?;
         }
+        let Some(services) = self.registry().get("", "v1", "services") else {
+            return Ok(());
+        };
+        let service = json!({
+            "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+            "spec": {
+                "clusterIP": super::defaults::kubernetes_service_ip(self.config()).to_string(),
+                "ports": [{"name": "https", "port": 443, "targetPort": 6443}],
+            },
+        });
+        self.create_object(
+            &services,
+            Some("default"),
+            service,
+            &WriteOptions::internal(),
+        )?;
         Ok(())
+    }
+
+    /// Pods need a service account that exists.
+    pub(crate) fn check_service_account(
+        &self,
+        resource: &ResourceType,
+        object: &Value,
+    ) -> Result<(), ApiError> {
+        let Some(accounts) = self.registry().get("", "v1", "serviceaccounts") else {
+            return Ok(());
+        };
+        let account = str_at(object, "/spec/serviceAccountName").unwrap_or_default();
+        if !resource.is("", "pods") || account.is_empty() {
+            return Ok(());
+        }
+        let key = ObjectKey::new(namespace(object), account);
+        if self.store().get(&accounts.storage, &key).is_some() {
+            return Ok(());
+        }
+        let why = format!(
+            "error looking up service account {}/{account}: serviceaccount \"{account}\" not found",
+            key.namespace
+        );
+        Err(ApiError::forbidden(resource, name(object), &why))
     }
 
     /// New objects need a namespace that exists and is not going away.

@@ -162,3 +162,23 @@ pub(crate) fn now() -> String {
 pub(crate) fn stamp(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+/// The items of an array, to be changed; none when absent.
+pub(crate) fn array_mut<'a>(
+    value: &'a mut Value,
+    pointer: &str,
+) -> impl Iterator<Item = &'a mut Value> {
+    value
+        .pointer_mut(pointer)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+}
+
+/// Writes one entry of a map; unlike in a pointer, the key may contain `/` (labels, annotations).
+pub(crate) fn set_key(value: &mut Value, pointer: &str, key: &str, new: impl Into<Value>) {
+    set_default(value, pointer, Value::Object(Map::new()));
+    if let Some(map) = value.pointer_mut(pointer) {
+        map_mut(map).insert(key.to_owned(), new.into());
+    }
+}

@@ -78,6 +78,15 @@ impl ResourceType {
         }
     }
 
+    /// `apiVersion` that objects are stored with: events are stored in their core form.
+    pub(crate) fn stored_api_version(&self) -> String {
+        if &*self.storage == "/events" {
+            "v1".to_owned()
+        } else {
+            self.api_version()
+        }
+    }
+
     /// `deployments.apps`; `pods` in the core group.
     #[must_use]
     pub fn qualified_plural(&self) -> String {

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -108,6 +109,7 @@ pub struct ApiServer {
     hooks: RwLock<Vec<AdmissionHook>>,
     backend: RwLock<Option<Arc<dyn PodBackend>>>,
     address: RwLock<Option<SocketAddr>>,
+    services: AtomicU32,
     stop: CancellationToken,
 }
 
@@ -142,6 +144,7 @@ impl ApiServer {
             hooks: RwLock::new(Vec::new()),
             backend: RwLock::new(None),
             address: RwLock::new(None),
+            services: AtomicU32::new(0),
             stop: CancellationToken::new(),
             config,
         });
@@ -175,6 +178,11 @@ impl ApiServer {
 
     pub(crate) fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// Numbers that no two callers share, to allocate addresses from.
+    pub(crate) fn next_service(&self) -> u32 {
+        self.services.fetch_add(1, Ordering::Relaxed)
     }
 
     /// How often each kind of request came from which client.

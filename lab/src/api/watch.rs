@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::handlers::Render;
 use super::registry::ResourceType;
+use super::request::Render;
 use super::selectors::{FieldSelector, LabelSelector};
 use super::server::ApiServer;
 use super::status::ApiError;
@@ -189,7 +189,12 @@ impl Watcher {
             (true, true) => ChangeKind::Modified,
             (true, false) => ChangeKind::Deleted,
         };
-        if kind == change.kind && self.request.render.is_plain() {
+        if kind == change.kind
+            && self
+                .request
+                .render
+                .shares_lines(&self.request.resource, &change.object)
+        {
             return Some(change.line());
         }
         if kind == ChangeKind::Deleted && change.kind != ChangeKind::Deleted {

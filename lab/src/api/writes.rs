@@ -82,6 +82,7 @@ impl ApiServer {
         options: &WriteOptions,
     ) -> Result<Arc<Stored>, ApiError> {
         check_kind(resource, &object)?;
+        super::events::to_stored(resource, &mut object);
         place(resource, namespace, &mut object)?;
         if is_set(&object, "/metadata/resourceVersion") {
             return Err(ApiError::bad_request(
@@ -105,6 +106,7 @@ impl ApiServer {
             }
             let mut candidate = object.clone();
             super::defaults::apply(resource, &mut candidate);
+            self.check_service_account(resource, &candidate)?;
             self.allocate(resource, None, &mut candidate)?;
             super::validation::on_create(resource, &candidate)?;
             super::apply::track_update(
@@ -163,7 +165,13 @@ impl ApiServer {
         mut wanted: Value,
         options: &WriteOptions,
     ) -> Result<Option<Arc<Stored>>, ApiError> {
-        check_kind(resource, &wanted)?;
+        // An internal change starts from what is stored, in whatever version that is.
+        if wanted.get("apiVersion") != existing.value.get("apiVersion")
+            || wanted.get("kind") != existing.value.get("kind")
+        {
+            check_kind(resource, &wanted)?;
+        }
+        super::events::to_stored(resource, &mut wanted);
         check_preconditions(resource, key, &existing.value, &wanted)?;
         let old = &existing.value;
         prepare_update(resource, old, &mut wanted, options.part);
@@ -324,7 +332,10 @@ fn place(
     }
     let map = map_mut(object);
     map.insert("kind".to_owned(), Value::from(resource.kind.clone()));
-    map.insert("apiVersion".to_owned(), Value::from(resource.api_version()));
+    map.insert(
+        "apiVersion".to_owned(),
+        Value::from(resource.stored_api_version()),
+    );
     set_default(object, "/metadata", json!({}));
     match namespace {
         Some(namespace) if resource.namespaced => {
@@ -418,7 +429,10 @@ fn check_preconditions(
 fn prepare_update(resource: &ResourceType, old: &Value, wanted: &mut Value, part: Part) {
     let map = map_mut(wanted);
     map.insert("kind".to_owned(), Value::from(resource.kind.clone()));
-    map.insert("apiVersion".to_owned(), Value::from(resource.api_version()));
+    map.insert(
+        "apiVersion".to_owned(),
+        Value::from(resource.stored_api_version()),
+    );
     if part == Part::Internal {
         return;
     }
