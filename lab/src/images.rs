@@ -13,7 +13,12 @@ use crate::node::{Image, ImageBind, ImageTable};
 const SPARK_ENTRYPOINT: &str = include_str!("../images/spark-entrypoint.sh");
 /// Where a Spark distribution is looked for when the environment does not say.
 const DEFAULT_SPARK_HOME: &str = "/var/cache/chaosrun/spark-4.3.0";
-const SPARK_REPOSITORIES: [&str; 4] = ["apache/spark", "*/apache/spark", "spark", "docker.io/library/spark"];
+const SPARK_REPOSITORIES: [&str; 4] = [
+    "apache/spark",
+    "*/apache/spark",
+    "spark",
+    "docker.io/library/spark",
+];
 const PIPELINE_REPOSITORIES: [&str; 2] = ["chaosrun/pipeline", "*/chaosrun/pipeline"];
 
 /// A Spark distribution on this machine.
@@ -29,8 +34,12 @@ pub struct SparkHome {
 /// too.
 #[must_use]
 pub fn find_spark() -> Option<SparkHome> {
-    let folder = std::env::var_os("CHAOSRUN_SPARK_HOME").map_or_else(|| PathBuf::from(DEFAULT_SPARK_HOME), PathBuf::from);
-    let java = std::env::var_os("JAVA_HOME").map_or_else(|| PathBuf::from("/usr/bin/java"), |home| PathBuf::from(home).join("bin/java"));
+    let folder = std::env::var_os("CHAOSRUN_SPARK_HOME")
+        .map_or_else(|| PathBuf::from(DEFAULT_SPARK_HOME), PathBuf::from);
+    let java = std::env::var_os("JAVA_HOME").map_or_else(
+        || PathBuf::from("/usr/bin/java"),
+        |home| PathBuf::from(home).join("bin/java"),
+    );
     if !folder.join("bin/spark-submit").is_file() || !java.exists() {
         return None;
     }
@@ -43,7 +52,9 @@ pub fn find_spark() -> Option<SparkHome> {
 
 /// `4.3.0` of `spark-kubernetes_2.13-4.3.0.jar`.
 fn kubernetes_jar_version(name: &str) -> Option<String> {
-    let rest = name.strip_prefix("spark-kubernetes_")?.strip_suffix(".jar")?;
+    let rest = name
+        .strip_prefix("spark-kubernetes_")?
+        .strip_suffix(".jar")?;
     rest.split_once('-').map(|(_, version)| version.to_owned())
 }
 
@@ -60,8 +71,16 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     }
     let inside = PathBuf::from("/opt/chaosrun/lab");
     let pipeline = Image {
-        entrypoint: vec![inside.display().to_string(), "lab-internal".to_owned(), "pipeline".to_owned()],
-        binds: vec![ImageBind { source: program.to_owned(), target: inside, writable: false }],
+        entrypoint: vec![
+            inside.display().to_string(),
+            "lab-internal".to_owned(),
+            "pipeline".to_owned(),
+        ],
+        binds: vec![ImageBind {
+            source: program.to_owned(),
+            target: inside,
+            writable: false,
+        }],
         // With an init the program can be killed from inside its container: PID 1 cannot.
         init: true,
         ..Image::default()
@@ -74,16 +93,23 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
 
 fn spark_image(spark: &SparkHome) -> Image {
     let environment = [("SPARK_HOME", "/opt/spark"), ("LANG", "C.UTF-8")];
-    let mut environment: std::collections::BTreeMap<String, String> =
-        environment.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let mut environment: std::collections::BTreeMap<String, String> = environment
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
     if let Ok(java_home) = std::env::var("JAVA_HOME") {
         environment.insert("JAVA_HOME".to_owned(), java_home);
     }
     Image {
         // The script itself and not a file with it: nothing to write, nothing to remove.
-        entrypoint: ["/bin/sh", "-c", SPARK_ENTRYPOINT, "spark-entrypoint"].map(str::to_owned).into(),
+        entrypoint: ["/bin/sh", "-c", SPARK_ENTRYPOINT, "spark-entrypoint"]
+            .map(str::to_owned)
+            .into(),
         environment,
-        binds: vec![ImageBind { source: spark.folder.clone(), target: "/opt/spark".into(), writable: false }],
+        binds: vec![ImageBind {
+            source: spark.folder.clone(),
+            target: "/opt/spark".into(),
+            writable: false,
+        }],
         init: true,
         working_directory: Some("/opt/spark/work-dir".to_owned()),
         ..Image::default()
@@ -98,20 +124,38 @@ mod tests {
 
     #[test]
     fn spark_is_known_under_its_usual_names_only_where_it_is_installed() {
-        let spark = SparkHome { folder: "/spark".into(), version: "4.3.0".into() };
+        let spark = SparkHome {
+            folder: "/spark".into(),
+            version: "4.3.0".into(),
+        };
         let table = known_images(Some(&spark), Path::new("/bin/chaosrun"));
-        for name in ["apache/spark:4.0.1-python3", "docker.io/apache/spark", "r:5000/apache/spark:1", "spark:3", "docker.io/library/spark"] {
-            assert_eq!(table.find(name).unwrap().entrypoint.last().unwrap(), "spark-entrypoint", "{name}");
+        for name in [
+            "apache/spark:4.0.1-python3",
+            "docker.io/apache/spark",
+            "r:5000/apache/spark:1",
+            "spark:3",
+            "docker.io/library/spark",
+        ] {
+            assert_eq!(
+                table.find(name).unwrap().entrypoint.last().unwrap(),
+                "spark-entrypoint",
+                "{name}"
+            );
         }
         assert!(table.find("docker.io/chaosrun/pipeline:1").is_some());
         assert!(table.find("busybox:1.36").is_none());
         let without = known_images(None, Path::new("/bin/chaosrun"));
-        assert!(without.find("apache/spark").is_none() && without.find("chaosrun/pipeline").is_some());
+        assert!(
+            without.find("apache/spark").is_none() && without.find("chaosrun/pipeline").is_some()
+        );
     }
 
     #[test]
     fn the_version_is_read_from_the_jar() {
-        assert_eq!(kubernetes_jar_version("spark-kubernetes_2.13-4.3.0.jar").as_deref(), Some("4.3.0"));
+        assert_eq!(
+            kubernetes_jar_version("spark-kubernetes_2.13-4.3.0.jar").as_deref(),
+            Some("4.3.0")
+        );
         assert_eq!(kubernetes_jar_version("spark-core_2.13-4.3.0.jar"), None);
     }
 
@@ -119,7 +163,10 @@ mod tests {
     fn entrypoint(arguments: &[&str], environment: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let print = "#!/bin/sh\nfor each in \"$@\"; do printf '%s\\n' \"$each\"; done\n";
-        for (path, text) in [(folder.path().join("bin/java"), print), (folder.path().join("bin/spark-submit"), print)] {
+        for (path, text) in [
+            (folder.path().join("bin/java"), print),
+            (folder.path().join("bin/spark-submit"), print),
+        ] {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -134,8 +181,14 @@ mod tests {
             .current_dir("/")
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().replace(&folder.path().display().to_string(), "HOME")
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .replace(&folder.path().display().to_string(), "HOME")
     }
 
     #[test]
@@ -158,10 +211,28 @@ mod tests {
         assert_eq!(
             lines.lines().collect::<Vec<_>>(),
             [
-                "-Da=x y", "-Db=$(id)", "-Dc", "-Xms512m", "-Xmx512m", "-cp", "/opt/spark/conf:HOME/jars/*:/",
+                "-Da=x y",
+                "-Db=$(id)",
+                "-Dc",
+                "-Xms512m",
+                "-Xmx512m",
+                "-cp",
+                "/opt/spark/conf:HOME/jars/*:/",
                 "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend",
-                "--driver-url", "spark://d@1.2.3.4:7078", "--executor-id", "7", "--cores", "1", "--app-id", "spark-1",
-                "--hostname", "1.2.3.5", "--resourceProfileId", "0", "--podName", "p-exec-7",
+                "--driver-url",
+                "spark://d@1.2.3.4:7078",
+                "--executor-id",
+                "7",
+                "--cores",
+                "1",
+                "--app-id",
+                "spark-1",
+                "--hostname",
+                "1.2.3.5",
+                "--resourceProfileId",
+                "0",
+                "--podName",
+                "p-exec-7",
             ]
         );
     }
@@ -173,8 +244,16 @@ mod tests {
         assert_eq!(
             lines.lines().collect::<Vec<_>>(),
             [
-                "--conf", "spark.driver.bindAddress=1.2.3.4", "--conf", "spark.executorEnv.SPARK_DRIVER_POD_IP=1.2.3.4",
-                "--deploy-mode", "client", "--class", "C", "r", "a b",
+                "--conf",
+                "spark.driver.bindAddress=1.2.3.4",
+                "--conf",
+                "spark.executorEnv.SPARK_DRIVER_POD_IP=1.2.3.4",
+                "--deploy-mode",
+                "client",
+                "--class",
+                "C",
+                "r",
+                "a b",
             ]
         );
         assert_eq!(entrypoint(&["echo", "x"], &[]), "x\n");

@@ -15,7 +15,10 @@ use crate::lifecycle::{self, Controller, LabConfig};
 /// A lab with every image that this machine can offer. `program` is the executable that calls [`multicall`].
 #[must_use]
 pub fn configuration(name: &str, program: &Path) -> LabConfig {
-    LabConfig { images: known_images(find_spark().as_ref(), program), ..LabConfig::new(name) }
+    LabConfig {
+        images: known_images(find_spark().as_ref(), program),
+        ..LabConfig::new(name)
+    }
 }
 
 /// Every controller.
@@ -28,7 +31,10 @@ pub fn controllers() -> Vec<Controller> {
 fn core_controllers() -> Controller {
     Box::new(|client, info| {
         Box::pin(async move {
-            let api_address = info.pod_api_url.strip_prefix("https://").and_then(|host| host.parse::<SocketAddr>().ok());
+            let api_address = info
+                .pod_api_url
+                .strip_prefix("https://")
+                .and_then(|host| host.parse::<SocketAddr>().ok());
             let handle = spawn_all(client, &ControllersConfig { api_address });
             // They end with the lab, which drops this future.
             std::future::pending::<()>().await;
@@ -40,8 +46,14 @@ fn core_controllers() -> Controller {
 /// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in `main`.
 pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let hidden = arguments.get(1).is_some_and(|argument| argument == "lab-internal");
-    if hidden && arguments.get(2).is_some_and(|argument| argument == "pipeline") {
+    let hidden = arguments
+        .get(1)
+        .is_some_and(|argument| argument == "lab-internal");
+    if hidden
+        && arguments
+            .get(2)
+            .is_some_and(|argument| argument == "pipeline")
+    {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
     }
     lifecycle::multicall(arguments, controllers)

@@ -69,15 +69,31 @@ async fn execute(command: Command) -> Result<String, LabError> {
     match command {
         Command::Up { name, nodes } => {
             let program = std::env::current_exe().unwrap_or_else(|_| "chaosrun-lab".into());
-            let lab = up(&LabConfig { nodes, ..configuration(&name, &program) }).await?;
-            Ok(format!("lab {} is up at {}\nexport KUBECONFIG='{}'", lab.name, lab.api.unwrap_or_default(), lab.kubeconfig.display()))
+            let lab = up(&LabConfig {
+                nodes,
+                ..configuration(&name, &program)
+            })
+            .await?;
+            Ok(format!(
+                "lab {} is up at {}\nexport KUBECONFIG='{}'",
+                lab.name,
+                lab.api.unwrap_or_default(),
+                lab.kubeconfig.display()
+            ))
         }
-        Command::Down { name } => down(&LabConfig::new(&*name)).await.map(|()| format!("lab {name} is down")),
+        Command::Down { name } => down(&LabConfig::new(&*name))
+            .await
+            .map(|()| format!("lab {name} is down")),
         Command::Status => Ok(status(&LabConfig::new("any"))
             .iter()
             .map(|lab| {
                 let state = if lab.alive { "up" } else { "dead" };
-                format!("{}\t{state}\tpid {}\t{}", lab.name, lab.process.pid, lab.api.as_deref().unwrap_or("-"))
+                format!(
+                    "{}\t{state}\tpid {}\t{}",
+                    lab.name,
+                    lab.process.pid,
+                    lab.api.as_deref().unwrap_or("-")
+                )
             })
             .collect::<Vec<_>>()
             .join("\n")),

@@ -56,7 +56,10 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
             return Err(LabError::Exists(config.name.clone()));
         }
     }
-    let not_ready = |reason: String| LabError::NotReady { name: config.name.clone(), reason };
+    let not_ready = |reason: String| LabError::NotReady {
+        name: config.name.clone(),
+        reason,
+    };
     let program = std::env::current_exe().map_err(LabError::io("find", "this executable"))?;
     let mut child = tokio::process::Command::new(program)
         .args([INTERNAL, "serve"])
@@ -68,7 +71,9 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
         .map_err(LabError::io("start", "the lab's process"))?;
     let answer = tokio::time::timeout(UP_TIMEOUT, async {
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(&serde_json::to_vec(config).unwrap_or_default()).await?;
+            stdin
+                .write_all(&serde_json::to_vec(config).unwrap_or_default())
+                .await?;
         }
         let mut answer = String::new();
         if let Some(mut stdout) = child.stdout.take() {
@@ -79,7 +84,9 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
     .await;
     let outcome = match answer {
         Ok(Ok(answer)) if answer.trim() == "ready" => Ok(()),
-        Ok(Ok(answer)) if answer.trim().is_empty() => Err("its process ended without a word".to_owned()),
+        Ok(Ok(answer)) if answer.trim().is_empty() => {
+            Err("its process ended without a word".to_owned())
+        }
         Ok(Ok(answer)) => Err(answer.trim().to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("not ready within {} s", UP_TIMEOUT.as_secs())),
@@ -92,7 +99,10 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
     }
     // Reaps it when this process outlives it.
     tokio::spawn(async move { child.wait().await });
-    roots.record(&config.name).map(|record| describe(&record)).ok_or_else(|| not_ready("its record is missing".to_owned()))
+    roots
+        .record(&config.name)
+        .map(|record| describe(&record))
+        .ok_or_else(|| not_ready("its record is missing".to_owned()))
 }
 
 /// Boots a lab that ends when this process does, however it ends.
@@ -121,7 +131,9 @@ impl TemporaryLab {
 pub async fn down(config: &LabConfig) -> Result<(), LabError> {
     check_name(&config.name)?;
     let roots = Roots::of(config);
-    let record = roots.record(&config.name).ok_or_else(|| LabError::NotUp(config.name.clone()))?;
+    let record = roots
+        .record(&config.name)
+        .ok_or_else(|| LabError::NotUp(config.name.clone()))?;
     if record.process != own_identity() {
         end_process(record.process).await;
     }
@@ -136,7 +148,11 @@ pub async fn down(config: &LabConfig) -> Result<(), LabError> {
 /// Asks a process to end, and ends it when it does not.
 async fn end_process(process: ProcessIdentity) {
     for (signal, patience) in [(Signal::TERM, DOWN_TIMEOUT), (Signal::KILL, DOWN_TIMEOUT)] {
-        let Some(pid) = Pid::from_raw(process.pid).filter(|_| identity(process.pid) == Some(process)) else { return };
+        let Some(pid) =
+            Pid::from_raw(process.pid).filter(|_| identity(process.pid) == Some(process))
+        else {
+            return;
+        };
         if let Err(error) = rustix::process::kill_process(pid, signal) {
             tracing::warn!(pid = process.pid, %error, "signal not delivered");
         }
@@ -155,9 +171,14 @@ pub fn status(config: &LabConfig) -> Vec<LabStatus> {
 
 /// The shell line that points kubectl to a lab.
 pub fn environment(config: &LabConfig) -> Result<String, LabError> {
-    let record = Roots::of(config).record(&config.name).filter(|record| record.alive() && record.api.is_some());
+    let record = Roots::of(config)
+        .record(&config.name)
+        .filter(|record| record.alive() && record.api.is_some());
     let record = record.ok_or_else(|| LabError::NotUp(config.name.clone()))?;
-    Ok(format!("export KUBECONFIG='{}'", record.kubeconfig().display()))
+    Ok(format!(
+        "export KUBECONFIG='{}'",
+        record.kubeconfig().display()
+    ))
 }
 
 fn describe(record: &Record) -> LabStatus {
@@ -173,28 +194,45 @@ fn describe(record: &Record) -> LabStatus {
 
 /// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in
 /// `main`; `controllers` are started in each lab.
-pub fn multicall(arguments: impl IntoIterator<Item = OsString>, controllers: fn() -> Vec<Controller>) -> Option<ExitCode> {
+pub fn multicall(
+    arguments: impl IntoIterator<Item = OsString>,
+    controllers: fn() -> Vec<Controller>,
+) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter().skip(1);
     if arguments.next()? != INTERNAL {
         return None;
     }
     let known = arguments.next().is_some_and(|command| command == "serve");
-    Some(if known { serve(controllers) } else { ExitCode::from(64) })
+    Some(if known {
+        serve(controllers)
+    } else {
+        ExitCode::from(64)
+    })
 }
 
 /// The background process.
 fn serve(controllers: fn() -> Vec<Controller>) -> ExitCode {
     // It fails only for the leader of a process group, which is detached already.
     rustix::process::setsid().ok();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
-        Err(error) => return tell(&format!("cannot start the runtime: {error}"), ExitCode::from(70)),
+        Err(error) => {
+            return tell(
+                &format!("cannot start the runtime: {error}"),
+                ExitCode::from(70),
+            );
+        }
     };
     let outcome = runtime.block_on(Box::pin(async {
         let config = read_configuration()?;
         let stop = StopSignal::install(config.owner)?;
         let log = config.state_root.join(&config.name).join("lab.log");
-        let lab = Lab::start(config, controllers()).await.map_err(|error| error.to_string())?;
+        let lab = Lab::start(config, controllers())
+            .await
+            .map_err(|error| error.to_string())?;
         log_to(&log).map_err(|error| error.to_string())?;
         tell("ready", ExitCode::SUCCESS);
         close_output();
@@ -210,7 +248,8 @@ fn serve(controllers: fn() -> Vec<Controller>) -> ExitCode {
 }
 
 fn read_configuration() -> Result<LabConfig, String> {
-    let text = std::io::read_to_string(std::io::stdin()).map_err(|error| format!("cannot read the configuration: {error}"))?;
+    let text = std::io::read_to_string(std::io::stdin())
+        .map_err(|error| format!("cannot read the configuration: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("cannot read the configuration: {error}"))
 }
 
@@ -232,11 +271,21 @@ fn close_output() {
 
 /// Sends the log to the lab's file.
 fn log_to(path: &std::path::Path) -> std::io::Result<()> {
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
     rustix::stdio::dup2_stderr(&file)?;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CHAOSRUN_LAB_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CHAOSRUN_LAB_LOG")
+        .unwrap_or_else(|_| "info".into());
     // Somebody else may have installed one already.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init());
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .try_init(),
+    );
     Ok(())
 }
 
@@ -252,7 +301,11 @@ impl StopSignal {
         use tokio::signal::unix::{SignalKind, signal};
         let text = |error: std::io::Error| error.to_string();
         let owner = owner.map(watch_owner).transpose()?;
-        Ok(Self { terminate: signal(SignalKind::terminate()).map_err(text)?, interrupt: signal(SignalKind::interrupt()).map_err(text)?, owner })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(text)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(text)?,
+            owner,
+        })
     }
 
     async fn wait(mut self) {
@@ -273,7 +326,8 @@ impl StopSignal {
 /// A descriptor that becomes readable when the owner ends.
 fn watch_owner(owner: ProcessIdentity) -> Result<AsyncFd<std::os::fd::OwnedFd>, String> {
     let pid = Pid::from_raw(owner.pid).ok_or("the owner has no process id")?;
-    let descriptor = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| format!("the owner is gone: {error}"))?;
+    let descriptor = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)
+        .map_err(|error| format!("the owner is gone: {error}"))?;
     if identity(owner.pid) != Some(owner) {
         return Err("the owner is gone".to_owned());
     }

@@ -83,7 +83,11 @@ impl Lab {
         }
     }
 
-    async fn boot(config: &LabConfig, controllers: Vec<Controller>, mut record: Record) -> Result<Self, LabError> {
+    async fn boot(
+        config: &LabConfig,
+        controllers: Vec<Controller>,
+        mut record: Record,
+    ) -> Result<Self, LabError> {
         mount_layers(&record)?;
         let network = record.network.clone();
         let gateway = network.gateway();
@@ -94,12 +98,17 @@ impl Lab {
             cluster_name: format!("lab-{}", config.name),
             ..ApiServerConfig::default()
         })?;
-        let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((gateway, API_PORT))];
+        let addresses = [
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            SocketAddr::from((gateway, API_PORT)),
+        ];
         let serving = server.serve(&addresses).await?;
         let agent = NodeAgent::start(
             server.client("chaosrun-lab-node"),
             NodeAgentConfig {
-                nodes: (1..=config.nodes.max(1)).map(|number| format!("lab-{number}")).collect(),
+                nodes: (1..=config.nodes.max(1))
+                    .map(|number| format!("lab-{number}"))
+                    .collect(),
                 images: config.images.clone(),
                 network,
                 state_folder: record.state_folder.clone(),
@@ -132,9 +141,21 @@ impl Lab {
         };
         let controllers = controllers
             .into_iter()
-            .map(|controller| tokio::spawn(controller(server.client("chaosrun-lab-controllers"), info.clone())))
+            .map(|controller| {
+                tokio::spawn(controller(
+                    server.client("chaosrun-lab-controllers"),
+                    info.clone(),
+                ))
+            })
             .collect();
-        Ok(Self { server, serving, agent, controllers, record, info })
+        Ok(Self {
+            server,
+            serving,
+            agent,
+            controllers,
+            record,
+            info,
+        })
     }
 
     /// An in-process client with all rights.
@@ -175,8 +196,14 @@ impl Lab {
 /// Lower-case letters, digits and dashes: the name becomes a folder and part of a control group.
 pub(crate) fn check_name(name: &str) -> Result<(), LabError> {
     let good = (1..=40).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if good { Ok(()) } else { Err(LabError::Name(name.to_owned())) }
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if good {
+        Ok(())
+    } else {
+        Err(LabError::Name(name.to_owned()))
+    }
 }
 
 /// Finds free names and addresses, writes the record, and creates the bridge, all under the lock: the bridge's routes
@@ -190,7 +217,15 @@ async fn claim(config: &LabConfig) -> Result<Record, LabError> {
     }
     let random = uuid::Uuid::new_v4();
     let id: String = random.simple().to_string().chars().take(6).collect();
-    let octet = free_octet(config.subnet, random.as_fields().3.iter().fold(0, |seed, byte| seed ^ byte)).await?;
+    let octet = free_octet(
+        config.subnet,
+        random
+            .as_fields()
+            .3
+            .iter()
+            .fold(0, |seed, byte| seed ^ byte),
+    )
+    .await?;
     let network = LabNetwork { id, octet };
     let namespace_folder = std::path::Path::new("/run/netns").exists();
     let record = Record {
@@ -199,12 +234,17 @@ async fn claim(config: &LabConfig) -> Result<Record, LabError> {
         control_group: format!("/chaosrun-lab-{}", network.id),
         state_folder: roots.state.join(&config.name),
         data_folder: roots.data.join(&config.name),
-        made_namespace_folder: !namespace_folder || roots.records().iter().any(|record| record.made_namespace_folder),
+        made_namespace_folder: !namespace_folder
+            || roots
+                .records()
+                .iter()
+                .any(|record| record.made_namespace_folder),
         settings: Vec::new(),
         api: None,
         network,
     };
-    std::fs::create_dir_all(&record.state_folder).map_err(LabError::io("create the folder", &record.state_folder))?;
+    std::fs::create_dir_all(&record.state_folder)
+        .map_err(LabError::io("create the folder", &record.state_folder))?;
     record.save()?;
     let created = record.network.create(config.nodes.max(1)).await;
     if let Err(error) = created {
@@ -218,8 +258,14 @@ async fn claim(config: &LabConfig) -> Result<Record, LabError> {
 fn mount_layers(record: &Record) -> Result<(), LabError> {
     let folder = record.state_folder.join("layers");
     std::fs::create_dir_all(&folder).map_err(LabError::io("create the folder", &folder))?;
-    rustix::mount::mount("tmpfs", &folder, "tmpfs", MountFlags::NODEV, c"mode=0700,size=50%")
-        .map_err(NodeError::errno("mount a tmpfs on", &folder))?;
+    rustix::mount::mount(
+        "tmpfs",
+        &folder,
+        "tmpfs",
+        MountFlags::NODEV,
+        c"mode=0700,size=50%",
+    )
+    .map_err(NodeError::errno("mount a tmpfs on", &folder))?;
     Ok(())
 }
 

@@ -80,7 +80,8 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), LabError>
         .mode(0o600)
         .open(&fresh)
         .map_err(LabError::io("create", &fresh))?;
-    file.write_all(content).map_err(LabError::io("write", &fresh))?;
+    file.write_all(content)
+        .map_err(LabError::io("write", &fresh))?;
     std::fs::rename(&fresh, path).map_err(LabError::io("write", path))
 }
 
@@ -110,18 +111,29 @@ pub(crate) struct Roots {
 
 impl Roots {
     pub(crate) fn of(config: &LabConfig) -> Self {
-        Self { state: config.state_root.clone(), data: config.data_root.clone() }
+        Self {
+            state: config.state_root.clone(),
+            data: config.data_root.clone(),
+        }
     }
 
     pub(crate) fn of_record(record: &Record) -> Self {
         let parent = |folder: &Path| folder.parent().map(Path::to_path_buf).unwrap_or_default();
-        Self { state: parent(&record.state_folder), data: parent(&record.data_folder) }
+        Self {
+            state: parent(&record.state_folder),
+            data: parent(&record.data_folder),
+        }
     }
 
     /// All records, of living and of dead labs.
     pub(crate) fn records(&self) -> Vec<Record> {
-        let Ok(entries) = std::fs::read_dir(&self.state) else { return Vec::new() };
-        let mut records: Vec<Record> = entries.flatten().filter_map(|entry| Record::load(&entry.path())).collect();
+        let Ok(entries) = std::fs::read_dir(&self.state) else {
+            return Vec::new();
+        };
+        let mut records: Vec<Record> = entries
+            .flatten()
+            .filter_map(|entry| Record::load(&entry.path()))
+            .collect();
         records.sort_by(|a, b| a.name.cmp(&b.name));
         records
     }
@@ -135,11 +147,15 @@ impl Roots {
     /// locked, so that no lock file is left behind.
     pub(crate) async fn lock(&self) -> Result<OwnedFd, LabError> {
         loop {
-            std::fs::create_dir_all(&self.state).map_err(LabError::io("create the folder", &self.state))?;
-            std::fs::set_permissions(&self.state, std::fs::Permissions::from_mode(0o755)).map_err(LabError::io("set the mode of", &self.state))?;
-            let folder = std::fs::File::open(&self.state).map_err(LabError::io("open", &self.state))?;
+            std::fs::create_dir_all(&self.state)
+                .map_err(LabError::io("create the folder", &self.state))?;
+            std::fs::set_permissions(&self.state, std::fs::Permissions::from_mode(0o755))
+                .map_err(LabError::io("set the mode of", &self.state))?;
+            let folder =
+                std::fs::File::open(&self.state).map_err(LabError::io("open", &self.state))?;
             let locked = tokio::task::spawn_blocking(move || {
-                rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).map(|()| folder)
+                rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive)
+                    .map(|()| folder)
             });
             let folder = locked
                 .await
@@ -148,7 +164,9 @@ impl Roots {
                 .map_err(LabError::io("lock", &self.state))?;
             // Whoever had the lock may have removed the folder.
             let ours = folder.metadata().map(|metadata| metadata.ino()).ok();
-            let present = std::fs::metadata(&self.state).map(|metadata| metadata.ino()).ok();
+            let present = std::fs::metadata(&self.state)
+                .map(|metadata| metadata.ino())
+                .ok();
             if ours.is_some() && ours == present {
                 return Ok(folder.into());
             }

@@ -25,16 +25,41 @@ pub(crate) async fn sweep(record: &Record) -> Result<(), LabError> {
     };
     match Cgroups::detect() {
         Ok(cgroups) => {
-            note("processes", cgroups.kill(&record.control_group, KILL_PATIENCE).await.map_err(|error| error.chain()));
-            note("control groups", remove_groups(&cgroups, &record.control_group).await);
+            note(
+                "processes",
+                cgroups
+                    .kill(&record.control_group, KILL_PATIENCE)
+                    .await
+                    .map_err(|error| error.chain()),
+            );
+            note(
+                "control groups",
+                remove_groups(&cgroups, &record.control_group).await,
+            );
         }
         Err(error) => note("control groups", Err(error.chain())),
     }
-    note("network namespaces", record.network.remove_namespaces().await.map_err(|error| error.chain()));
-    note("network interfaces", record.network.remove().await.map_err(|error| error.chain()));
-    note("nftables table", remove_table(&record.network.table()).await);
+    note(
+        "network namespaces",
+        record
+            .network
+            .remove_namespaces()
+            .await
+            .map_err(|error| error.chain()),
+    );
+    note(
+        "network interfaces",
+        record.network.remove().await.map_err(|error| error.chain()),
+    );
+    note(
+        "nftables table",
+        remove_table(&record.network.table()).await,
+    );
     for (file, value) in &record.settings {
-        note("host settings", std::fs::write(file, value).map_err(|error| format!("{}: {error}", file.display())));
+        note(
+            "host settings",
+            std::fs::write(file, value).map_err(|error| format!("{}: {error}", file.display())),
+        );
     }
     for folder in [&record.state_folder, &record.data_folder] {
         note("mounts", unmount_below(folder));
@@ -55,7 +80,10 @@ pub(crate) async fn sweep(record: &Record) -> Result<(), LabError> {
         }
         return Ok(());
     }
-    Err(LabError::Left { name: record.name.clone(), left })
+    Err(LabError::Left {
+        name: record.name.clone(),
+        left,
+    })
 }
 
 /// Removes the labs whose process is dead. Call it with the lock held.
@@ -87,13 +115,20 @@ async fn remove_table(table: &str) -> Result<(), String> {
     }
     // `add` first: deleting a table that is not there is an error.
     let script = format!("add table ip {table}\ndelete table ip {table}\n");
-    run("nft", &["-f", "-"], Some(&script)).await.map(drop).map_err(|error| error.chain())
+    run("nft", &["-f", "-"], Some(&script))
+        .await
+        .map(drop)
+        .map_err(|error| error.chain())
 }
 
 /// Unmounts everything at or below a folder.
 fn unmount_below(folder: &Path) -> Result<(), String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let table =
+        std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+    let points = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(Path::new);
     let points: Vec<&Path> = points.filter(|point| point.starts_with(folder)).collect();
     for point in points.into_iter().rev() {
         rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)
@@ -104,7 +139,9 @@ fn unmount_below(folder: &Path) -> Result<(), String> {
 
 fn remove_folder(folder: &Path) -> Result<(), String> {
     match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", folder.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", folder.display()))
+        }
         _ => Ok(()),
     }
 }

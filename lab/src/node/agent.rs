@@ -19,14 +19,14 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::cgroup::Cgroups;
+use super::directory::Directory;
 use super::error::NodeError;
 use super::events::Recorder;
 use super::image::ImageTable;
+use super::names::NameServer;
 use super::network::{AddressPool, LabNetwork};
 use super::pod::{Context, PodRuntime, Stop, Update, delete_now};
 use super::runc::{Runc, become_subreaper};
-use super::directory::Directory;
-use super::names::NameServer;
 use super::{claims, nodes, requirements, services};
 
 /// Pauses between restarts of a container that keeps ending.
@@ -43,7 +43,11 @@ pub struct BackOff {
 impl Default for BackOff {
     /// What kubelets do: 10 s, 20 s ... 300 s, forgotten after 10 minutes.
     fn default() -> Self {
-        Self { first: Duration::from_secs(10), longest: Duration::from_secs(300), reset: Duration::from_secs(600) }
+        Self {
+            first: Duration::from_secs(10),
+            longest: Duration::from_secs(300),
+            reset: Duration::from_secs(600),
+        }
     }
 }
 
@@ -74,7 +78,8 @@ impl NodeAgentConfig {
     /// Address of a node by its name.
     pub(crate) fn node_address(&self, node: &str) -> Ipv4Addr {
         let index = self.nodes.iter().position(|name| name == node).unwrap_or(0);
-        self.network.node_address(u8::try_from(index).unwrap_or(u8::MAX))
+        self.network
+            .node_address(u8::try_from(index).unwrap_or(u8::MAX))
     }
 }
 
@@ -96,7 +101,10 @@ pub struct NodeAgent {
 
 impl std::fmt::Debug for NodeAgent {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("NodeAgent").field("config", &self.context.config).finish_non_exhaustive()
+        formatter
+            .debug_struct("NodeAgent")
+            .field("config", &self.context.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +114,8 @@ impl NodeAgent {
         requirements::check()?;
         become_subreaper()?;
         let state = &config.state_folder;
-        let folders = ["runc", "scratch", "bundles", "layers", "memory"].map(|name| state.join(name));
+        let folders =
+            ["runc", "scratch", "bundles", "layers", "memory"].map(|name| state.join(name));
         for folder in folders.iter().chain([&config.data_folder]) {
             std::fs::create_dir_all(folder).map_err(NodeError::io("create the folder", folder))?;
         }
@@ -130,18 +139,38 @@ impl NodeAgent {
         let tasks = vec![
             writer,
             tokio::spawn(nodes::heartbeat(Arc::clone(&context))),
-            tokio::spawn(claims::bind_all(client.clone(), context.config.data_folder.join("claims"))),
+            tokio::spawn(claims::bind_all(
+                client.clone(),
+                context.config.data_folder.join("claims"),
+            )),
             tokio::spawn(names.serve(directory.clone())),
-            tokio::spawn(services::maintain(context.config.network.clone(), context.config.api_port, directory, changes)),
-            tokio::spawn(follow(Arc::clone(&context), Arc::clone(&pods), workers.clone())),
+            tokio::spawn(services::maintain(
+                context.config.network.clone(),
+                context.config.api_port,
+                directory,
+                changes,
+            )),
+            tokio::spawn(follow(
+                Arc::clone(&context),
+                Arc::clone(&pods),
+                workers.clone(),
+            )),
         ];
-        Ok(Self { context, pods, workers, tasks })
+        Ok(Self {
+            context,
+            pods,
+            workers,
+            tasks,
+        })
     }
 
     /// The interface that the API server needs for logs, exec and port forwarding.
     #[must_use]
     pub fn backend(&self) -> Arc<dyn crate::backend::PodBackend> {
-        Arc::new(super::serving::Serving::new(Arc::clone(&self.context), PodTable(Arc::clone(&self.pods))))
+        Arc::new(super::serving::Serving::new(
+            Arc::clone(&self.context),
+            PodTable(Arc::clone(&self.pods)),
+        ))
     }
 
     /// Ends all pods at once and removes everything that belongs to them.
@@ -149,7 +178,12 @@ impl NodeAgent {
         for task in &self.tasks {
             task.abort();
         }
-        for known in self.pods.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for known in self
+            .pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
             known.updates.send_modify(|update| update.deleted = true);
         }
         self.workers.close();
@@ -164,7 +198,11 @@ pub(crate) struct PodTable(Pods);
 impl PodTable {
     /// A pod by its UID.
     pub(crate) fn get(&self, uid: &str) -> Option<Arc<PodRuntime>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).map(|known| Arc::clone(&known.runtime))
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .map(|known| Arc::clone(&known.runtime))
     }
 }
 
@@ -190,8 +228,15 @@ async fn follow(context: Arc<Context>, pods: Pods, workers: TaskTracker) {
             Ok(watcher::Event::Apply(pod)) => apply(&context, &pods, &workers, pod),
             Ok(watcher::Event::Delete(pod)) => {
                 let uid = pod.uid().unwrap_or_default();
-                if let Some(known) = pods.lock().unwrap_or_else(PoisonError::into_inner).get(&uid) {
-                    known.updates.send_replace(Update { pod: Arc::new(pod), deleted: true });
+                if let Some(known) = pods
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get(&uid)
+                {
+                    known.updates.send_replace(Update {
+                        pod: Arc::new(pod),
+                        deleted: true,
+                    });
                 }
             }
             Err(error) => tracing::warn!(%error, "the watch on pods was interrupted"),
@@ -202,21 +247,33 @@ async fn follow(context: Arc<Context>, pods: Pods, workers: TaskTracker) {
 /// Starts a pod that is new here, or tells its task what changed.
 fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
     let Some(uid) = pod.uid() else { return };
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let node = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or_default();
     if !context.config.nodes.iter().any(|name| name == node) {
         return;
     }
     let mut table = pods.lock().unwrap_or_else(PoisonError::into_inner);
     let pod = Arc::new(pod);
     if let Some(known) = table.get(&uid) {
-        known.updates.send_replace(Update { pod, deleted: false });
+        known.updates.send_replace(Update {
+            pod,
+            deleted: false,
+        });
         return;
     }
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default();
     let ended = matches!(phase, "Succeeded" | "Failed");
     if pod.metadata.deletion_timestamp.is_some() {
         // Nothing of it runs here, so nothing has to end before it goes.
-        let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+        let api: Api<Pod> =
+            Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
         workers.spawn(async move { delete_now(&api, &pod.name_any(), &uid).await });
         return;
     }
@@ -224,8 +281,17 @@ fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
         return;
     }
     let runtime = PodRuntime::new(Arc::clone(context), Arc::clone(&pod));
-    let (updates, receiver) = watch::channel(Update { pod, deleted: false });
-    table.insert(uid.clone(), Known { updates, runtime: Arc::clone(&runtime) });
+    let (updates, receiver) = watch::channel(Update {
+        pod,
+        deleted: false,
+    });
+    table.insert(
+        uid.clone(),
+        Known {
+            updates,
+            runtime: Arc::clone(&runtime),
+        },
+    );
     let pods = Arc::clone(pods);
     workers.spawn(async move {
         let worker = tokio::spawn(Arc::clone(&runtime).run(receiver));
@@ -233,6 +299,8 @@ fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
             tracing::error!(pod = %runtime.name, %error, "a pod's task failed");
             runtime.request_stop(Stop::Now);
         }
-        pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        pods.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&uid);
     });
 }

@@ -22,15 +22,22 @@ const REFRESH: Duration = Duration::from_secs(10);
 
 /// Runs a pod's containers to their end.
 pub(crate) async fn run(runtime: Arc<PodRuntime>) {
-    let Some(prepared) = set_up(&runtime).await else { return };
-    let refresher = volumes::shows_objects(&runtime.pod()).then(|| tokio::spawn(refresh(Arc::clone(&runtime))));
+    let Some(prepared) = set_up(&runtime).await else {
+        return;
+    };
+    let refresher =
+        volumes::shows_objects(&runtime.pod()).then(|| tokio::spawn(refresh(Arc::clone(&runtime))));
     let mut sidecars = JoinSet::new();
     if initialize(&runtime, &prepared, &mut sidecars).await {
         let mut main = JoinSet::new();
         let count = runtime.state().main.len();
         for index in 0..count {
             let slot = Slot { init: false, index };
-            main.spawn(container::run(Arc::clone(&runtime), slot, Arc::clone(&prepared)));
+            main.spawn(container::run(
+                Arc::clone(&runtime),
+                slot,
+                Arc::clone(&prepared),
+            ));
         }
         join(&mut main).await;
     }
@@ -56,18 +63,31 @@ async fn join(tasks: &mut JoinSet<()>) {
 
 /// Network, files and volumes; tried again until they succeed or the pod is to end.
 async fn set_up(runtime: &Arc<PodRuntime>) -> Option<Arc<Volumes>> {
-    attempt(runtime, "FailedCreatePodSandBox", "Failed to create pod sandbox", || async {
-        runtime.create_network().await?;
-        workspace::write_name_files(runtime)
-    })
+    attempt(
+        runtime,
+        "FailedCreatePodSandBox",
+        "Failed to create pod sandbox",
+        || async {
+            runtime.create_network().await?;
+            workspace::write_name_files(runtime)
+        },
+    )
     .await?;
     // Watchers learn the address before anything can use it.
     runtime.flushed().await;
-    let prepared = attempt(runtime, "FailedMount", "MountVolume.SetUp failed", || runtime.prepare_volumes()).await?;
+    let prepared = attempt(runtime, "FailedMount", "MountVolume.SetUp failed", || {
+        runtime.prepare_volumes()
+    })
+    .await?;
     Some(Arc::new(prepared))
 }
 
-async fn attempt<T, F>(runtime: &Arc<PodRuntime>, reason: &'static str, what: &str, mut action: impl FnMut() -> F) -> Option<T>
+async fn attempt<T, F>(
+    runtime: &Arc<PodRuntime>,
+    reason: &'static str,
+    what: &str,
+    mut action: impl FnMut() -> F,
+) -> Option<T>
 where
     F: Future<Output = Result<T, NodeError>>,
 {
@@ -82,7 +102,10 @@ where
             Err(error) => {
                 let message = format!("{what}: {}", error.chain());
                 tracing::debug!(pod = %runtime.name, message, "set-up failed, trying again");
-                runtime.context.recorder.warning(&runtime.pod(), None, reason, message);
+                runtime
+                    .context
+                    .recorder
+                    .warning(&runtime.pod(), None, reason, message);
             }
         }
         tokio::select! {
@@ -94,23 +117,33 @@ where
 }
 
 /// Runs the init containers in order. False: the pod does not get to its main containers.
-async fn initialize(runtime: &Arc<PodRuntime>, prepared: &Arc<Volumes>, sidecars: &mut JoinSet<()>) -> bool {
+async fn initialize(
+    runtime: &Arc<PodRuntime>,
+    prepared: &Arc<Volumes>,
+    sidecars: &mut JoinSet<()>,
+) -> bool {
     let count = runtime.state().init.len();
     for index in 0..count {
         let slot = Slot { init: true, index };
-        let sidecar = runtime.state().container(slot).is_some_and(|container| container.sidecar);
+        let sidecar = runtime
+            .state()
+            .container(slot)
+            .is_some_and(|container| container.sidecar);
         if sidecar {
-            sidecars.spawn(container::run(Arc::clone(runtime), slot, Arc::clone(prepared)));
+            sidecars.spawn(container::run(
+                Arc::clone(runtime),
+                slot,
+                Arc::clone(prepared),
+            ));
             if !container::wait_started(runtime, slot).await {
                 return false;
             }
             continue;
         }
         container::run(Arc::clone(runtime), slot, Arc::clone(prepared)).await;
-        let succeeded = runtime
-            .state()
-            .container(slot)
-            .is_some_and(|container| matches!(&container.life, Life::Terminated(ended) if ended.exit_code == 0));
+        let succeeded = runtime.state().container(slot).is_some_and(
+            |container| matches!(&container.life, Life::Terminated(ended) if ended.exit_code == 0),
+        );
         if !succeeded {
             return false;
         }

@@ -44,23 +44,79 @@ pub(crate) struct Plan<'a> {
 
 /// What Docker and containerd grant by default.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// Every capability by its number in the kernel.
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 /// The arguments of a container: its own, or those of its image.
-pub(crate) fn arguments(container: &Container, image: Option<&Image>, expand: impl Fn(&str) -> String) -> Result<Vec<String>, NodeError> {
-    let given = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text)).collect::<Vec<_>>();
+pub(crate) fn arguments(
+    container: &Container,
+    image: Option<&Image>,
+    expand: impl Fn(&str) -> String,
+) -> Result<Vec<String>, NodeError> {
+    let given = |list: &Option<Vec<String>>| {
+        list.iter()
+            .flatten()
+            .map(|text| expand(text))
+            .collect::<Vec<_>>()
+    };
     let command = given(&container.command);
     let arguments = given(&container.args);
     let mut all = Vec::new();
@@ -74,7 +130,11 @@ pub(crate) fn arguments(container: &Container, image: Option<&Image>, expand: im
         }
         (true, Some(image)) => {
             all.extend(image.entrypoint.iter().cloned());
-            all.extend(if arguments.is_empty() { image.arguments.clone() } else { arguments });
+            all.extend(if arguments.is_empty() {
+                image.arguments.clone()
+            } else {
+                arguments
+            });
         }
         (true, None) => return Err(NodeError::Pod("no command specified".to_owned())),
     }
@@ -86,20 +146,44 @@ pub(crate) fn arguments(container: &Container, image: Option<&Image>, expand: im
 
 /// The OCI description of the process; exec uses it with other arguments.
 pub(crate) fn process(plan: &Plan<'_>) -> Result<Value, NodeError> {
-    let pod_context = plan.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let pod_context = plan
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
     let context = plan.container.security_context.as_ref();
-    let uid = context.and_then(|c| c.run_as_user).or_else(|| pod_context.and_then(|c| c.run_as_user)).unwrap_or(0);
-    let gid = context.and_then(|c| c.run_as_group).or_else(|| pod_context.and_then(|c| c.run_as_group)).unwrap_or(0);
-    let not_root = context.and_then(|c| c.run_as_non_root).or_else(|| pod_context.and_then(|c| c.run_as_non_root));
+    let uid = context
+        .and_then(|c| c.run_as_user)
+        .or_else(|| pod_context.and_then(|c| c.run_as_user))
+        .unwrap_or(0);
+    let gid = context
+        .and_then(|c| c.run_as_group)
+        .or_else(|| pod_context.and_then(|c| c.run_as_group))
+        .unwrap_or(0);
+    let not_root = context
+        .and_then(|c| c.run_as_non_root)
+        .or_else(|| pod_context.and_then(|c| c.run_as_non_root));
     if uid == 0 && not_root == Some(true) {
-        return Err(NodeError::Pod("container has runAsNonRoot and image will run as root".to_owned()));
+        return Err(NodeError::Pod(
+            "container has runAsNonRoot and image will run as root".to_owned(),
+        ));
     }
-    let mut groups: Vec<i64> = pod_context.and_then(|c| c.supplemental_groups.clone()).unwrap_or_default();
+    let mut groups: Vec<i64> = pod_context
+        .and_then(|c| c.supplemental_groups.clone())
+        .unwrap_or_default();
     groups.extend(pod_context.and_then(|c| c.fs_group));
     let capabilities = capabilities(plan.container);
     let effective: &[String] = if uid == 0 { &capabilities } else { &[] };
-    let environment: Vec<String> = plan.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let folder = plan.container.working_dir.clone().filter(|folder| !folder.is_empty());
+    let environment: Vec<String> = plan
+        .environment
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let folder = plan
+        .container
+        .working_dir
+        .clone()
+        .filter(|folder| !folder.is_empty());
     let folder = folder.or_else(|| plan.image.and_then(|image| image.working_directory.clone()));
     Ok(json!({
         "terminal": false,
@@ -116,14 +200,27 @@ pub(crate) fn process(plan: &Plan<'_>) -> Result<Value, NodeError> {
 
 /// The whole description.
 pub(crate) fn config(plan: &Plan<'_>, process: &Value) -> Value {
-    let privileged = plan.container.security_context.as_ref().and_then(|c| c.privileged) == Some(true);
-    let read_only = plan.container.security_context.as_ref().and_then(|c| c.read_only_root_filesystem) == Some(true);
+    let privileged = plan
+        .container
+        .security_context
+        .as_ref()
+        .and_then(|c| c.privileged)
+        == Some(true);
+    let read_only = plan
+        .container
+        .security_context
+        .as_ref()
+        .and_then(|c| c.read_only_root_filesystem)
+        == Some(true);
     let mut devices = vec![json!({"allow": false, "access": "rwm"})];
     if privileged {
         devices = vec![json!({"allow": true, "access": "rwm"})];
     }
     let mut resources = json!({"devices": devices, "cpu": cpu(plan.container)});
-    if let (Some(memory), Some(map)) = (limit(plan.container, "memory").and_then(quantity::whole), resources.as_object_mut()) {
+    if let (Some(memory), Some(map)) = (
+        limit(plan.container, "memory").and_then(quantity::whole),
+        resources.as_object_mut(),
+    ) {
         map.insert("memory".to_owned(), json!({"limit": memory}));
         if plan.unified {
             // As kubelets do since 1.28: a container dies as a whole when its memory runs out.
@@ -134,12 +231,35 @@ pub(crate) fn config(plan: &Plan<'_>, process: &Value) -> Value {
         (&[], &[])
     } else {
         (
-            &["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware"],
-            &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+            &[
+                "/proc/acpi",
+                "/proc/kcore",
+                "/proc/keys",
+                "/proc/latency_stats",
+                "/proc/timer_list",
+                "/proc/sched_debug",
+                "/sys/firmware",
+            ],
+            &[
+                "/proc/bus",
+                "/proc/fs",
+                "/proc/irq",
+                "/proc/sys",
+                "/proc/sysrq-trigger",
+            ],
         )
     };
-    let mut namespaces = vec![json!({"type": "pid"}), json!({"type": "mount"}), json!({"type": "ipc"}), json!({"type": "uts"})];
-    namespaces.extend(plan.network_namespace.as_ref().map(|path| json!({"type": "network", "path": path})));
+    let mut namespaces = vec![
+        json!({"type": "pid"}),
+        json!({"type": "mount"}),
+        json!({"type": "ipc"}),
+        json!({"type": "uts"}),
+    ];
+    namespaces.extend(
+        plan.network_namespace
+            .as_ref()
+            .map(|path| json!({"type": "network", "path": path})),
+    );
     json!({
         "ociVersion": "1.0.2",
         "process": process,
@@ -157,15 +277,15 @@ pub(crate) fn config(plan: &Plan<'_>, process: &Value) -> Value {
 }
 
 fn mounts(plan: &Plan<'_>) -> Vec<Value> {
-    let mount = |target: &str, kind: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": kind, "options": options})
-    };
+    let mount = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     let overlay = [
         "lowerdir=/".to_owned(),
         format!("upperdir={}", plan.layer.join("upper").display()),
         format!("workdir={}", plan.layer.join("work").display()),
     ];
-    let mut all = vec![json!({"destination": "/", "type": "overlay", "source": "overlay", "options": overlay})];
+    let mut all = vec![
+        json!({"destination": "/", "type": "overlay", "source": "overlay", "options": overlay}),
+    ];
     // An overlay shows one file system only; what is mounted below the host's root has to be brought along.
     all.extend(host_file_systems().into_iter().map(|path| {
         json!({"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]})
@@ -193,7 +313,9 @@ fn mounts(plan: &Plan<'_>) -> Vec<Value> {
 
 /// Mount points of real file systems below the host's root (a `/home` of its own, for example).
 fn host_file_systems() -> Vec<String> {
-    const REAL: [&str; 8] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "virtiofs"];
+    const REAL: [&str; 8] = [
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "virtiofs",
+    ];
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut points: Vec<String> = text
         .lines()
@@ -201,8 +323,13 @@ fn host_file_systems() -> Vec<String> {
             let (left, right) = line.split_once(" - ")?;
             let point = left.split(' ').nth(4)?;
             let kind = right.split(' ').next()?;
-            let usable = point != "/" && !point.contains('\\') && REAL.contains(&kind) && Path::new(point).is_dir();
-            let hidden = ["/proc", "/sys", "/dev", "/run", "/tmp"].iter().any(|root| Path::new(point).starts_with(root));
+            let usable = point != "/"
+                && !point.contains('\\')
+                && REAL.contains(&kind)
+                && Path::new(point).is_dir();
+            let hidden = ["/proc", "/sys", "/dev", "/run", "/tmp"]
+                .iter()
+                .any(|root| Path::new(point).starts_with(root));
             (usable && !hidden).then(|| point.to_owned())
         })
         .collect();
@@ -212,18 +339,27 @@ fn host_file_systems() -> Vec<String> {
 }
 
 /// The limit of a container for a resource.
-fn limit<'a>(container: &'a Container, resource: &str) -> Option<&'a k8s_openapi::apimachinery::pkg::api::resource::Quantity> {
+fn limit<'a>(
+    container: &'a Container,
+    resource: &str,
+) -> Option<&'a k8s_openapi::apimachinery::pkg::api::resource::Quantity> {
     container.resources.as_ref()?.limits.as_ref()?.get(resource)
 }
 
 /// Shares from the request, quota from the limit, as a kubelet computes them.
 fn cpu(container: &Container) -> Value {
-    let request = container.resources.as_ref().and_then(|resources| resources.requests.as_ref()).and_then(|map| map.get("cpu"));
+    let request = container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref())
+        .and_then(|map| map.get("cpu"));
     let limit = limit(container, "cpu");
     let request = request.or(limit).and_then(quantity::milli).unwrap_or(0);
     let shares = (request * 1024 / 1000).clamp(2, 262_144);
     match limit.and_then(quantity::milli).filter(|milli| *milli > 0) {
-        Some(milli) => json!({"shares": shares, "period": 100_000, "quota": (milli * 100).max(1000)}),
+        Some(milli) => {
+            json!({"shares": shares, "period": 100_000, "quota": (milli * 100).max(1000)})
+        }
         None => json!({"shares": shares}),
     }
 }
@@ -234,7 +370,9 @@ fn capabilities(container: &Container) -> Vec<String> {
     let changes = context.and_then(|c| c.capabilities.as_ref());
     let listed = |list: Option<&Vec<String>>, name: &str| {
         list.is_some_and(|list| {
-            list.iter().map(|entry| entry.trim_start_matches("CAP_")).any(|entry| entry == "ALL" || entry == name)
+            list.iter()
+                .map(|entry| entry.trim_start_matches("CAP_"))
+                .any(|entry| entry == "ALL" || entry == name)
         })
     };
     let privileged = context.and_then(|c| c.privileged) == Some(true);
@@ -272,31 +410,68 @@ mod tests {
 
     #[test]
     fn command_replaces_the_entry_point_and_its_arguments() {
-        let image = Image { entrypoint: vec!["run".into()], arguments: vec!["all".into()], ..Image::default() };
+        let image = Image {
+            entrypoint: vec!["run".into()],
+            arguments: vec!["all".into()],
+            ..Image::default()
+        };
         let same = |text: &str| text.to_owned();
-        let of = |value: Value, image: Option<&Image>| arguments(&container(value), image, same).ok();
-        assert_eq!(of(json!({"name": "c"}), Some(&image)).unwrap(), ["run", "all"]);
-        assert_eq!(of(json!({"name": "c", "args": ["x"]}), Some(&image)).unwrap(), ["run", "x"]);
-        assert_eq!(of(json!({"name": "c", "command": ["y"], "args": ["x"]}), Some(&image)).unwrap(), ["y", "x"]);
-        assert_eq!(of(json!({"name": "c", "command": ["y"]}), None).unwrap(), ["y"]);
+        let of =
+            |value: Value, image: Option<&Image>| arguments(&container(value), image, same).ok();
+        assert_eq!(
+            of(json!({"name": "c"}), Some(&image)).unwrap(),
+            ["run", "all"]
+        );
+        assert_eq!(
+            of(json!({"name": "c", "args": ["x"]}), Some(&image)).unwrap(),
+            ["run", "x"]
+        );
+        assert_eq!(
+            of(
+                json!({"name": "c", "command": ["y"], "args": ["x"]}),
+                Some(&image)
+            )
+            .unwrap(),
+            ["y", "x"]
+        );
+        assert_eq!(
+            of(json!({"name": "c", "command": ["y"]}), None).unwrap(),
+            ["y"]
+        );
         assert_eq!(of(json!({"name": "c", "args": ["y"]}), None), None);
-        let with_init = Image { init: true, ..image };
-        assert_eq!(of(json!({"name": "c", "args": ["x"]}), Some(&with_init)).unwrap(), ["tini", "-s", "--", "run", "x"]);
+        let with_init = Image {
+            init: true,
+            ..image
+        };
+        assert_eq!(
+            of(json!({"name": "c", "args": ["x"]}), Some(&with_init)).unwrap(),
+            ["tini", "-s", "--", "run", "x"]
+        );
     }
 
     #[test]
     fn cpu_follows_requests_and_limits() {
         let of = |resources: Value| cpu(&container(json!({"name": "c", "resources": resources})));
         assert_eq!(of(json!({})), json!({"shares": 2}));
-        assert_eq!(of(json!({"requests": {"cpu": "500m"}})), json!({"shares": 512}));
-        assert_eq!(of(json!({"limits": {"cpu": "2"}})), json!({"shares": 2048, "period": 100_000, "quota": 200_000}));
+        assert_eq!(
+            of(json!({"requests": {"cpu": "500m"}})),
+            json!({"shares": 512})
+        );
+        assert_eq!(
+            of(json!({"limits": {"cpu": "2"}})),
+            json!({"shares": 2048, "period": 100_000, "quota": 200_000})
+        );
     }
 
     #[test]
     fn resource_capability_is_never_granted() {
-        let all = capabilities(&container(json!({"name": "c", "securityContext": {"privileged": true}})));
+        let all = capabilities(&container(
+            json!({"name": "c", "securityContext": {"privileged": true}}),
+        ));
         assert!(!all.contains(&"CAP_SYS_RESOURCE".to_owned()));
-        let none = capabilities(&container(json!({"name": "c", "securityContext": {"capabilities": {"drop": ["ALL"]}}})));
+        let none = capabilities(&container(
+            json!({"name": "c", "securityContext": {"capabilities": {"drop": ["ALL"]}}}),
+        ));
         assert!(none.is_empty());
     }
 }

@@ -37,8 +37,12 @@ impl Cgroups {
         let mut memory = None;
         let mut unified = None;
         for line in mountinfo.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else {
+                continue;
+            };
             let mut fields = right.split(' ');
             let kind = fields.next().unwrap_or_default();
             let options = fields.nth(1).unwrap_or_default();
@@ -57,8 +61,16 @@ impl Cgroups {
             }
         }
         match (memory, unified) {
-            (Some(memory), _) => Some(Self { roots, memory, unified: false }),
-            (None, Some(point)) => Some(Self { roots, memory: point, unified: true }),
+            (Some(memory), _) => Some(Self {
+                roots,
+                memory,
+                unified: false,
+            }),
+            (None, Some(point)) => Some(Self {
+                roots,
+                memory: point,
+                unified: true,
+            }),
             (None, None) => None,
         }
     }
@@ -70,7 +82,11 @@ impl Cgroups {
 
     /// How often the kernel killed a process of this group because its memory limit was reached.
     pub(crate) fn oom_kills(&self, group: &str) -> u64 {
-        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
+        let file = if self.unified {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
         let path = below(&self.memory, group).join(file);
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.lines()
@@ -92,7 +108,11 @@ impl Cgroups {
             for folder in tree(&below(root, group)) {
                 let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
                 // 0 stands for a process outside of this pid namespace.
-                found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+                found.extend(
+                    text.lines()
+                        .filter_map(|line| line.parse::<i32>().ok())
+                        .filter(|pid| *pid > 0),
+                );
             }
         }
         found
@@ -116,7 +136,11 @@ impl Cgroups {
             if Instant::now() > deadline {
                 return Err(NodeError::Command {
                     command: format!("kill everything in control group {group}"),
-                    message: format!("{} processes still there after {} s", processes.len(), patience.as_secs()),
+                    message: format!(
+                        "{} processes still there after {} s",
+                        processes.len(),
+                        patience.as_secs()
+                    ),
                 });
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -167,7 +191,9 @@ fn tree(folder: &Path) -> Vec<PathBuf> {
     let mut next = 0;
     while let Some(current) = found.get(next).cloned() {
         next += 1;
-        let Ok(entries) = std::fs::read_dir(&current) else { continue };
+        let Ok(entries) = std::fs::read_dir(&current) else {
+            continue;
+        };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 found.push(entry.path());
@@ -198,7 +224,10 @@ mod tests {
 
     #[test]
     fn unified_layout_uses_the_one_tree() {
-        let cgroups = Cgroups::parse("30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n").unwrap();
+        let cgroups = Cgroups::parse(
+            "30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n",
+        )
+        .unwrap();
         assert!(cgroups.is_unified());
         assert_eq!(cgroups.memory, Path::new("/sys/fs/cgroup"));
         assert!(Cgroups::parse("").is_none());

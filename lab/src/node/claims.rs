@@ -24,7 +24,9 @@ pub(crate) async fn bind_all(client: Client, folder: PathBuf) {
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     while let Some(event) = events.next().await {
         let outcome = match event {
-            Ok(watcher::Event::Apply(claim) | watcher::Event::InitApply(claim)) => bind(&client, &folder, &claim).await,
+            Ok(watcher::Event::Apply(claim) | watcher::Event::InitApply(claim)) => {
+                bind(&client, &folder, &claim).await
+            }
             Ok(watcher::Event::Delete(claim)) => release(&client, &claim).await,
             Ok(watcher::Event::Init | watcher::Event::InitDone) => Ok(()),
             Err(error) => {
@@ -39,8 +41,16 @@ pub(crate) async fn bind_all(client: Client, folder: PathBuf) {
 }
 
 /// Gives a claim its volume.
-async fn bind(client: &Client, folder: &Path, claim: &PersistentVolumeClaim) -> Result<(), NodeError> {
-    let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+async fn bind(
+    client: &Client,
+    folder: &Path,
+    claim: &PersistentVolumeClaim,
+) -> Result<(), NodeError> {
+    let bound = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        == Some("Bound");
     if bound || claim.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
@@ -49,15 +59,24 @@ async fn bind(client: &Client, folder: &Path, claim: &PersistentVolumeClaim) -> 
     let spec = claim.spec.clone().unwrap_or_default();
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let chosen = spec.volume_name.clone().filter(|volume| !volume.is_empty());
-    let volume_name = chosen.clone().unwrap_or_else(|| format!("pvc-{}", claim.uid().unwrap_or_default()));
+    let volume_name = chosen
+        .clone()
+        .unwrap_or_else(|| format!("pvc-{}", claim.uid().unwrap_or_default()));
     if chosen.is_none() {
-        let path = folder.join(format!("{namespace}-{name}-{}", claim.uid().unwrap_or_default()));
+        let path = folder.join(format!(
+            "{namespace}-{name}-{}",
+            claim.uid().unwrap_or_default()
+        ));
         create_open(&path)?;
         let volume = volume(&volume_name, &path, claim)?;
         match volumes.create(&PostParams::default(), &volume).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(NodeError::api(format!("create volume {volume_name}"))(error)),
+            Err(error) => {
+                return Err(NodeError::api(format!("create volume {volume_name}"))(
+                    error,
+                ));
+            }
         }
     }
     let phase = json!({ "status": { "phase": "Bound" } });
@@ -71,7 +90,10 @@ async fn bind(client: &Client, folder: &Path, claim: &PersistentVolumeClaim) -> 
         .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .map_err(NodeError::api(format!("bind claim {name}")))?;
-    let capacity = spec.resources.and_then(|resources| resources.requests).unwrap_or_default();
+    let capacity = spec
+        .resources
+        .and_then(|resources| resources.requests)
+        .unwrap_or_default();
     let status = json!({ "status": { "phase": "Bound", "accessModes": spec.access_modes, "capacity": capacity } });
     claims
         .patch_status(&name, &PatchParams::default(), &Patch::Merge(&status))
@@ -83,10 +105,15 @@ async fn bind(client: &Client, folder: &Path, claim: &PersistentVolumeClaim) -> 
 fn create_open(path: &Path) -> Result<(), NodeError> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(path).map_err(NodeError::io("create the folder", path))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).map_err(NodeError::io("set the mode of", path))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+        .map_err(NodeError::io("set the mode of", path))
 }
 
-fn volume(name: &str, path: &Path, claim: &PersistentVolumeClaim) -> Result<PersistentVolume, NodeError> {
+fn volume(
+    name: &str,
+    path: &Path,
+    claim: &PersistentVolumeClaim,
+) -> Result<PersistentVolume, NodeError> {
     let spec = claim.spec.clone().unwrap_or_default();
     let value = json!({
         "metadata": { "name": name, "annotations": { PROVISIONED_BY: PROVISIONER } },
@@ -108,10 +135,25 @@ fn volume(name: &str, path: &Path, claim: &PersistentVolumeClaim) -> Result<Pers
 
 /// Removes the volume of a claim that is gone.
 async fn release(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), NodeError> {
-    let Some(name) = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()) else { return Ok(()) };
+    let Some(name) = claim
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volume_name.clone())
+    else {
+        return Ok(());
+    };
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    let Some(volume) = volumes.get_opt(&name).await.map_err(NodeError::api(format!("read volume {name}")))? else { return Ok(()) };
-    let ours = volume.annotations().get(PROVISIONED_BY).is_some_and(|by| by == PROVISIONER);
+    let Some(volume) = volumes
+        .get_opt(&name)
+        .await
+        .map_err(NodeError::api(format!("read volume {name}")))?
+    else {
+        return Ok(());
+    };
+    let ours = volume
+        .annotations()
+        .get(PROVISIONED_BY)
+        .is_some_and(|by| by == PROVISIONER);
     let spec = volume.spec.unwrap_or_default();
     if !ours || spec.persistent_volume_reclaim_policy.as_deref() != Some("Delete") {
         let phase = json!({ "status": { "phase": "Released" } });
@@ -127,5 +169,9 @@ async fn release(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), N
     {
         return Err(NodeError::io("remove the folder", &host.path)(error));
     }
-    volumes.delete(&name, &DeleteParams::default()).await.map_err(NodeError::api(format!("delete volume {name}"))).map(drop)
+    volumes
+        .delete(&name, &DeleteParams::default())
+        .await
+        .map_err(NodeError::api(format!("delete volume {name}")))
+        .map(drop)
 }

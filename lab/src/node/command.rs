@@ -14,13 +14,30 @@ use super::error::NodeError;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs a tool to its end and returns its standard output.
-pub(crate) async fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, NodeError> {
+pub(crate) async fn run(
+    program: &str,
+    arguments: &[&str],
+    input: Option<&str>,
+) -> Result<String, NodeError> {
     let described = || format!("{program} {}", arguments.join(" "));
-    let failed = |message: String| NodeError::Command { command: described(), message };
+    let failed = |message: String| NodeError::Command {
+        command: described(),
+        message,
+    };
     let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.spawn().map_err(|error| failed(spawn_problem(program, &error)))?;
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command.stdin(if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    });
+    let mut child = command
+        .spawn()
+        .map_err(|error| failed(spawn_problem(program, &error)))?;
     let ended = tokio::time::timeout(TIMEOUT, async {
         if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
             stdin.write_all(input.as_bytes()).await?;
@@ -38,7 +55,11 @@ pub(crate) async fn run(program: &str, arguments: &[&str], input: Option<&str>) 
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(failed(if stderr.is_empty() { output.status.to_string() } else { stderr }))
+    Err(failed(if stderr.is_empty() {
+        output.status.to_string()
+    } else {
+        stderr
+    }))
 }
 
 /// Says which package a missing tool comes with.
@@ -67,7 +88,11 @@ pub(crate) fn package_of(program: &str) -> Option<&'static str> {
 pub(crate) fn find_program(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin"].into_iter().map(Into::into))
+        .chain(
+            ["/usr/sbin", "/sbin", "/usr/bin"]
+                .into_iter()
+                .map(Into::into),
+        )
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
 }

@@ -67,17 +67,37 @@ struct Task {
 
 /// Runs a container until it has ended for good.
 pub(crate) async fn run(runtime: Arc<PodRuntime>, slot: Slot, volumes: Arc<Volumes>) {
-    let sidecar = runtime.state().container(slot).is_some_and(|container| container.sidecar);
-    let stop = if sidecar { runtime.stop_sidecars.subscribe() } else { runtime.stop.subscribe() };
-    let mut task = Task { runtime, slot, volumes, stop, pause: Duration::ZERO };
+    let sidecar = runtime
+        .state()
+        .container(slot)
+        .is_some_and(|container| container.sidecar);
+    let stop = if sidecar {
+        runtime.stop_sidecars.subscribe()
+    } else {
+        runtime.stop.subscribe()
+    };
+    let mut task = Task {
+        runtime,
+        slot,
+        volumes,
+        stop,
+        pause: Duration::ZERO,
+    };
     loop {
-        let Some(image) = task.pull().await else { return };
-        let Some(started) = task.start_when_possible(image.as_ref()).await else { return };
+        let Some(image) = task.pull().await else {
+            return;
+        };
+        let Some(started) = task.start_when_possible(image.as_ref()).await else {
+            return;
+        };
         let (code, lived) = match started {
             Ok(running) => {
                 let since = running.since;
                 let code = task.supervise(running).await;
-                (code, Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default())
+                (
+                    code,
+                    Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default(),
+                )
             }
             Err(error) => {
                 task.note_start_error(&error);
@@ -99,7 +119,9 @@ pub(crate) async fn run(runtime: Arc<PodRuntime>, slot: Slot, volumes: Arc<Volum
 pub(crate) async fn wait_started(runtime: &Arc<PodRuntime>, slot: Slot) -> bool {
     let mut stop = runtime.stop.subscribe();
     loop {
-        if runtime.state().container(slot).is_some_and(|container| matches!(container.life, Life::Running { .. }) && container.started) {
+        if runtime.state().container(slot).is_some_and(|container| {
+            matches!(container.life, Life::Running { .. }) && container.started
+        }) {
             return true;
         }
         tokio::select! {
@@ -121,16 +143,25 @@ impl Task {
     }
 
     fn warn(&self, container: &str, reason: &'static str, message: impl Into<String>) {
-        self.runtime.context.recorder.warning(&self.runtime.pod(), Some(container), reason, message);
+        self.runtime.context.recorder.warning(
+            &self.runtime.pod(),
+            Some(container),
+            reason,
+            message,
+        );
     }
 
     fn note(&self, container: &str, reason: &'static str, message: impl Into<String>) {
-        self.runtime.context.recorder.normal(&self.runtime.pod(), Some(container), reason, message);
+        self.runtime
+            .context
+            .recorder
+            .normal(&self.runtime.pod(), Some(container), reason, message);
     }
 
     fn wait_state(&self, reason: &str, message: impl Into<String>) {
         let message = message.into();
-        self.runtime.update_container(self.slot, |container| container.wait(reason, Some(message)));
+        self.runtime
+            .update_container(self.slot, |container| container.wait(reason, Some(message)));
     }
 
     /// Sleeps; false when the container is to end.
@@ -153,14 +184,27 @@ impl Task {
             let container = self.spec()?;
             let name = container.image.clone().unwrap_or_default();
             let found = self.runtime.context.config.images.find(&name).cloned();
-            if found.is_some() || container.command.as_ref().is_some_and(|command| !command.is_empty()) {
-                self.note(&container.name, "Pulled", format!("Container image \"{name}\" already present on machine"));
+            if found.is_some()
+                || container
+                    .command
+                    .as_ref()
+                    .is_some_and(|command| !command.is_empty())
+            {
+                self.note(
+                    &container.name,
+                    "Pulled",
+                    format!("Container image \"{name}\" already present on machine"),
+                );
                 return Some(found);
             }
             let message = format!(
                 "failed to pull image \"{name}\": the lab pulls nothing, knows no program for this image, and the container names no command"
             );
-            self.warn(&container.name, "Failed", format!("Failed to pull image \"{name}\": {message}"));
+            self.warn(
+                &container.name,
+                "Failed",
+                format!("Failed to pull image \"{name}\": {message}"),
+            );
             self.warn(&container.name, "Failed", "Error: ErrImagePull");
             self.wait_state("ErrImagePull", message.clone());
             self.runtime.flushed().await;
@@ -168,7 +212,11 @@ impl Task {
                 return None;
             }
             let waiting = format!("Back-off pulling image \"{name}\": ErrImagePull: {message}");
-            self.note(&container.name, "BackOff", format!("Back-off pulling image \"{name}\""));
+            self.note(
+                &container.name,
+                "BackOff",
+                format!("Back-off pulling image \"{name}\""),
+            );
             self.warn(&container.name, "Failed", "Error: ImagePullBackOff");
             self.wait_state("ImagePullBackOff", waiting);
             if !self.sleep(pause).await {
@@ -179,7 +227,10 @@ impl Task {
     }
 
     /// Starts an instance, waiting for configuration that is missing. `None`: the container is to end.
-    async fn start_when_possible(&mut self, image: Option<&Image>) -> Option<Result<Running, NodeError>> {
+    async fn start_when_possible(
+        &mut self,
+        image: Option<&Image>,
+    ) -> Option<Result<Running, NodeError>> {
         let mut pause = CONFIG_PAUSE.0;
         loop {
             if *self.stop.borrow() != Stop::No {
@@ -202,18 +253,33 @@ impl Task {
         }
     }
 
-    async fn start(&self, container: &Container, image: Option<&Image>) -> Result<Running, Refusal> {
+    async fn start(
+        &self,
+        container: &Container,
+        image: Option<&Image>,
+    ) -> Result<Running, Refusal> {
         let runtime = &self.runtime;
         refuse_unsupported(container).map_err(Refusal::Config)?;
-        let variables = self.variables(container, image).await.map_err(Refusal::Config)?;
+        let variables = self
+            .variables(container, image)
+            .await
+            .map_err(Refusal::Config)?;
         let by_name: BTreeMap<String, String> = variables.iter().cloned().collect();
-        let arguments = bundle::arguments(container, image, |text| environment::expand(text, &by_name)).map_err(Refusal::Config)?;
+        let arguments =
+            bundle::arguments(container, image, |text| environment::expand(text, &by_name))
+                .map_err(Refusal::Config)?;
         let id = uuid::Uuid::new_v4().to_string();
         let workspace = Workspace::create(runtime, &container.name, &id).map_err(Refusal::Start)?;
         let prepared = workspace::mounts(runtime, container, &self.volumes, &variables, &workspace);
-        let mounts = prepared.inspect_err(|_| workspace.remove()).map_err(Refusal::Config)?;
+        let mounts = prepared
+            .inspect_err(|_| workspace.remove())
+            .map_err(Refusal::Config)?;
         let pod = runtime.pod();
-        let network = runtime.state().network.as_ref().map(super::network::PodNetwork::path);
+        let network = runtime
+            .state()
+            .network
+            .as_ref()
+            .map(super::network::PodNetwork::path);
         let group = format!("{}/{id}", runtime.control_group());
         let plan = bundle::Plan {
             pod: &pod,
@@ -229,18 +295,39 @@ impl Task {
             scratch: &workspace.scratch,
             mounts: &mounts,
         };
-        let description = bundle::process(&plan).inspect_err(|_| workspace.remove()).map_err(Refusal::Config)?;
+        let description = bundle::process(&plan)
+            .inspect_err(|_| workspace.remove())
+            .map_err(Refusal::Config)?;
         let config = bundle::config(&plan, &description);
         let path = workspace.bundle.join("config.json");
-        let written = std::fs::write(&path, config.to_string()).map_err(NodeError::io("write", &path));
-        let restarts = runtime.state().container(self.slot).map_or(0, |c| if c.id.is_some() { c.restarts + 1 } else { c.restarts });
-        let log_path = runtime.folder.join("logs").join(&container.name).join(format!("{restarts}.log"));
+        let written =
+            std::fs::write(&path, config.to_string()).map_err(NodeError::io("write", &path));
+        let restarts = runtime.state().container(self.slot).map_or(0, |c| {
+            if c.id.is_some() {
+                c.restarts + 1
+            } else {
+                c.restarts
+            }
+        });
+        let log_path = runtime
+            .folder
+            .join("logs")
+            .join(&container.name)
+            .join(format!("{restarts}.log"));
         let started = match written.and_then(|()| Log::create(log_path)) {
-            Ok(log) => self.launch(container, &id, &workspace, log, description, restarts).await,
+            Ok(log) => {
+                self.launch(container, &id, &workspace, log, description, restarts)
+                    .await
+            }
             Err(error) => Err(error),
         };
         match started {
-            Ok((instance, since)) => Ok(Running { instance, workspace, group, since }),
+            Ok((instance, since)) => Ok(Running {
+                instance,
+                workspace,
+                group,
+                since,
+            }),
             Err(error) => {
                 runtime.update_container(self.slot, |c| {
                     c.id = Some(id.clone());
@@ -252,7 +339,11 @@ impl Task {
         }
     }
 
-    async fn variables(&self, container: &Container, image: Option<&Image>) -> Result<Vec<(String, String)>, NodeError> {
+    async fn variables(
+        &self,
+        container: &Container,
+        image: Option<&Image>,
+    ) -> Result<Vec<(String, String)>, NodeError> {
         let runtime = &self.runtime;
         let pod = runtime.pod();
         let (pod_address, host_address) = {
@@ -285,9 +376,17 @@ impl Task {
         let runtime = &self.runtime;
         let started = runtime.context.runc.run(id, &workspace.bundle).await?;
         let since = Timestamp::now();
-        runtime.leftovers.spawn(finish(log.pump("stdout", started.stdout)));
-        runtime.leftovers.spawn(finish(log.pump("stderr", started.stderr)));
-        let instance = Instance { id: id.to_owned(), process: started.process, description: Arc::new(description) };
+        runtime
+            .leftovers
+            .spawn(finish(log.pump("stdout", started.stdout)));
+        runtime
+            .leftovers
+            .spawn(finish(log.pump("stderr", started.stderr)));
+        let instance = Instance {
+            id: id.to_owned(),
+            process: started.process,
+            description: Arc::new(description),
+        };
         let shown = instance.clone();
         runtime.update_container(self.slot, |state| {
             if let Life::Terminated(ended) = &state.life {
@@ -302,14 +401,24 @@ impl Task {
             state.instance = Some(shown);
             state.image = container.image.clone().unwrap_or_default();
         });
-        self.note(&container.name, "Created", format!("Created container: {}", container.name));
-        self.note(&container.name, "Started", format!("Started container {}", container.name));
+        self.note(
+            &container.name,
+            "Created",
+            format!("Created container: {}", container.name),
+        );
+        self.note(
+            &container.name,
+            "Started",
+            format!("Started container {}", container.name),
+        );
         Ok((instance, since))
     }
 
     /// Watches over a running instance until it has ended; returns its exit code.
     async fn supervise(&mut self, running: Running) -> i32 {
-        let Some(container) = self.spec() else { return 255 };
+        let Some(container) = self.spec() else {
+            return 255;
+        };
         let (complain, mut complaints) = mpsc::channel(4);
         let mut watchers = JoinSet::new();
         self.watch_over(&container, &running.instance, &complain, &mut watchers);
@@ -331,15 +440,25 @@ impl Task {
         }
         watchers.abort_all();
         let exit = tokio::time::timeout(KILL_PATIENCE, process.wait()).await;
-        let exit = exit.unwrap_or(Exit { code: 255, signal: None, at: Timestamp::now() });
+        let exit = exit.unwrap_or(Exit {
+            code: 255,
+            signal: None,
+            at: Timestamp::now(),
+        });
         self.note_end(&running, exit);
-        remove_instance(&self.runtime, &running.instance.id, &running.workspace, &running.group);
+        remove_instance(
+            &self.runtime,
+            &running.instance.id,
+            &running.workspace,
+            &running.group,
+        );
         exit.code
     }
 
     /// Puts the end into the pod's state.
     fn note_end(&self, running: &Running, exit: Exit) {
-        let out_of_memory = exit.code == 137 && self.runtime.context.cgroups.oom_kills(&running.group) > 0;
+        let out_of_memory =
+            exit.code == 137 && self.runtime.context.cgroups.oom_kills(&running.group) > 0;
         let reason = match exit.code {
             0 => "Completed",
             _ if out_of_memory => "OOMKilled",
@@ -365,7 +484,10 @@ impl Task {
     fn note_start_error(&self, error: &NodeError) {
         let now = Timestamp::now();
         let message = error.chain();
-        let name = self.spec().map(|container| container.name).unwrap_or_default();
+        let name = self
+            .spec()
+            .map(|container| container.name)
+            .unwrap_or_default();
         self.warn(&name, "Failed", format!("Error: {message}"));
         self.runtime.update_container(self.slot, |container| {
             if let Life::Terminated(ended) = &container.life {
@@ -400,28 +522,50 @@ impl Task {
             self.pause = Duration::ZERO;
         }
         let pause = self.pause;
-        self.pause = if pause.is_zero() { limits.first } else { (pause * 2).min(limits.longest) };
+        self.pause = if pause.is_zero() {
+            limits.first
+        } else {
+            (pause * 2).min(limits.longest)
+        };
         if pause.is_zero() {
             return true;
         }
-        let name = self.spec().map(|container| container.name).unwrap_or_default();
+        let name = self
+            .spec()
+            .map(|container| container.name)
+            .unwrap_or_default();
         let runtime = &self.runtime;
         let pod = format!("{}_{}({})", runtime.name, runtime.namespace, runtime.uid);
-        let message = format!("back-off {}s restarting failed container={name} pod={pod}", pause.as_secs_f32());
-        self.warn(&name, "BackOff", format!("Back-off restarting failed container {name} in pod {pod}"));
+        let message = format!(
+            "back-off {}s restarting failed container={name} pod={pod}",
+            pause.as_secs_f32()
+        );
+        self.warn(
+            &name,
+            "BackOff",
+            format!("Back-off restarting failed container {name} in pod {pod}"),
+        );
         self.wait_state("CrashLoopBackOff", message);
         self.sleep(pause).await
     }
 
     /// preStop, SIGTERM, SIGKILL. The time is the given one, or what the pod is granted; never longer than the latter.
-    async fn stop_instance(&self, container: &Container, instance: &Instance, grace: Option<Duration>) {
+    async fn stop_instance(
+        &self,
+        container: &Container,
+        instance: &Instance,
+        grace: Option<Duration>,
+    ) {
         let process = &instance.process;
         let mut stop = self.stop.clone();
         let own = grace.map(|grace| Instant::now() + grace);
         let deadline = tokio::spawn(async move { deadline_passed(&mut stop, own).await });
         let abort = deadline.abort_handle();
         let gentle = async {
-            if let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref())
+            if let Some(hook) = container
+                .lifecycle
+                .as_ref()
+                .and_then(|lifecycle| lifecycle.pre_stop.as_ref())
                 && let Err(message) = self.hook(container, instance, hook).await
             {
                 self.warn(&container.name, "FailedPreStopHook", message);
@@ -446,12 +590,24 @@ impl Task {
         abort.abort();
     }
 
-    async fn hook(&self, container: &Container, instance: &Instance, hook: &LifecycleHandler) -> Result<(), String> {
+    async fn hook(
+        &self,
+        container: &Container,
+        instance: &Instance,
+        hook: &LifecycleHandler,
+    ) -> Result<(), String> {
         if let Some(sleep) = &hook.sleep {
-            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+            tokio::time::sleep(Duration::from_secs(
+                u64::try_from(sleep.seconds).unwrap_or(0),
+            ))
+            .await;
             return Ok(());
         }
-        let action = hook.exec.as_ref().map(Action::Exec).or_else(|| hook.http_get.as_ref().map(Action::Http));
+        let action = hook
+            .exec
+            .as_ref()
+            .map(Action::Exec)
+            .or_else(|| hook.http_get.as_ref().map(Action::Http));
         let Some(action) = action else { return Ok(()) };
         let aim = self.aim(container, instance);
         // The grace period around the whole stop ends it earlier.
@@ -459,12 +615,27 @@ impl Task {
     }
 
     fn aim<'a>(&'a self, container: &'a Container, instance: &'a Instance) -> Aim<'a> {
-        let address = self.runtime.state().pod_address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
-        Aim { runc: &self.runtime.context.runc, instance, container, address }
+        let address = self
+            .runtime
+            .state()
+            .pod_address
+            .unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+        Aim {
+            runc: &self.runtime.context.runc,
+            instance,
+            container,
+            address,
+        }
     }
 
     /// Starts the postStart hook and the probes of an instance.
-    fn watch_over(&self, container: &Container, instance: &Instance, complain: &mpsc::Sender<Complaint>, watchers: &mut JoinSet<()>) {
+    fn watch_over(
+        &self,
+        container: &Container,
+        instance: &Instance,
+        complain: &mpsc::Sender<Complaint>,
+        watchers: &mut JoinSet<()>,
+    ) {
         let observer = Observer {
             task: Self {
                 runtime: Arc::clone(&self.runtime),
@@ -478,7 +649,11 @@ impl Task {
             complain: complain.clone(),
         };
         let observer = Arc::new(observer);
-        if let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) {
+        if let Some(hook) = container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.post_start.clone())
+        {
             let observer = Arc::clone(&observer);
             watchers.spawn(async move { observer.post_start(&hook).await });
         }
@@ -503,7 +678,8 @@ struct Observer {
 impl Observer {
     async fn post_start(&self, hook: &LifecycleHandler) {
         if let Err(message) = self.task.hook(&self.container, &self.instance, hook).await {
-            self.task.warn(&self.container.name, "FailedPostStartHook", message);
+            self.task
+                .warn(&self.container.name, "FailedPostStartHook", message);
             self.give_up("failed postStart hook", None).await;
         }
     }
@@ -514,21 +690,34 @@ impl Observer {
             if !self.until_started(probe).await {
                 return;
             }
-            self.task.runtime.update_container(self.task.slot, |container| container.started = true);
+            self.task
+                .runtime
+                .update_container(self.task.slot, |container| container.started = true);
         }
         let liveness = async {
             if let Some(probe) = &self.container.liveness_probe {
                 self.repeat(probe, "Liveness", |healthy| !healthy).await;
-                self.give_up("failed liveness probe", probe.termination_grace_period_seconds).await;
+                self.give_up(
+                    "failed liveness probe",
+                    probe.termination_grace_period_seconds,
+                )
+                .await;
             }
         };
         let readiness = async {
             if let Some(probe) = &self.container.readiness_probe {
                 let slot = self.task.slot;
                 self.repeat(probe, "Readiness", |ready| {
-                    let known = self.task.runtime.state().container(slot).is_some_and(|container| container.ready);
+                    let known = self
+                        .task
+                        .runtime
+                        .state()
+                        .container(slot)
+                        .is_some_and(|container| container.ready);
                     if known != ready {
-                        self.task.runtime.update_container(slot, |container| container.ready = ready);
+                        self.task
+                            .runtime
+                            .update_container(slot, |container| container.ready = ready);
                     }
                     false
                 })
@@ -550,7 +739,11 @@ impl Observer {
             }
             failures += 1;
             if failures >= probe.failure_threshold.unwrap_or(3).max(1) {
-                self.give_up("failed startup probe", probe.termination_grace_period_seconds).await;
+                self.give_up(
+                    "failed startup probe",
+                    probe.termination_grace_period_seconds,
+                )
+                .await;
                 return false;
             }
         }
@@ -584,14 +777,22 @@ impl Observer {
     }
 
     async fn once(&self, probe: &Probe, kind: &str) -> bool {
-        let Some(action) = probes::action(probe) else { return true };
-        let patience = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
+        let Some(action) = probes::action(probe) else {
+            return true;
+        };
+        let patience = Duration::from_secs(
+            u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1),
+        );
         let aim = self.task.aim(&self.container, &self.instance);
         match probes::attempt(&aim, action, patience).await {
             Ok(()) => true,
             Err(message) => {
                 if self.instance.process.ended().is_none() {
-                    self.task.warn(&self.container.name, "Unhealthy", format!("{kind} probe failed: {message}"));
+                    self.task.warn(
+                        &self.container.name,
+                        "Unhealthy",
+                        format!("{kind} probe failed: {message}"),
+                    );
                 }
                 false
             }
@@ -599,7 +800,9 @@ impl Observer {
     }
 
     async fn give_up(&self, reason: &'static str, grace: Option<i64>) {
-        let grace = grace.and_then(|seconds| u64::try_from(seconds).ok()).map_or_else(|| self.task.runtime.grace(), Duration::from_secs);
+        let grace = grace
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or_else(|| self.task.runtime.grace(), Duration::from_secs);
         // Nobody listens any more when the container is ending already.
         drop(self.complain.send(Complaint { reason, grace }).await);
     }
@@ -614,16 +817,26 @@ fn ticks(probe: &Probe) -> tokio::time::Interval {
 
 /// Says no to what the lab does not do, instead of pretending.
 fn refuse_unsupported(container: &Container) -> Result<(), NodeError> {
-    let all = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
+    let all = [
+        &container.liveness_probe,
+        &container.readiness_probe,
+        &container.startup_probe,
+    ];
     if all.into_iter().flatten().any(|probe| probe.grpc.is_some()) {
-        return Err(NodeError::Pod("gRPC probes are not offered by the lab; use httpGet, tcpSocket or exec".to_owned()));
+        return Err(NodeError::Pod(
+            "gRPC probes are not offered by the lab; use httpGet, tcpSocket or exec".to_owned(),
+        ));
     }
     Ok(())
 }
 
 /// The signal that asks a container to end.
 fn stop_signal(container: &Container) -> Signal {
-    match container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref()) {
+    match container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref())
+    {
         Some("SIGINT") => Signal::INT,
         Some("SIGQUIT") => Signal::QUIT,
         Some("SIGHUP") => Signal::HUP,
@@ -664,7 +877,11 @@ async fn finish(task: tokio::task::JoinHandle<()>) {
 
 /// Removes what an ended instance leaves, in the background: its control group, runc's record, its files.
 fn remove_instance(runtime: &Arc<PodRuntime>, id: &str, workspace: &Workspace, group: &str) {
-    let (id, group, context) = (id.to_owned(), group.to_owned(), Arc::clone(&runtime.context));
+    let (id, group, context) = (
+        id.to_owned(),
+        group.to_owned(),
+        Arc::clone(&runtime.context),
+    );
     let workspace = workspace.clone();
     runtime.leftovers.spawn(async move {
         if let Err(error) = context.cgroups.kill(&group, KILL_PATIENCE).await {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret,
+};
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
@@ -33,12 +35,18 @@ pub(crate) async fn variables(
     image: Option<&Image>,
 ) -> Result<Vec<(String, String)>, NodeError> {
     let mut all = Variables::default();
-    all.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    all.set(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
     all.set("HOSTNAME", &hostname(around.pod));
     for (name, value) in image.iter().flat_map(|image| &image.environment) {
         all.set(name, value);
     }
-    all.set("KUBERNETES_SERVICE_HOST", &around.kubernetes_service.to_string());
+    all.set(
+        "KUBERNETES_SERVICE_HOST",
+        &around.kubernetes_service.to_string(),
+    );
     all.set("KUBERNETES_SERVICE_PORT", "443");
     all.set("KUBERNETES_SERVICE_PORT_HTTPS", "443");
     let mut own: BTreeMap<String, String> = BTreeMap::new();
@@ -75,14 +83,25 @@ impl Variables {
 
 /// The pod's host name.
 pub(crate) fn hostname(pod: &Pod) -> String {
-    let wanted = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
+    let wanted = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.hostname.clone())
+        .filter(|name| !name.is_empty());
     let name = wanted.unwrap_or_else(|| pod.name_any());
     // A host name has at most 63 characters; a kubelet cuts in the same way.
-    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+    name.chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches(['-', '.'])
+        .to_owned()
 }
 
 /// `envFrom`.
-async fn from_objects(around: &Surroundings<'_>, container: &Container) -> Result<Vec<(String, String)>, NodeError> {
+async fn from_objects(
+    around: &Surroundings<'_>,
+    container: &Container,
+) -> Result<Vec<(String, String)>, NodeError> {
     let mut found = Vec::new();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
@@ -93,14 +112,28 @@ async fn from_objects(around: &Surroundings<'_>, container: &Container) -> Resul
         } else {
             None
         };
-        found.extend(data.into_iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), value)));
+        found.extend(
+            data.into_iter()
+                .flatten()
+                .map(|(key, value)| (format!("{prefix}{key}"), value)),
+        );
     }
     Ok(found)
 }
 
-async fn reference(around: &Surroundings<'_>, container: &Container, source: &EnvVarSource) -> Result<Option<String>, NodeError> {
+async fn reference(
+    around: &Surroundings<'_>,
+    container: &Container,
+    source: &EnvVarSource,
+) -> Result<Option<String>, NodeError> {
     if let Some(field) = &source.field_ref {
-        return field_value(around.pod, &field.field_path, around.pod_address, around.host_address).map(Some);
+        return field_value(
+            around.pod,
+            &field.field_path,
+            around.pod_address,
+            around.host_address,
+        )
+        .map(Some);
     }
     if let Some(resource) = &source.resource_field_ref {
         return resource_value(around, container, resource).map(Some);
@@ -115,7 +148,9 @@ async fn reference(around: &Surroundings<'_>, container: &Container, source: &En
         let data = secret(around, &key.name, optional).await?;
         return pick(data, &key.key, optional, "Secret", &key.name);
     }
-    Err(NodeError::Pod("an environment variable refers to something that the lab does not know".to_owned()))
+    Err(NodeError::Pod(
+        "an environment variable refers to something that the lab does not know".to_owned(),
+    ))
 }
 
 fn pick(
@@ -128,22 +163,46 @@ fn pick(
     match data.and_then(|mut data| data.remove(key)) {
         Some(value) => Ok(Some(value)),
         None if optional => Ok(None),
-        None => Err(NodeError::Pod(format!("couldn't find key {key} in {kind} {name}"))),
+        None => Err(NodeError::Pod(format!(
+            "couldn't find key {key} in {kind} {name}"
+        ))),
     }
 }
 
-async fn config_map(around: &Surroundings<'_>, name: &str, optional: bool) -> Result<Option<BTreeMap<String, String>>, NodeError> {
-    let api: Api<ConfigMap> = Api::namespaced(around.client.clone(), &around.pod.namespace().unwrap_or_default());
-    match api.get_opt(name).await.map_err(NodeError::api(format!("read config map {name}")))? {
+async fn config_map(
+    around: &Surroundings<'_>,
+    name: &str,
+    optional: bool,
+) -> Result<Option<BTreeMap<String, String>>, NodeError> {
+    let api: Api<ConfigMap> = Api::namespaced(
+        around.client.clone(),
+        &around.pod.namespace().unwrap_or_default(),
+    );
+    match api
+        .get_opt(name)
+        .await
+        .map_err(NodeError::api(format!("read config map {name}")))?
+    {
         Some(map) => Ok(Some(map.data.unwrap_or_default())),
         None if optional => Ok(None),
         None => Err(NodeError::Pod(format!("configmap \"{name}\" not found"))),
     }
 }
 
-async fn secret(around: &Surroundings<'_>, name: &str, optional: bool) -> Result<Option<BTreeMap<String, String>>, NodeError> {
-    let api: Api<Secret> = Api::namespaced(around.client.clone(), &around.pod.namespace().unwrap_or_default());
-    match api.get_opt(name).await.map_err(NodeError::api(format!("read secret {name}")))? {
+async fn secret(
+    around: &Surroundings<'_>,
+    name: &str,
+    optional: bool,
+) -> Result<Option<BTreeMap<String, String>>, NodeError> {
+    let api: Api<Secret> = Api::namespaced(
+        around.client.clone(),
+        &around.pod.namespace().unwrap_or_default(),
+    );
+    match api
+        .get_opt(name)
+        .await
+        .map_err(NodeError::api(format!("read secret {name}")))?
+    {
         Some(secret) => Ok(Some(
             secret
                 .data
@@ -158,10 +217,18 @@ async fn secret(around: &Surroundings<'_>, name: &str, optional: bool) -> Result
 }
 
 /// The value of a `fieldRef`; also used for downward API volumes, which know whole maps too.
-pub(crate) fn field_value(pod: &Pod, path: &str, pod_address: Ipv4Addr, host_address: Ipv4Addr) -> Result<String, NodeError> {
+pub(crate) fn field_value(
+    pod: &Pod,
+    path: &str,
+    pod_address: Ipv4Addr,
+    host_address: Ipv4Addr,
+) -> Result<String, NodeError> {
     let spec = pod.spec.as_ref();
     let quoted = |map: &BTreeMap<String, String>| {
-        map.iter().map(|(key, value)| format!("{key}={value:?}")).collect::<Vec<_>>().join("\n")
+        map.iter()
+            .map(|(key, value)| format!("{key}={value:?}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     Ok(match path {
         "metadata.name" => pod.name_any(),
@@ -169,18 +236,27 @@ pub(crate) fn field_value(pod: &Pod, path: &str, pod_address: Ipv4Addr, host_add
         "metadata.uid" => pod.uid().unwrap_or_default(),
         "metadata.labels" => quoted(pod.labels()),
         "metadata.annotations" => quoted(pod.annotations()),
-        "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        "spec.nodeName" => spec
+            .and_then(|spec| spec.node_name.clone())
+            .unwrap_or_default(),
         "spec.serviceAccountName" => service_account(pod),
         "status.podIP" | "status.podIPs" => pod_address.to_string(),
         "status.hostIP" | "status.hostIPs" => host_address.to_string(),
         other => {
-            let key = |prefix: &str| other.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']");
+            let key = |prefix: &str| {
+                other
+                    .strip_prefix(prefix)?
+                    .strip_prefix("['")?
+                    .strip_suffix("']")
+            };
             if let Some(key) = key("metadata.labels") {
                 pod.labels().get(key).cloned().unwrap_or_default()
             } else if let Some(key) = key("metadata.annotations") {
                 pod.annotations().get(key).cloned().unwrap_or_default()
             } else {
-                return Err(NodeError::Pod(format!("field path {other} is not supported")));
+                return Err(NodeError::Pod(format!(
+                    "field path {other} is not supported"
+                )));
             }
         }
     })
@@ -189,19 +265,31 @@ pub(crate) fn field_value(pod: &Pod, path: &str, pod_address: Ipv4Addr, host_add
 /// The service account a pod runs as.
 pub(crate) fn service_account(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
-    spec.and_then(|spec| spec.service_account_name.clone().or_else(|| spec.service_account.clone()))
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "default".to_owned())
+    spec.and_then(|spec| {
+        spec.service_account_name
+            .clone()
+            .or_else(|| spec.service_account.clone())
+    })
+    .filter(|name| !name.is_empty())
+    .unwrap_or_else(|| "default".to_owned())
 }
 
-fn resource_value(around: &Surroundings<'_>, container: &Container, field: &ResourceFieldSelector) -> Result<String, NodeError> {
+fn resource_value(
+    around: &Surroundings<'_>,
+    container: &Container,
+    field: &ResourceFieldSelector,
+) -> Result<String, NodeError> {
     let unknown = || NodeError::Pod(format!("resource {} is not supported", field.resource));
     let container = match &field.container_name {
         Some(name) => around
             .pod
             .spec
             .iter()
-            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+            .flat_map(|spec| {
+                spec.containers
+                    .iter()
+                    .chain(spec.init_containers.iter().flatten())
+            })
             .find(|container| &container.name == name)
             .ok_or_else(unknown)?,
         None => container,
@@ -212,7 +300,9 @@ fn resource_value(around: &Surroundings<'_>, container: &Container, field: &Reso
     let requests = resources.and_then(|resources| resources.requests.as_ref());
     let value = match kind {
         "limits" => limits.and_then(|map| map.get(resource)),
-        "requests" => requests.and_then(|map| map.get(resource)).or_else(|| limits.and_then(|map| map.get(resource))),
+        "requests" => requests
+            .and_then(|map| map.get(resource))
+            .or_else(|| limits.and_then(|map| map.get(resource))),
         _ => return Err(unknown()),
     };
     let value = match (value.map(quantity::milli), resource) {
@@ -222,7 +312,12 @@ fn resource_value(around: &Surroundings<'_>, container: &Container, field: &Reso
         (None, "memory") if kind == "limits" => i128::from(around.node_memory) * 1000,
         (None, _) => 0,
     };
-    let divisor = field.divisor.as_ref().and_then(quantity::milli).filter(|divisor| *divisor > 0).unwrap_or(1000);
+    let divisor = field
+        .divisor
+        .as_ref()
+        .and_then(quantity::milli)
+        .filter(|divisor| *divisor > 0)
+        .unwrap_or(1000);
     Ok((value.div_euclid(divisor) + i128::from(value.rem_euclid(divisor) != 0)).to_string())
 }
 
@@ -235,7 +330,10 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
         if let Some(after) = after.strip_prefix('$') {
             result.push('$');
             rest = after;
-        } else if let Some((name, remaining)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, remaining)) = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
             match variables.get(name) {
                 Some(value) => result.push_str(value),
                 None => {
@@ -260,7 +358,10 @@ mod tests {
 
     #[test]
     fn expansion_follows_the_kubelet() {
-        let variables = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
+        let variables = BTreeMap::from([
+            ("A".to_owned(), "1".to_owned()),
+            ("B".to_owned(), "$(A)".to_owned()),
+        ]);
         for (text, expected) in [
             ("$(A)", "1"),
             ("x$(A)y$(A)", "x1y1"),
@@ -281,7 +382,15 @@ mod tests {
             "spec": {"containers": [], "nodeName": "lab-1"}
         }))
         .unwrap();
-        let value = |path: &str| field_value(&pod, path, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)).ok();
+        let value = |path: &str| {
+            field_value(
+                &pod,
+                path,
+                Ipv4Addr::new(10, 0, 0, 1),
+                Ipv4Addr::new(10, 0, 0, 2),
+            )
+            .ok()
+        };
         assert_eq!(value("metadata.labels['a.b/c']").as_deref(), Some("x"));
         assert_eq!(value("status.podIP").as_deref(), Some("10.0.0.1"));
         assert_eq!(value("spec.serviceAccountName").as_deref(), Some("default"));

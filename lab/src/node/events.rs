@@ -42,16 +42,35 @@ impl Recorder {
     }
 
     /// An event of type Normal; `container` adds the field path.
-    pub(crate) fn normal(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn normal(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.record(pod, container, false, reason, message.into());
     }
 
     /// An event of type Warning; `container` adds the field path.
-    pub(crate) fn warning(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn warning(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.record(pod, container, true, reason, message.into());
     }
 
-    fn record(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
+    fn record(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -61,8 +80,19 @@ impl Recorder {
             resource_version: pod.resource_version(),
             field_path: container.map(|name| format!("spec.containers{{{name}}}")),
         };
-        let host = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-        let entry = Entry { about, warning, reason, message, host, at: Timestamp::now() };
+        let host = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .unwrap_or_default();
+        let entry = Entry {
+            about,
+            warning,
+            reason,
+            message,
+            host,
+            at: Timestamp::now(),
+        };
         if let Err(error) = self.sender.try_send(entry) {
             tracing::debug!(%error, reason, "event dropped");
         }
@@ -78,7 +108,9 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
         if known.len() > REMEMBERED {
             known.clear();
         }
-        let Some(namespace) = entry.about.namespace.clone() else { continue };
+        let Some(namespace) = entry.about.namespace.clone() else {
+            continue;
+        };
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
         let key: Key = (
             entry.about.uid.clone().unwrap_or_default(),
@@ -89,7 +121,9 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
         if let Some((name, count)) = known.get_mut(&key) {
             *count += 1;
             let patch = serde_json::json!({ "count": *count, "lastTimestamp": Time(entry.at) });
-            let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            let patched = api
+                .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+                .await;
             if patched.is_ok() {
                 continue;
             }
@@ -97,9 +131,16 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
         let name = format!(
             "{}.{}",
             entry.about.name.as_deref().unwrap_or_default(),
-            uuid::Uuid::new_v4().simple().to_string().get(..16).unwrap_or_default()
+            uuid::Uuid::new_v4()
+                .simple()
+                .to_string()
+                .get(..16)
+                .unwrap_or_default()
         );
-        match api.create(&PostParams::default(), &event(&name, namespace, entry)).await {
+        match api
+            .create(&PostParams::default(), &event(&name, namespace, entry))
+            .await
+        {
             Ok(_) => drop(known.insert(key, (name, 1))),
             Err(error) => tracing::debug!(%error, "event not written"),
         }
@@ -108,12 +149,19 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
 
 fn event(name: &str, namespace: String, entry: Entry) -> Event {
     Event {
-        metadata: ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace),
+            ..ObjectMeta::default()
+        },
         involved_object: entry.about,
         type_: Some(if entry.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(entry.reason.to_owned()),
         message: Some(entry.message),
-        source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(entry.host.clone()) }),
+        source: Some(EventSource {
+            component: Some("kubelet".to_owned()),
+            host: Some(entry.host.clone()),
+        }),
         reporting_component: Some("kubelet".to_owned()),
         reporting_instance: Some(entry.host),
         first_timestamp: Some(Time(entry.at)),

@@ -40,7 +40,14 @@ pub(crate) async fn command_output(
     command: &[String],
     patience: Duration,
 ) -> Result<(i32, String), NodeError> {
-    let Started { process, stdout, stderr, .. } = runc.exec(&instance.id, &description(instance, command, false), false).await?;
+    let Started {
+        process,
+        stdout,
+        stderr,
+        ..
+    } = runc
+        .exec(&instance.id, &description(instance, command, false), false)
+        .await?;
     let collect = async {
         let mut output = Vec::new();
         // Both pipes are drained together: a full one would block the process.
@@ -50,10 +57,16 @@ pub(crate) async fn command_output(
         (process.wait().await, output)
     };
     match tokio::time::timeout(patience, collect).await {
-        Ok((exit, output)) => Ok((exit.code, String::from_utf8_lossy(&output).trim().to_owned())),
+        Ok((exit, output)) => Ok((
+            exit.code,
+            String::from_utf8_lossy(&output).trim().to_owned(),
+        )),
         Err(_) => {
             process.signal(Signal::KILL);
-            Err(NodeError::Pod(format!("command {command:?} timed out after {} s", patience.as_secs_f32())))
+            Err(NodeError::Pod(format!(
+                "command {command:?} timed out after {} s",
+                patience.as_secs_f32()
+            )))
         }
     }
 }
@@ -70,7 +83,11 @@ async fn drain(mut source: impl AsyncRead + Unpin) -> Vec<u8> {
 }
 
 /// Starts a process for a client of the API.
-pub(crate) async fn session(runc: &Runc, instance: &Instance, request: &ExecRequest) -> Result<ExecSession, NodeError> {
+pub(crate) async fn session(
+    runc: &Runc,
+    instance: &Instance,
+    request: &ExecRequest,
+) -> Result<ExecSession, NodeError> {
     let process = description(instance, &request.command, request.tty);
     let (sender, exit) = oneshot::channel();
     if request.tty {
@@ -80,7 +97,9 @@ pub(crate) async fn session(runc: &Runc, instance: &Instance, request: &ExecRequ
         tokio::spawn(apply_sizes(Arc::clone(&terminal), sizes));
         tokio::spawn(async move { sender.send(Ok(process.wait().await.code)) });
         return Ok(ExecSession {
-            stdin: request.stdin.then(|| Box::pin(Terminal(Arc::clone(&terminal))) as crate::backend::Input),
+            stdin: request
+                .stdin
+                .then(|| Box::pin(Terminal(Arc::clone(&terminal))) as crate::backend::Input),
             stdout: Some(Box::pin(Terminal(terminal))),
             stderr: None,
             resize: Some(resize),
@@ -91,7 +110,9 @@ pub(crate) async fn session(runc: &Runc, instance: &Instance, request: &ExecRequ
     let process = started.process;
     tokio::spawn(async move { sender.send(Ok(process.wait().await.code)) });
     Ok(ExecSession {
-        stdin: started.stdin.map(|stdin| Box::pin(stdin) as crate::backend::Input),
+        stdin: started
+            .stdin
+            .map(|stdin| Box::pin(stdin) as crate::backend::Input),
         stdout: Some(Box::pin(started.stdout)),
         stderr: Some(Box::pin(started.stderr)),
         resize: None,
@@ -100,7 +121,8 @@ pub(crate) async fn session(runc: &Runc, instance: &Instance, request: &ExecRequ
 }
 
 fn terminal_descriptor(terminal: OwnedFd) -> Result<AsyncFd<OwnedFd>, NodeError> {
-    let flags = rustix::fs::fcntl_getfl(&terminal).map_err(NodeError::errno("read the flags of", "the terminal"))?;
+    let flags = rustix::fs::fcntl_getfl(&terminal)
+        .map_err(NodeError::errno("read the flags of", "the terminal"))?;
     rustix::fs::fcntl_setfl(&terminal, flags | rustix::fs::OFlags::NONBLOCK)
         .map_err(NodeError::errno("set the flags of", "the terminal"))?;
     super::descriptor::watch(terminal).map_err(NodeError::io("watch", "the terminal"))
@@ -108,7 +130,12 @@ fn terminal_descriptor(terminal: OwnedFd) -> Result<AsyncFd<OwnedFd>, NodeError>
 
 async fn apply_sizes(terminal: Arc<AsyncFd<OwnedFd>>, mut sizes: mpsc::Receiver<(u16, u16)>) {
     while let Some((columns, rows)) = sizes.recv().await {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         if let Err(error) = rustix::termios::tcsetwinsize(terminal.get_ref(), size) {
             tracing::debug!(%error, "terminal size not set");
         }
@@ -119,19 +146,29 @@ async fn apply_sizes(terminal: Arc<AsyncFd<OwnedFd>>, mut sizes: mpsc::Receiver<
 struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(context))?;
             let mut bytes = [0_u8; 4096];
             let room = buffer.remaining().min(bytes.len());
             let slice = bytes.get_mut(..room).unwrap_or_default();
-            match guard.try_io(|inner| rustix::io::read(inner.get_ref().as_fd(), &mut *slice).map_err(Into::into)) {
+            match guard.try_io(|inner| {
+                rustix::io::read(inner.get_ref().as_fd(), &mut *slice).map_err(Into::into)
+            }) {
                 Ok(Ok(read)) => {
                     buffer.put_slice(slice.get(..read).unwrap_or_default());
                     return Poll::Ready(Ok(()));
                 }
                 // The other side is closed: this is how a terminal says end of file.
-                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Poll::Ready(Ok(())),
+                Ok(Err(error))
+                    if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
+                {
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_would_block) => {}
             }
@@ -140,10 +177,16 @@ impl AsyncRead for Terminal {
 }
 
 impl AsyncWrite for Terminal {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
-            match guard.try_io(|inner| rustix::io::write(inner.get_ref().as_fd(), bytes).map_err(Into::into)) {
+            match guard.try_io(|inner| {
+                rustix::io::write(inner.get_ref().as_fd(), bytes).map_err(Into::into)
+            }) {
                 Ok(outcome) => return Poll::Ready(outcome),
                 Err(_would_block) => {}
             }

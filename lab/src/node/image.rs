@@ -55,17 +55,28 @@ impl ImageTable {
         self
     }
 
+    /// Adds all images of another table; they win over what is there already.
+    pub fn extend(&mut self, other: &Self) {
+        self.entries.extend(other.entries.iter().cloned());
+    }
+
     /// The image behind a reference such as `registry.example/team/app:1.2@sha256:...`.
     #[must_use]
     pub fn find(&self, reference: &str) -> Option<&Image> {
         let repository = repository(reference);
-        self.entries.iter().rev().find(|(pattern, _)| matches(pattern, repository)).map(|(_, image)| image)
+        self.entries
+            .iter()
+            .rev()
+            .find(|(pattern, _)| matches(pattern, repository))
+            .map(|(_, image)| image)
     }
 }
 
 /// The reference without digest and tag. A colon before the last slash belongs to a registry's port.
 fn repository(reference: &str) -> &str {
-    let without_digest = reference.split_once('@').map_or(reference, |(name, _)| name);
+    let without_digest = reference
+        .split_once('@')
+        .map_or(reference, |(name, _)| name);
     match without_digest.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => without_digest,
@@ -74,8 +85,12 @@ fn repository(reference: &str) -> &str {
 
 /// Glob match with `*` only.
 fn matches(pattern: &str, text: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut remaining) = text.strip_prefix(head) else { return false };
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut remaining) = text.strip_prefix(head) else {
+        return false;
+    };
     let mut parts = rest.split('*').peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
@@ -96,7 +111,13 @@ mod tests {
     fn table(patterns: &[&str]) -> ImageTable {
         let mut table = ImageTable::new();
         for pattern in patterns {
-            table.insert(*pattern, Image { entrypoint: vec![(*pattern).to_owned()], ..Image::default() });
+            table.insert(
+                *pattern,
+                Image {
+                    entrypoint: vec![(*pattern).to_owned()],
+                    ..Image::default()
+                },
+            );
         }
         table
     }
@@ -104,8 +125,16 @@ mod tests {
     #[test]
     fn tag_digest_and_registry_port_do_not_count() {
         let table = table(&["localhost:5000/app", "apache/spark"]);
-        for reference in ["apache/spark", "apache/spark:4.1.2", "apache/spark:4@sha256:00"] {
-            assert_eq!(table.find(reference).unwrap().entrypoint, ["apache/spark"], "{reference}");
+        for reference in [
+            "apache/spark",
+            "apache/spark:4.1.2",
+            "apache/spark:4@sha256:00",
+        ] {
+            assert_eq!(
+                table.find(reference).unwrap().entrypoint,
+                ["apache/spark"],
+                "{reference}"
+            );
         }
         assert!(table.find("localhost:5000/app:1").is_some());
         assert!(table.find("localhost:5000/app").is_some());
@@ -115,8 +144,14 @@ mod tests {
     #[test]
     fn stars_match_any_run_and_the_last_entry_wins() {
         let table = table(&["*/spark*", "*/spark-x", "a*b*c"]);
-        assert_eq!(table.find("r.example/spark-x:1").unwrap().entrypoint, ["*/spark-x"]);
-        assert_eq!(table.find("r.example/spark-y:1").unwrap().entrypoint, ["*/spark*"]);
+        assert_eq!(
+            table.find("r.example/spark-x:1").unwrap().entrypoint,
+            ["*/spark-x"]
+        );
+        assert_eq!(
+            table.find("r.example/spark-y:1").unwrap().entrypoint,
+            ["*/spark*"]
+        );
         assert!(table.find("a1b2c").is_some());
         assert!(table.find("a1b2d").is_none());
     }

@@ -56,20 +56,37 @@ impl Log {
             std::fs::create_dir_all(folder).map_err(NodeError::io("create the folder", folder))?;
         }
         let file = File::create(&path).map_err(NodeError::io("create", &path))?;
-        let current = Mutex::new(Current { file, written: 0, generation: 0 });
-        let (progress, _) = watch::channel(Progress { generation: 0, written: 0, writers: 0 });
-        Ok(Arc::new(Self { path, current, progress }))
+        let current = Mutex::new(Current {
+            file,
+            written: 0,
+            generation: 0,
+        });
+        let (progress, _) = watch::channel(Progress {
+            generation: 0,
+            written: 0,
+            writers: 0,
+        });
+        Ok(Arc::new(Self {
+            path,
+            current,
+            progress,
+        }))
     }
 
     /// Copies a stream of the container into the log until it ends.
-    pub(crate) fn pump(self: &Arc<Self>, stream: &'static str, source: impl AsyncRead + Send + Unpin + 'static) -> tokio::task::JoinHandle<()> {
+    pub(crate) fn pump(
+        self: &Arc<Self>,
+        stream: &'static str,
+        source: impl AsyncRead + Send + Unpin + 'static,
+    ) -> tokio::task::JoinHandle<()> {
         self.progress.send_modify(|progress| progress.writers += 1);
         let log = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = log.copy(stream, source).await {
                 tracing::warn!(path = %log.path.display(), %error, "log is incomplete");
             }
-            log.progress.send_modify(|progress| progress.writers = progress.writers.saturating_sub(1));
+            log.progress
+                .send_modify(|progress| progress.writers = progress.writers.saturating_sub(1));
         })
     }
 
@@ -121,7 +138,10 @@ impl Log {
     }
 
     /// Streams the log as whole lines.
-    pub(crate) fn read(self: &Arc<Self>, options: LogOptions) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        options: LogOptions,
+    ) -> mpsc::Receiver<std::io::Result<Bytes>> {
         let (sender, receiver) = mpsc::channel(4);
         let log = Arc::clone(self);
         tokio::spawn(async move {
@@ -132,7 +152,11 @@ impl Log {
         receiver
     }
 
-    async fn send(&self, options: &LogOptions, sender: &mpsc::Sender<std::io::Result<Bytes>>) -> std::io::Result<()> {
+    async fn send(
+        &self,
+        options: &LogOptions,
+        sender: &mpsc::Sender<std::io::Result<Bytes>>,
+    ) -> std::io::Result<()> {
         let mut progress = self.progress.subscribe();
         let mut seen = *progress.borrow_and_update();
         let mut cursor = Cursor::open(&self.path, options, seen.generation)?;
@@ -218,7 +242,9 @@ impl Cursor {
         let current = File::open(path)?;
         let older = File::open(aside(path)).ok();
         let skip = match options.tail_lines {
-            Some(wanted) => lines(path)?.saturating_add(lines(&aside(path)).unwrap_or(0)).saturating_sub(wanted),
+            Some(wanted) => lines(path)?
+                .saturating_add(lines(&aside(path)).unwrap_or(0))
+                .saturating_sub(wanted),
             None => 0,
         };
         let (first, next) = match older {
@@ -265,14 +291,20 @@ impl Cursor {
 
     fn render(&mut self, line: &[u8], chunk: &mut Vec<u8>) {
         let mut fields = line.splitn(4, |byte| *byte == b' ');
-        let (Some(stamp), Some(_), Some(flag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next()) else { return };
+        let (Some(stamp), Some(_), Some(flag), Some(text)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            return;
+        };
         let complete = flag == b"F";
         if self.skip > 0 {
             self.skip -= usize::from(complete);
             return;
         }
         if let Some(since) = self.since {
-            let at = std::str::from_utf8(stamp).ok().and_then(|stamp| stamp.parse::<Timestamp>().ok());
+            let at = std::str::from_utf8(stamp)
+                .ok()
+                .and_then(|stamp| stamp.parse::<Timestamp>().ok());
             if at.is_some_and(|at| at < since) {
                 return;
             }
@@ -283,7 +315,11 @@ impl Cursor {
             chunk.push(b' ');
         }
         self.in_line = !complete;
-        chunk.extend_from_slice(if complete { text } else { text.strip_suffix(b"\n").unwrap_or(text) });
+        chunk.extend_from_slice(if complete {
+            text
+        } else {
+            text.strip_suffix(b"\n").unwrap_or(text)
+        });
         if let Some(limit) = &mut self.limit {
             let added = chunk.len() - start;
             if added > *limit {
@@ -325,15 +361,37 @@ mod tests {
         let log = Log::create(folder.path().join("0.log")).unwrap();
         let long = "x".repeat(PART_BYTES * 2 + 5);
         let text = format!("one\n\n{long}\nlast");
-        log.pump("stdout", std::io::Cursor::new(text.clone().into_bytes())).await.unwrap();
+        log.pump("stdout", std::io::Cursor::new(text.clone().into_bytes()))
+            .await
+            .unwrap();
         assert_eq!(collect(&log, LogOptions::default()).await, text);
-        let tail = LogOptions { tail_lines: Some(1), ..LogOptions::default() };
+        let tail = LogOptions {
+            tail_lines: Some(1),
+            ..LogOptions::default()
+        };
         assert_eq!(collect(&log, tail).await, format!("{long}\nlast"));
-        let limited = LogOptions { limit_bytes: Some(6), ..LogOptions::default() };
+        let limited = LogOptions {
+            limit_bytes: Some(6),
+            ..LogOptions::default()
+        };
         assert_eq!(collect(&log, limited).await, "one\n\nx");
-        let stamped = collect(&log, LogOptions { timestamps: true, ..LogOptions::default() }).await;
+        let stamped = collect(
+            &log,
+            LogOptions {
+                timestamps: true,
+                ..LogOptions::default()
+            },
+        )
+        .await;
         assert_eq!(stamped.lines().count(), 4);
-        assert!(stamped.lines().all(|line| line.split(' ').next().unwrap().parse::<Timestamp>().is_ok()));
+        assert!(
+            stamped.lines().all(|line| line
+                .split(' ')
+                .next()
+                .unwrap()
+                .parse::<Timestamp>()
+                .is_ok())
+        );
     }
 
     #[tokio::test]
@@ -344,12 +402,23 @@ mod tests {
         let pump = log.pump("stdout", theirs);
         let follower = tokio::spawn({
             let log = Arc::clone(&log);
-            async move { collect(&log, LogOptions { follow: true, ..LogOptions::default() }).await }
+            async move {
+                collect(
+                    &log,
+                    LogOptions {
+                        follow: true,
+                        ..LogOptions::default()
+                    },
+                )
+                .await
+            }
         });
         let mut expected = String::new();
         for number in 0..500 {
             let line = format!("line {number}\n");
-            tokio::io::AsyncWriteExt::write_all(&mut source, line.as_bytes()).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut source, line.as_bytes())
+                .await
+                .unwrap();
             expected.push_str(&line);
         }
         drop(source);

@@ -16,10 +16,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connects to a port of the loopback of a network namespace.
 pub(crate) async fn connect(namespace: String, port: u16) -> std::io::Result<TcpStream> {
     let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("pod-loopback".to_owned()).spawn(move || {
-        // Nobody waits any more when the client has gone.
-        drop(sender.send(connect_inside(&namespace, port)));
-    })?;
+    std::thread::Builder::new()
+        .name("pod-loopback".to_owned())
+        .spawn(move || {
+            // Nobody waits any more when the client has gone.
+            drop(sender.send(connect_inside(&namespace, port)));
+        })?;
     let stream = receiver.await.map_err(std::io::Error::other)??;
     stream.set_nonblocking(true)?;
     TcpStream::from_std(stream)
@@ -28,5 +30,8 @@ pub(crate) async fn connect(namespace: String, port: u16) -> std::io::Result<Tcp
 fn connect_inside(namespace: &str, port: u16) -> std::io::Result<std::net::TcpStream> {
     let file = std::fs::File::open(namespace)?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-    std::net::TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_TIMEOUT)
+    std::net::TcpStream::connect_timeout(
+        &SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        CONNECT_TIMEOUT,
+    )
 }

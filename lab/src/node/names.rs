@@ -38,15 +38,25 @@ impl NameServer {
     pub(crate) async fn bind(address: Ipv4Addr) -> Result<Self, NodeError> {
         let at = (address, 53);
         let name = "the name server's address";
-        let datagrams = UdpSocket::bind(at).await.map_err(NodeError::io("listen on", name))?;
-        let streams = TcpListener::bind(at).await.map_err(NodeError::io("listen on", name))?;
-        Ok(Self { datagrams: Arc::new(datagrams), streams })
+        let datagrams = UdpSocket::bind(at)
+            .await
+            .map_err(NodeError::io("listen on", name))?;
+        let streams = TcpListener::bind(at)
+            .await
+            .map_err(NodeError::io("listen on", name))?;
+        Ok(Self {
+            datagrams: Arc::new(datagrams),
+            streams,
+        })
     }
 
     /// Answers for ever.
     pub(crate) async fn serve(self, directory: Directory) {
         let limit = Arc::new(Semaphore::new(CONCURRENT));
-        tokio::join!(serve_datagrams(self.datagrams, directory.clone(), Arc::clone(&limit)), serve_streams(self.streams, directory, limit));
+        tokio::join!(
+            serve_datagrams(self.datagrams, directory.clone(), Arc::clone(&limit)),
+            serve_streams(self.streams, directory, limit)
+        );
     }
 }
 
@@ -57,7 +67,9 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, directory: Directory, limit: Ar
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
+            return;
+        };
         let question = buffer.get(..length).unwrap_or_default().to_vec();
         let (socket, directory) = (Arc::clone(&socket), directory.clone());
         tokio::spawn(async move {
@@ -77,7 +89,9 @@ async fn serve_streams(listener: TcpListener, directory: Directory, limit: Arc<S
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
+            return;
+        };
         let directory = directory.clone();
         tokio::spawn(async move {
             if let Err(error) = serve_stream(stream, &directory).await {
@@ -96,7 +110,9 @@ async fn serve_stream(mut stream: TcpStream, directory: &Directory) -> std::io::
         };
         let mut question = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut question)).await??;
-        let Some(answer) = respond(&question, directory, None).await else { return Ok(()) };
+        let Some(answer) = respond(&question, directory, None).await else {
+            return Ok(());
+        };
         let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
         stream.write_u16(length).await?;
         stream.write_all(&answer).await?;
@@ -105,7 +121,9 @@ async fn serve_stream(mut stream: TcpStream, directory: &Directory) -> std::io::
 
 /// The answer to a question, as bytes; `None` when it is no question.
 async fn respond(question: &[u8], directory: &Directory, limit: Option<usize>) -> Option<Vec<u8>> {
-    let request = Message::from_vec(question).ok().filter(|request| request.metadata.message_type == MessageType::Query)?;
+    let request = Message::from_vec(question)
+        .ok()
+        .filter(|request| request.metadata.message_type == MessageType::Query)?;
     let query = request.queries.first()?;
     let name = query.name().to_ascii().to_ascii_lowercase();
     let name = name.trim_end_matches('.');
@@ -115,7 +133,10 @@ async fn respond(question: &[u8], directory: &Directory, limit: Option<usize>) -
     response.queries.clone_from(&request.queries);
     if name == ZONE || name.ends_with(&format!(".{ZONE}")) {
         response.metadata.authoritative = true;
-        let relative = name.strip_suffix(ZONE).unwrap_or_default().trim_end_matches('.');
+        let relative = name
+            .strip_suffix(ZONE)
+            .unwrap_or_default()
+            .trim_end_matches('.');
         match look_up(relative, directory) {
             None => response.metadata.response_code = ResponseCode::NXDomain,
             Some(found) => response.answers = found.records(query.name(), query.query_type()),
@@ -150,16 +171,23 @@ impl Found {
     fn records(&self, name: &Name, kind: RecordType) -> Vec<Record> {
         let record = |data: RData| Record::from_rdata(name.clone(), SECONDS_TO_LIVE, data);
         match (self, kind) {
-            (Self::Addresses(addresses), RecordType::A | RecordType::ANY) => {
-                addresses.iter().map(|address| record(RData::A(A(*address)))).collect()
-            }
-            (Self::Alias(target), _) => {
-                Name::from_ascii(format!("{target}.")).map(|target| record(RData::CNAME(CNAME(target)))).into_iter().collect()
-            }
+            (Self::Addresses(addresses), RecordType::A | RecordType::ANY) => addresses
+                .iter()
+                .map(|address| record(RData::A(A(*address))))
+                .collect(),
+            (Self::Alias(target), _) => Name::from_ascii(format!("{target}."))
+                .map(|target| record(RData::CNAME(CNAME(target))))
+                .into_iter()
+                .collect(),
             (Self::Members(members), RecordType::SRV | RecordType::ANY) => members
                 .iter()
                 .filter_map(|(port, target)| {
-                    Some(record(RData::SRV(SRV::new(0, 100, *port, Name::from_ascii(format!("{target}.{ZONE}.")).ok()?))))
+                    Some(record(RData::SRV(SRV::new(
+                        0,
+                        100,
+                        *port,
+                        Name::from_ascii(format!("{target}.{ZONE}.")).ok()?,
+                    ))))
                 })
                 .collect(),
             _ => Vec::new(),
@@ -179,7 +207,10 @@ fn look_up(name: &str, directory: &Directory) -> Option<Found> {
             let backends = visible(directory, namespace, service, publishes_unready(&known));
             let addresses: Vec<Ipv4Addr> = backends
                 .iter()
-                .filter(|backend| backend.hostname.as_deref() == Some(*host) || dashed(host) == Some(backend.address))
+                .filter(|backend| {
+                    backend.hostname.as_deref() == Some(*host)
+                        || dashed(host) == Some(backend.address)
+                })
                 .map(|backend| backend.address)
                 .collect();
             (!addresses.is_empty()).then_some(Found::Addresses(addresses))
@@ -203,7 +234,10 @@ fn of_service(directory: &Directory, namespace: &str, name: &str) -> Option<Foun
         return Some(Found::Addresses(vec![address]));
     }
     let mut addresses: Vec<Ipv4Addr> =
-        visible(directory, namespace, name, publishes_unready(&service)).iter().map(|backend| backend.address).collect();
+        visible(directory, namespace, name, publishes_unready(&service))
+            .iter()
+            .map(|backend| backend.address)
+            .collect();
     addresses.sort_unstable();
     addresses.dedup();
     // A headless service without pods has no name, as with a cluster's name server.
@@ -212,23 +246,44 @@ fn of_service(directory: &Directory, namespace: &str, name: &str) -> Option<Foun
 
 fn members(directory: &Directory, namespace: &str, name: &str, port: &str) -> Option<Found> {
     let service = directory.service(namespace, name)?;
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    let wanted: Vec<_> = ports.filter(|entry| entry.name.as_deref() == Some(port)).collect();
+    let ports = service
+        .spec
+        .iter()
+        .flat_map(|spec| spec.ports.iter().flatten());
+    let wanted: Vec<_> = ports
+        .filter(|entry| entry.name.as_deref() == Some(port))
+        .collect();
     let own = format!("{name}.{namespace}.svc");
     if cluster_address(&service).is_some() {
-        let all = wanted.iter().filter_map(|entry| Some((u16::try_from(entry.port).ok()?, own.clone()))).collect::<Vec<_>>();
+        let all = wanted
+            .iter()
+            .filter_map(|entry| Some((u16::try_from(entry.port).ok()?, own.clone())))
+            .collect::<Vec<_>>();
         return (!all.is_empty()).then_some(Found::Members(all));
     }
     let mut all = Vec::new();
     for backend in visible(directory, namespace, name, publishes_unready(&service)) {
-        let host = backend.hostname.clone().unwrap_or_else(|| backend.address.to_string().replace('.', "-"));
-        all.extend(backend.ports.iter().filter(|(name, _)| name == port).map(|(_, number)| (*number, format!("{host}.{own}"))));
+        let host = backend
+            .hostname
+            .clone()
+            .unwrap_or_else(|| backend.address.to_string().replace('.', "-"));
+        all.extend(
+            backend
+                .ports
+                .iter()
+                .filter(|(name, _)| name == port)
+                .map(|(_, number)| (*number, format!("{host}.{own}"))),
+        );
     }
     (!all.is_empty()).then_some(Found::Members(all))
 }
 
 fn visible(directory: &Directory, namespace: &str, name: &str, unready: bool) -> Vec<Backend> {
-    directory.backends(namespace, name).into_iter().filter(|backend| backend.ready || unready).collect()
+    directory
+        .backends(namespace, name)
+        .into_iter()
+        .filter(|backend| backend.ready || unready)
+        .collect()
 }
 
 /// `10-1-2-3` as an address.
@@ -241,16 +296,26 @@ fn start_of_authority() -> Option<Record> {
     let host = Name::from_ascii(format!("ns.dns.{ZONE}.")).ok()?;
     let person = Name::from_ascii(format!("hostmaster.{ZONE}.")).ok()?;
     let authority = SOA::new(host, person, 1, 7200, 1800, 86400, SECONDS_TO_LIVE);
-    Some(Record::from_rdata(zone, SECONDS_TO_LIVE, RData::SOA(authority)))
+    Some(Record::from_rdata(
+        zone,
+        SECONDS_TO_LIVE,
+        RData::SOA(authority),
+    ))
 }
 
 /// Asks the host's name servers, one after the other.
 async fn forward(question: &[u8]) -> Option<Vec<u8>> {
     let text = tokio::fs::read_to_string("/etc/resolv.conf").await.ok()?;
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
+    let servers = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
     for server in servers {
         let server = SocketAddr::new(server, 53);
-        let local = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let local = if server.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
         let asked = async {
             let socket = UdpSocket::bind(local).await?;
             socket.connect(server).await?;

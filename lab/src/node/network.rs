@@ -105,20 +105,34 @@ impl LabNetwork {
         );
         for index in 0..nodes {
             // Writing to a string cannot fail.
-            writeln!(batch, "addr add {}/32 dev {bridge}", self.node_address(index)).ok();
+            writeln!(
+                batch,
+                "addr add {}/32 dev {bridge}",
+                self.node_address(index)
+            )
+            .ok();
         }
-        write!(batch, "link set {bridge} up\nroute add {} dev {bridge}\n", self.service_range()).ok();
+        write!(
+            batch,
+            "link set {bridge} up\nroute add {} dev {bridge}\n",
+            self.service_range()
+        )
+        .ok();
         run("ip", &["-batch", "-"], Some(&batch)).await?;
         set(&format!("/proc/sys/net/ipv4/conf/{bridge}/forwarding"), "1")?;
         // Without IPv6 there is no neighbour discovery to keep an idle lab awake. A kernel without IPv6 has no such file.
-        drop(set(&format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"), "1"));
+        drop(set(
+            &format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"),
+            "1",
+        ));
         Ok(())
     }
 
     /// Removes the bridge and whatever interface of the lab is left.
     pub(crate) async fn remove(&self) -> Result<(), NodeError> {
         for interface in interfaces()? {
-            let ours = interface == self.bridge() || interface.starts_with(&self.interface_prefix());
+            let ours =
+                interface == self.bridge() || interface.starts_with(&self.interface_prefix());
             // An interface goes by itself soon after its namespace.
             if ours
                 && let Err(error) = run("ip", &["link", "del", &interface], None).await
@@ -173,13 +187,21 @@ pub(crate) async fn free_octet(preferred: Option<u8>, seed: u8) -> Result<u8, No
 fn interfaces() -> Result<Vec<String>, NodeError> {
     let folder = "/sys/class/net";
     let entries = std::fs::read_dir(folder).map_err(NodeError::io("list", folder))?;
-    Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    Ok(entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect())
 }
 
 /// Names of the machine's network namespaces.
 fn namespaces() -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir("/run/netns") else { return Vec::new() };
-    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let Ok(entries) = std::fs::read_dir("/run/netns") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn set(path: &str, value: &str) -> Result<(), NodeError> {
@@ -211,7 +233,11 @@ impl AddressPool {
     /// Gives an address back.
     pub(crate) fn give_back(&self, network: &LabNetwork, address: Ipv4Addr) {
         let offset = u32::from(address).wrapping_sub(network.base() + FIRST_POD);
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&offset);
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .remove(&offset);
     }
 }
 
@@ -228,14 +254,29 @@ pub(crate) struct PodNetwork {
 
 impl PodNetwork {
     /// Creates the namespace, its loopback and its interface.
-    pub(crate) async fn create(network: &LabNetwork, address: Ipv4Addr, uid: &str) -> Result<Self, NodeError> {
+    pub(crate) async fn create(
+        network: &LabNetwork,
+        address: Ipv4Addr,
+        uid: &str,
+    ) -> Result<Self, NodeError> {
         let [_, _, third, fourth] = address.octets();
-        let short: String = uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-        let name = format!("{}{short}-{third:02x}{fourth:02x}", network.namespace_prefix());
+        let short: String = uid
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .take(8)
+            .collect();
+        let name = format!(
+            "{}{short}-{third:02x}{fourth:02x}",
+            network.namespace_prefix()
+        );
         let interface = format!("{}{third:02x}{fourth:02x}", network.interface_prefix());
         let [a, b, c, d] = address.octets();
         let mac = format!("0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
-        let pod = Self { name, interface, address };
+        let pod = Self {
+            name,
+            interface,
+            address,
+        };
         run("ip", &["netns", "add", &pod.name], None).await?;
         let outside = format!(
             "link add {interface} type veth peer name eth0 address {mac} netns {name}\nlink set {interface} master {bridge} up\n",

@@ -35,8 +35,15 @@ pub(crate) fn memory() -> i64 {
 pub(crate) async fn register(context: &Arc<Context>) -> Result<(), NodeError> {
     let api: Api<Node> = Api::all(context.client.clone());
     let namespaces: Api<Namespace> = Api::all(context.client.clone());
-    let leases = Namespace { metadata: ObjectMeta { name: Some(LEASES.to_owned()), ..ObjectMeta::default() }, ..Namespace::default() };
-    existing_is_fine(namespaces.create(&PostParams::default(), &leases).await).map_err(NodeError::api("create the namespace of leases"))?;
+    let leases = Namespace {
+        metadata: ObjectMeta {
+            name: Some(LEASES.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    existing_is_fine(namespaces.create(&PostParams::default(), &leases).await)
+        .map_err(NodeError::api("create the namespace of leases"))?;
     for name in &context.config.nodes {
         let labels = BTreeMap::from(
             [
@@ -47,11 +54,21 @@ pub(crate) async fn register(context: &Arc<Context>) -> Result<(), NodeError> {
             ]
             .map(|(key, value)| (key.to_owned(), value.to_owned())),
         );
-        let metadata = ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() };
-        let node = Node { metadata, ..Node::default() };
-        existing_is_fine(api.create(&PostParams::default(), &node).await).map_err(NodeError::api(format!("create node {name}")))?;
+        let metadata = ObjectMeta {
+            name: Some(name.clone()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        };
+        let node = Node {
+            metadata,
+            ..Node::default()
+        };
+        existing_is_fine(api.create(&PostParams::default(), &node).await)
+            .map_err(NodeError::api(format!("create node {name}")))?;
         let status = Patch::Strategic(json!({ "status": status(context, name) }));
-        api.patch_status(name, &PatchParams::default(), &status).await.map_err(NodeError::api(format!("write the status of node {name}")))?;
+        api.patch_status(name, &PatchParams::default(), &status)
+            .await
+            .map_err(NodeError::api(format!("write the status of node {name}")))?;
         renew(context, name).await?;
     }
     Ok(())
@@ -118,11 +135,17 @@ async fn renew(context: &Context, name: &str) -> Result<(), NodeError> {
     let api: Api<Lease> = Api::namespaced(context.client.clone(), LEASES);
     let now = Some(MicroTime(Timestamp::now()));
     let patch = json!({ "spec": { "renewTime": now } });
-    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+    match api
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+    {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some(name.to_owned()),
+                    ..ObjectMeta::default()
+                },
                 spec: Some(LeaseSpec {
                     holder_identity: Some(name.to_owned()),
                     lease_duration_seconds: Some(LEASE_SECONDS),
@@ -130,9 +153,12 @@ async fn renew(context: &Context, name: &str) -> Result<(), NodeError> {
                     ..LeaseSpec::default()
                 }),
             };
-            existing_is_fine(api.create(&PostParams::default(), &lease).await).map_err(NodeError::api(format!("create the lease of node {name}")))
+            existing_is_fine(api.create(&PostParams::default(), &lease).await)
+                .map_err(NodeError::api(format!("create the lease of node {name}")))
         }
-        Err(error) => Err(NodeError::api(format!("renew the lease of node {name}"))(error)),
+        Err(error) => Err(NodeError::api(format!("renew the lease of node {name}"))(
+            error,
+        )),
     }
 }
 

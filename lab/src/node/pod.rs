@@ -162,12 +162,21 @@ impl PodRuntime {
 
     /// Restart policy, with its default.
     pub(crate) fn restart_policy(&self) -> String {
-        self.pod().spec.as_ref().and_then(|spec| spec.restart_policy.clone()).unwrap_or_else(|| "Always".to_owned())
+        self.pod()
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.clone())
+            .unwrap_or_else(|| "Always".to_owned())
     }
 
     /// The pod's own grace period.
     pub(crate) fn grace(&self) -> Duration {
-        let seconds = self.pod().spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS);
+        let seconds = self
+            .pod()
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds)
+            .unwrap_or(GRACE_SECONDS);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 
@@ -243,7 +252,12 @@ impl PodRuntime {
         let wanted = if update.deleted {
             Stop::Now
         } else if update.pod.metadata.deletion_timestamp.is_some() {
-            match update.pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok()) {
+            match update
+                .pod
+                .metadata
+                .deletion_grace_period_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+            {
                 Some(0) => Stop::Now,
                 Some(seconds) => Stop::By(Instant::now() + Duration::from_secs(seconds)),
                 None => Stop::By(Instant::now() + self.grace()),
@@ -270,19 +284,26 @@ impl PodRuntime {
     }
 
     fn active_deadline(&self) -> Option<Instant> {
-        let seconds = self.pod().spec.as_ref().and_then(|spec| spec.active_deadline_seconds)?;
+        let seconds = self
+            .pod()
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.active_deadline_seconds)?;
         let state = self.state();
         if state.verdict.is_some() {
             return None;
         }
-        let elapsed = Duration::try_from(Timestamp::now().duration_since(state.start_time?)).unwrap_or_default();
+        let elapsed = Duration::try_from(Timestamp::now().duration_since(state.start_time?))
+            .unwrap_or_default();
         let left = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(elapsed);
         Some(Instant::now() + left)
     }
 
     fn exceed_deadline(&self) {
         let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        self.context.recorder.normal(&self.pod(), None, "DeadlineExceeded", message.clone());
+        self.context
+            .recorder
+            .normal(&self.pod(), None, "DeadlineExceeded", message.clone());
         self.update(|state| state.verdict = Some(("DeadlineExceeded".to_owned(), message)));
         self.request_stop(Stop::By(Instant::now() + self.grace()));
     }
@@ -297,7 +318,8 @@ impl PodRuntime {
             }
             for container in state.init.iter_mut().chain(&mut state.main) {
                 if let Life::Waiting { .. } = container.life {
-                    container.life = Life::Terminated(container.last.take().unwrap_or_else(never_started));
+                    container.life =
+                        Life::Terminated(container.last.take().unwrap_or_else(never_started));
                 }
             }
         });
@@ -353,7 +375,12 @@ impl PodRuntime {
         self.leftovers.close();
         self.leftovers.wait().await;
         let group = self.control_group();
-        if let Err(error) = self.context.cgroups.kill(&group, Duration::from_secs(10)).await {
+        if let Err(error) = self
+            .context
+            .cgroups
+            .kill(&group, Duration::from_secs(10))
+            .await
+        {
             tracing::warn!(pod = %self.name, error = %error.chain(), "processes left");
         }
         if let Err(error) = self.context.cgroups.remove(&group) {
@@ -362,7 +389,9 @@ impl PodRuntime {
         let network = self.state().network.take();
         if let Some(network) = network {
             network.remove().await;
-            self.context.addresses.give_back(&self.context.config.network, network.address);
+            self.context
+                .addresses
+                .give_back(&self.context.config.network, network.address);
         }
         if let Err(error) = unmount_memory(&self.memory_folder) {
             tracing::warn!(pod = %self.name, error = %error.chain(), "memory-backed volumes left");
@@ -371,7 +400,11 @@ impl PodRuntime {
 
     /// Creates the pod's network and shows the address.
     pub(crate) async fn create_network(&self) -> Result<(), NodeError> {
-        let host_network = self.pod().spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let host_network = self
+            .pod()
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.host_network == Some(true));
         let context = &self.context;
         if host_network {
             self.update(|state| state.pod_address = state.host_address);
@@ -387,14 +420,18 @@ impl PodRuntime {
                 Ok(())
             }
             Err(error) => {
-                context.addresses.give_back(&context.config.network, address);
+                context
+                    .addresses
+                    .give_back(&context.config.network, address);
                 Err(error)
             }
         }
     }
 
     /// Prepares the pod's volumes.
-    pub(crate) async fn prepare_volumes(&self) -> Result<std::collections::BTreeMap<String, volumes::Prepared>, NodeError> {
+    pub(crate) async fn prepare_volumes(
+        &self,
+    ) -> Result<std::collections::BTreeMap<String, volumes::Prepared>, NodeError> {
         let pod = self.pod();
         volumes::prepare(&self.volume_source(&pod)).await
     }
@@ -408,7 +445,9 @@ impl PodRuntime {
             folder: &self.folder,
             memory_folder: &self.memory_folder,
             pod_address: state.pod_address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
-            host_address: state.host_address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+            host_address: state
+                .host_address
+                .unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
             authority: &self.context.config.authority,
         }
     }
@@ -418,7 +457,10 @@ impl PodRuntime {
 pub(crate) async fn delete_now(api: &Api<Pod>, name: &str, uid: &str) {
     let parameters = DeleteParams {
         grace_period_seconds: Some(0),
-        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
         ..DeleteParams::default()
     };
     for attempt in 0..5_u32 {
@@ -454,15 +496,35 @@ fn initial_state(context: &Context, pod: &Pod) -> PodState {
     let init: Vec<ContainerState> = spec
         .iter()
         .flat_map(|spec| spec.init_containers.iter().flatten())
-        .map(|c| ContainerState::new(&c.name, c.image.as_deref().unwrap_or_default(), container::is_sidecar(c), "PodInitializing"))
+        .map(|c| {
+            ContainerState::new(
+                &c.name,
+                c.image.as_deref().unwrap_or_default(),
+                container::is_sidecar(c),
+                "PodInitializing",
+            )
+        })
         .collect();
-    let reason = if init.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let reason = if init.is_empty() {
+        "ContainerCreating"
+    } else {
+        "PodInitializing"
+    };
     let main = spec
         .iter()
         .flat_map(|spec| &spec.containers)
-        .map(|c| ContainerState::new(&c.name, c.image.as_deref().unwrap_or_default(), false, reason))
+        .map(|c| {
+            ContainerState::new(
+                &c.name,
+                c.image.as_deref().unwrap_or_default(),
+                false,
+                reason,
+            )
+        })
         .collect();
-    let node = spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let node = spec
+        .and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or_default();
     PodState {
         init,
         main,
@@ -474,10 +536,13 @@ fn initial_state(context: &Context, pod: &Pod) -> PodState {
 
 /// Unmounts the memory-backed volumes of a pod.
 fn unmount_memory(folder: &std::path::Path) -> Result<(), NodeError> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
         let path = entry.path();
-        rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH).map_err(NodeError::errno("unmount", &path))?;
+        rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH)
+            .map_err(NodeError::errno("unmount", &path))?;
     }
     std::fs::remove_dir_all(folder).map_err(NodeError::io("remove", folder))
 }

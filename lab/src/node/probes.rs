@@ -43,19 +43,25 @@ pub(crate) struct Aim<'a> {
 }
 
 /// Tries once; the error is what a kubelet would put into its event.
-pub(crate) async fn attempt(aim: &Aim<'_>, action: Action<'_>, patience: Duration) -> Result<(), String> {
+pub(crate) async fn attempt(
+    aim: &Aim<'_>,
+    action: Action<'_>,
+    patience: Duration,
+) -> Result<(), String> {
     match action {
         Action::Exec(exec) => {
             let command = exec.command.clone().unwrap_or_default();
             match command_output(aim.runc, aim.instance, &command, patience).await {
                 Ok((0, _)) => Ok(()),
-                Ok((code, output)) => Err(format!("command {command:?} exited with {code}: {output}")),
+                Ok((code, output)) => {
+                    Err(format!("command {command:?} exited with {code}: {output}"))
+                }
                 Err(error) => Err(error.chain()),
             }
         }
-        Action::Http(get) => {
-            tokio::time::timeout(patience, request(aim, get)).await.unwrap_or_else(|_| Err(no_answer(patience)))
-        }
+        Action::Http(get) => tokio::time::timeout(patience, request(aim, get))
+            .await
+            .unwrap_or_else(|_| Err(no_answer(patience))),
         Action::Tcp(tcp) => {
             let target = target(aim, tcp.host.as_deref(), &tcp.port)?;
             match tokio::time::timeout(patience, TcpStream::connect(&target)).await {
@@ -73,10 +79,13 @@ fn no_answer(patience: Duration) -> String {
 
 fn target(aim: &Aim<'_>, host: Option<&str>, port: &IntOrString) -> Result<String, String> {
     let port = match port {
-        IntOrString::Int(number) => u16::try_from(*number).map_err(|_| format!("invalid port {number}"))?,
+        IntOrString::Int(number) => {
+            u16::try_from(*number).map_err(|_| format!("invalid port {number}"))?
+        }
         IntOrString::String(name) => match name.parse() {
             Ok(number) => number,
-            Err(_) => named_port(aim.container, name).ok_or_else(|| format!("the container has no port named {name}"))?,
+            Err(_) => named_port(aim.container, name)
+                .ok_or_else(|| format!("the container has no port named {name}"))?,
         },
     };
     Ok(match host.filter(|host| !host.is_empty()) {
@@ -86,23 +95,42 @@ fn target(aim: &Aim<'_>, host: Option<&str>, port: &IntOrString) -> Result<Strin
 }
 
 fn named_port(container: &Container, name: &str) -> Option<u16> {
-    let port = container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name))?;
+    let port = container
+        .ports
+        .iter()
+        .flatten()
+        .find(|port| port.name.as_deref() == Some(name))?;
     u16::try_from(port.container_port).ok()
 }
 
 async fn request(aim: &Aim<'_>, get: &HTTPGetAction) -> Result<(), String> {
-    if get.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
-        return Err("probes over HTTPS are not offered by the lab; use HTTP, tcpSocket or exec".to_owned());
+    if get
+        .scheme
+        .as_deref()
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+    {
+        return Err(
+            "probes over HTTPS are not offered by the lab; use HTTP, tcpSocket or exec".to_owned(),
+        );
     }
     let target = target(aim, get.host.as_deref(), &get.port)?;
-    let path = get.path.as_deref().filter(|path| path.starts_with('/')).unwrap_or("/");
+    let path = get
+        .path
+        .as_deref()
+        .filter(|path| path.starts_with('/'))
+        .unwrap_or("/");
     let url = format!("http://{target}{path}");
     let fail = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
-    let stream = TcpStream::connect(&target).await.map_err(|error| fail(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| fail(&error))?;
+    let stream = TcpStream::connect(&target)
+        .await
+        .map_err(|error| fail(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| fail(&error))?;
     let driver = tokio::spawn(connection);
-    let mut builder = http::Request::get(path).header("connection", "close").header("user-agent", "kube-probe/1.33");
+    let mut builder = http::Request::get(path)
+        .header("connection", "close")
+        .header("user-agent", "kube-probe/1.33");
     let mut host = target.clone();
     for header in get.http_headers.iter().flatten() {
         if header.name.eq_ignore_ascii_case("host") {
@@ -111,14 +139,24 @@ async fn request(aim: &Aim<'_>, get: &HTTPGetAction) -> Result<(), String> {
             builder = builder.header(&header.name, &header.value);
         }
     }
-    let request = builder.header("host", host).body(Empty::<bytes::Bytes>::new()).map_err(|error| fail(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| fail(&error));
+    let request = builder
+        .header("host", host)
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| fail(&error))?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(|error| fail(&error));
     let outcome = match answer {
         Ok(answer) if (200..400).contains(&answer.status().as_u16()) => Ok(()),
         Ok(answer) => {
             let status = answer.status().as_u16();
             // Read on so that the server does not see a broken connection.
-            drop(http_body_util::Limited::new(answer.into_body(), 10 * 1024).collect().await);
+            drop(
+                http_body_util::Limited::new(answer.into_body(), 10 * 1024)
+                    .collect()
+                    .await,
+            );
             Err(format!("HTTP probe failed with statuscode: {status}"))
         }
         Err(error) => Err(error),

@@ -7,7 +7,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 /// The value in thousandths, rounded up; `None` when the text is no quantity.
 pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
     let text = quantity.0.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at_checked(end)?;
     let (mantissa, digits) = decimal(number)?;
     let (factor, divisor) = scale(suffix)?;
@@ -26,7 +28,10 @@ pub(crate) fn whole(quantity: &Quantity) -> Option<i64> {
 fn decimal(text: &str) -> Option<(i128, u32)> {
     let (before, after) = text.split_once('.').unwrap_or((text, ""));
     let digits = u32::try_from(after.len()).ok()?;
-    format!("{before}{after}").parse().ok().map(|mantissa| (mantissa, digits))
+    format!("{before}{after}")
+        .parse()
+        .ok()
+        .map(|mantissa| (mantissa, digits))
 }
 
 /// What a suffix multiplies and divides by.

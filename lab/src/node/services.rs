@@ -32,7 +32,12 @@ struct Rule {
 }
 
 /// Keeps the table current for ever.
-pub(crate) async fn maintain(network: LabNetwork, api_port: u16, directory: Directory, events: impl Stream<Item = ()>) {
+pub(crate) async fn maintain(
+    network: LabNetwork,
+    api_port: u16,
+    directory: Directory,
+    events: impl Stream<Item = ()>,
+) {
     let mut events = std::pin::pin!(events.ready_chunks(1024));
     let mut written = None;
     loop {
@@ -62,12 +67,21 @@ pub(crate) async fn create(network: &LabNetwork, api_port: u16) -> Result<(), No
 
 /// The API server's own service.
 fn kubernetes_rule(network: &LabNetwork, api_port: u16) -> Rule {
-    Rule { address: network.kubernetes_service(), protocol: "tcp", port: 443, targets: vec![(network.gateway(), api_port)] }
+    Rule {
+        address: network.kubernetes_service(),
+        protocol: "tcp",
+        port: 443,
+        targets: vec![(network.gateway(), api_port)],
+    }
 }
 
 fn rules(network: &LabNetwork, api_port: u16, directory: &Directory) -> Vec<Rule> {
     let kubernetes = kubernetes_rule(network, api_port);
-    let mut rules: Vec<Rule> = directory.services().iter().flat_map(|service| service_rules(service, directory)).collect();
+    let mut rules: Vec<Rule> = directory
+        .services()
+        .iter()
+        .flat_map(|service| service_rules(service, directory))
+        .collect();
     rules.retain(|rule| rule.address != kubernetes.address);
     rules.push(kubernetes);
     rules.sort();
@@ -76,10 +90,18 @@ fn rules(network: &LabNetwork, api_port: u16, directory: &Directory) -> Vec<Rule
 }
 
 fn service_rules(service: &Arc<Service>, directory: &Directory) -> Vec<Rule> {
-    let Some(address) = cluster_address(service) else { return Vec::new() };
-    let backends = directory.backends(&service.namespace().unwrap_or_default(), &service.name_any());
+    let Some(address) = cluster_address(service) else {
+        return Vec::new();
+    };
+    let backends = directory.backends(
+        &service.namespace().unwrap_or_default(),
+        &service.name_any(),
+    );
     let all = publishes_unready(service);
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let ports = service
+        .spec
+        .iter()
+        .flat_map(|spec| spec.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
@@ -88,10 +110,17 @@ fn service_rules(service: &Arc<Service>, directory: &Directory) -> Vec<Rule> {
                 _ => return None,
             };
             let usable = backends.iter().filter(|backend| backend.ready || all);
-            let mut targets: Vec<_> = usable.filter_map(|backend| Some((backend.address, target_port(backend, port)?))).collect();
+            let mut targets: Vec<_> = usable
+                .filter_map(|backend| Some((backend.address, target_port(backend, port)?)))
+                .collect();
             targets.sort_unstable();
             targets.dedup();
-            Some(Rule { address, protocol, port: u16::try_from(port.port).ok()?, targets })
+            Some(Rule {
+                address,
+                protocol,
+                port: u16::try_from(port.port).ok()?,
+                targets,
+            })
         })
         .collect()
 }
@@ -102,22 +131,49 @@ fn script(network: &LabNetwork, rules: &[Rule]) -> String {
     let (pods, services) = (network.pod_range(), network.service_range());
     let mut translate = String::new();
     let mut own = BTreeSet::new();
-    for Rule { address, protocol, port, targets } in rules.iter().filter(|rule| !rule.targets.is_empty()) {
+    for Rule {
+        address,
+        protocol,
+        port,
+        targets,
+    } in rules.iter().filter(|rule| !rule.targets.is_empty())
+    {
         let choice = match targets.as_slice() {
             [(target, target_port)] => format!("{target}:{target_port}"),
             many => {
-                let entries: Vec<String> =
-                    many.iter().enumerate().map(|(index, (target, port))| format!("{index} : {target} . {port}")).collect();
-                format!("numgen random mod {} map {{ {} }}", many.len(), entries.join(", "))
+                let entries: Vec<String> = many
+                    .iter()
+                    .enumerate()
+                    .map(|(index, (target, port))| format!("{index} : {target} . {port}"))
+                    .collect();
+                format!(
+                    "numgen random mod {} map {{ {} }}",
+                    many.len(),
+                    entries.join(", ")
+                )
             }
         };
         // Writing to a string cannot fail.
-        writeln!(translate, "    ip daddr {address} {protocol} dport {port} dnat to {choice}").ok();
+        writeln!(
+            translate,
+            "    ip daddr {address} {protocol} dport {port} dnat to {choice}"
+        )
+        .ok();
         own.extend(targets.iter().map(|(target, _)| *target));
     }
     // A pod that reaches itself through its service would see its own address as the sender.
-    let own: Vec<String> = own.iter().map(|address| format!("{address} . {address}")).collect();
-    let hairpin = if own.is_empty() { String::new() } else { format!("    ip saddr . ip daddr {{ {} }} masquerade\n", own.join(", ")) };
+    let own: Vec<String> = own
+        .iter()
+        .map(|address| format!("{address} . {address}"))
+        .collect();
+    let hairpin = if own.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "    ip saddr . ip daddr {{ {} }} masquerade\n",
+            own.join(", ")
+        )
+    };
     format!(
         "add table ip {table}
 delete table ip {table}

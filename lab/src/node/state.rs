@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    Pod,
+    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, Pod,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -21,8 +21,13 @@ use super::runc::Process;
 /// Where a container is in its life.
 #[derive(Debug, Clone)]
 pub(crate) enum Life {
-    Waiting { reason: String, message: Option<String> },
-    Running { since: Timestamp },
+    Waiting {
+        reason: String,
+        message: Option<String>,
+    },
+    Running {
+        since: Timestamp,
+    },
     Terminated(ContainerStateTerminated),
 }
 
@@ -62,7 +67,10 @@ impl ContainerState {
             name: name.to_owned(),
             image: image.to_owned(),
             sidecar,
-            life: Life::Waiting { reason: reason.to_owned(), message: None },
+            life: Life::Waiting {
+                reason: reason.to_owned(),
+                message: None,
+            },
             last: None,
             restarts: 0,
             id: None,
@@ -79,7 +87,10 @@ impl ContainerState {
         if let Life::Terminated(ended) = &self.life {
             self.last = Some(ended.clone());
         }
-        self.life = Life::Waiting { reason: reason.to_owned(), message };
+        self.life = Life::Waiting {
+            reason: reason.to_owned(),
+            message,
+        };
     }
 
     fn status(&self, init: bool) -> ContainerStatus {
@@ -88,12 +99,23 @@ impl ContainerState {
         let mut state = ApiState::default();
         match &self.life {
             Life::Waiting { reason, message } => {
-                state.waiting = Some(ContainerStateWaiting { reason: Some(reason.clone()), message: message.clone() });
+                state.waiting = Some(ContainerStateWaiting {
+                    reason: Some(reason.clone()),
+                    message: message.clone(),
+                });
             }
-            Life::Running { since } => state.running = Some(ContainerStateRunning { started_at: Some(Time(*since)) }),
+            Life::Running { since } => {
+                state.running = Some(ContainerStateRunning {
+                    started_at: Some(Time(*since)),
+                })
+            }
             Life::Terminated(ended) => state.terminated = Some(ended.clone()),
         }
-        let ready = if init && !self.sidecar { completed } else { running && self.started && self.ready };
+        let ready = if init && !self.sidecar {
+            completed
+        } else {
+            running && self.started && self.ready
+        };
         ContainerStatus {
             name: self.name.clone(),
             image: self.image.clone(),
@@ -106,7 +128,10 @@ impl ContainerState {
             last_state: self
                 .last
                 .clone()
-                .map(|ended| ApiState { terminated: Some(ended), ..ApiState::default() })
+                .map(|ended| ApiState {
+                    terminated: Some(ended),
+                    ..ApiState::default()
+                })
                 .or_else(|| Some(ApiState::default())),
             ..ContainerStatus::default()
         }
@@ -140,15 +165,26 @@ pub(crate) struct Slot {
 
 impl PodState {
     pub(crate) fn container(&self, slot: Slot) -> Option<&ContainerState> {
-        if slot.init { self.init.get(slot.index) } else { self.main.get(slot.index) }
+        if slot.init {
+            self.init.get(slot.index)
+        } else {
+            self.main.get(slot.index)
+        }
     }
 
     pub(crate) fn container_mut(&mut self, slot: Slot) -> Option<&mut ContainerState> {
-        if slot.init { self.init.get_mut(slot.index) } else { self.main.get_mut(slot.index) }
+        if slot.init {
+            self.init.get_mut(slot.index)
+        } else {
+            self.main.get_mut(slot.index)
+        }
     }
 
     pub(crate) fn named(&self, name: &str) -> Option<&ContainerState> {
-        self.main.iter().chain(&self.init).find(|container| container.name == name)
+        self.main
+            .iter()
+            .chain(&self.init)
+            .find(|container| container.name == name)
     }
 
     /// Every init container has done its part.
@@ -161,15 +197,20 @@ impl PodState {
     }
 
     fn failed_init(&self) -> bool {
-        self.init
-            .iter()
-            .any(|container| !container.sidecar && matches!(&container.life, Life::Terminated(ended) if ended.exit_code != 0))
+        self.init.iter().any(|container| {
+            !container.sidecar
+                && matches!(&container.life, Life::Terminated(ended) if ended.exit_code != 0)
+        })
     }
 
     /// The pod's phase, by a kubelet's rules.
     pub(crate) fn phase(&self, restart_policy: &str) -> &'static str {
         if self.verdict.is_some() {
-            return if self.finished { "Failed" } else { self.living_phase(restart_policy) };
+            return if self.finished {
+                "Failed"
+            } else {
+                self.living_phase(restart_policy)
+            };
         }
         if self.finished {
             let all_good = self.initialized()
@@ -187,7 +228,9 @@ impl PodState {
         if !self.initialized() {
             return "Pending";
         }
-        let never_ran = self.main.iter().any(|container| matches!(container.life, Life::Waiting { .. }) && container.last.is_none());
+        let never_ran = self.main.iter().any(|container| {
+            matches!(container.life, Life::Waiting { .. }) && container.last.is_none()
+        });
         if never_ran { "Pending" } else { "Running" }
     }
 
@@ -195,33 +238,76 @@ impl PodState {
     pub(crate) fn status(&mut self, pod: &Pod) -> Value {
         let now = Timestamp::now();
         let spec = pod.spec.as_ref();
-        let policy = spec.and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+        let policy = spec
+            .and_then(|spec| spec.restart_policy.as_deref())
+            .unwrap_or("Always");
         let phase = self.phase(policy);
-        let main: Vec<ContainerStatus> = self.main.iter().map(|container| container.status(false)).collect();
-        let init: Vec<ContainerStatus> = self.init.iter().map(|container| container.status(true)).collect();
+        let main: Vec<ContainerStatus> = self
+            .main
+            .iter()
+            .map(|container| container.status(false))
+            .collect();
+        let init: Vec<ContainerStatus> = self
+            .init
+            .iter()
+            .map(|container| container.status(true))
+            .collect();
         let terminal = matches!(phase, "Succeeded" | "Failed");
         let unready: Vec<&str> = main
             .iter()
             .filter(|status| !status.ready)
             .map(|status| status.name.as_str())
             .collect();
-        let gates = spec.and_then(|spec| spec.readiness_gates.as_ref()).is_none_or(|gates| {
-            gates.iter().all(|gate| {
-                let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-                conditions.into_iter().any(|condition| condition.type_ == gate.condition_type && condition.status == "True")
-            })
-        });
+        let gates = spec
+            .and_then(|spec| spec.readiness_gates.as_ref())
+            .is_none_or(|gates| {
+                gates.iter().all(|gate| {
+                    let conditions = pod
+                        .status
+                        .iter()
+                        .flat_map(|status| status.conditions.iter().flatten());
+                    conditions.into_iter().any(|condition| {
+                        condition.type_ == gate.condition_type && condition.status == "True"
+                    })
+                })
+            });
         let containers_ready = !terminal && unready.is_empty();
-        let why = if phase == "Succeeded" { "PodCompleted" } else if phase == "Failed" { "PodFailed" } else { "ContainersNotReady" };
-        let message = (!terminal).then(|| format!("containers with unready status: [{}]", unready.join(" ")));
+        let why = if phase == "Succeeded" {
+            "PodCompleted"
+        } else if phase == "Failed" {
+            "PodFailed"
+        } else {
+            "ContainersNotReady"
+        };
+        let message =
+            (!terminal).then(|| format!("containers with unready status: [{}]", unready.join(" ")));
         let initialized = self.initialized();
         let uninitialized = (!initialized).then_some("ContainersNotInitialized");
-        let gate_why = if containers_ready { "ReadinessGatesNotReady" } else { why };
+        let gate_why = if containers_ready {
+            "ReadinessGatesNotReady"
+        } else {
+            why
+        };
         let conditions = [
             ("PodScheduled", true, None, None),
-            ("PodReadyToStartContainers", self.network.is_some() || (self.pod_address.is_some() && !terminal), None, None),
-            ("Initialized", initialized || phase == "Succeeded", uninitialized, None),
-            ("ContainersReady", containers_ready, Some(why), message.clone()),
+            (
+                "PodReadyToStartContainers",
+                self.network.is_some() || (self.pod_address.is_some() && !terminal),
+                None,
+                None,
+            ),
+            (
+                "Initialized",
+                initialized || phase == "Succeeded",
+                uninitialized,
+                None,
+            ),
+            (
+                "ContainersReady",
+                containers_ready,
+                Some(why),
+                message.clone(),
+            ),
             ("Ready", containers_ready && gates, Some(gate_why), message),
         ];
         let conditions: Vec<Value> = conditions
@@ -240,7 +326,10 @@ impl PodState {
                     "message": message.filter(|_| !holds),
                 });
                 // The scheduler wrote this one with its own time.
-                if let (true, Some(map)) = (kind == "PodScheduled" && scheduled(pod), condition.as_object_mut()) {
+                if let (true, Some(map)) = (
+                    kind == "PodScheduled" && scheduled(pod),
+                    condition.as_object_mut(),
+                ) {
                     map.retain(|key, _| matches!(key.as_str(), "type" | "status"));
                 }
                 condition
@@ -284,17 +373,30 @@ fn scheduled(pod: &Pod) -> bool {
 
 /// Quality of service, from requests and limits.
 fn qos_class(pod: &Pod) -> &'static str {
-    let Some(spec) = &pod.spec else { return "BestEffort" };
+    let Some(spec) = &pod.spec else {
+        return "BestEffort";
+    };
     let mut any = false;
     let mut guaranteed = true;
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    for container in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
         let resources = container.resources.as_ref();
-        let requests = resources.and_then(|resources| resources.requests.clone()).unwrap_or_default();
-        let limits = resources.and_then(|resources| resources.limits.clone()).unwrap_or_default();
+        let requests = resources
+            .and_then(|resources| resources.requests.clone())
+            .unwrap_or_default();
+        let limits = resources
+            .and_then(|resources| resources.limits.clone())
+            .unwrap_or_default();
         any |= !requests.is_empty() || !limits.is_empty();
         for resource in ["cpu", "memory"] {
             let limit = limits.get(resource);
-            guaranteed &= limit.is_some() && requests.get(resource).is_none_or(|request| Some(request) == limit);
+            guaranteed &= limit.is_some()
+                && requests
+                    .get(resource)
+                    .is_none_or(|request| Some(request) == limit);
         }
     }
     match (any, guaranteed) {
@@ -309,24 +411,40 @@ mod tests {
     use super::*;
 
     fn pod(policy: &str) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy, "containers": []}})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy, "containers": []}}),
+        )
+        .unwrap()
     }
 
     fn container(life: Life) -> ContainerState {
-        ContainerState { life, started: true, ready: true, ..ContainerState::new("c", "i", false, "x") }
+        ContainerState {
+            life,
+            started: true,
+            ready: true,
+            ..ContainerState::new("c", "i", false, "x")
+        }
     }
 
     fn ended(code: i32) -> Life {
-        Life::Terminated(ContainerStateTerminated { exit_code: code, ..ContainerStateTerminated::default() })
+        Life::Terminated(ContainerStateTerminated {
+            exit_code: code,
+            ..ContainerStateTerminated::default()
+        })
     }
 
     fn running() -> Life {
-        Life::Running { since: Timestamp::UNIX_EPOCH }
+        Life::Running {
+            since: Timestamp::UNIX_EPOCH,
+        }
     }
 
     #[test]
     fn phases_follow_the_containers() {
-        let waiting = || Life::Waiting { reason: "ContainerCreating".into(), message: None };
+        let waiting = || Life::Waiting {
+            reason: "ContainerCreating".into(),
+            message: None,
+        };
         let cases = [
             (vec![waiting()], false, "Pending"),
             (vec![running(), waiting()], false, "Pending"),
@@ -337,7 +455,11 @@ mod tests {
         ];
         for (lives, finished, expected) in cases {
             let shown = format!("{lives:?}");
-            let state = PodState { main: lives.into_iter().map(container).collect(), finished, ..PodState::default() };
+            let state = PodState {
+                main: lives.into_iter().map(container).collect(),
+                finished,
+                ..PodState::default()
+            };
             assert_eq!(state.phase("Never"), expected, "{shown}");
         }
     }
@@ -346,20 +468,41 @@ mod tests {
     fn a_crash_loop_is_running_and_not_ready() {
         let mut looping = container(ended(3));
         looping.wait("CrashLoopBackOff", None);
-        let mut state = PodState { main: vec![looping], ..PodState::default() };
+        let mut state = PodState {
+            main: vec![looping],
+            ..PodState::default()
+        };
         let status = state.status(&pod("Always"));
         assert_eq!(status["phase"], "Running");
-        assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
-        let ready = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
-        assert_eq!((ready["status"].as_str(), ready["reason"].as_str()), (Some("False"), Some("ContainersNotReady")));
+        assert_eq!(
+            status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
+            3
+        );
+        let ready = status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["type"] == "Ready")
+            .unwrap();
+        assert_eq!(
+            (ready["status"].as_str(), ready["reason"].as_str()),
+            (Some("False"), Some("ContainersNotReady"))
+        );
     }
 
     #[test]
     fn a_pod_is_ready_only_with_probe_and_gate() {
-        let mut state = PodState { main: vec![container(running())], ..PodState::default() };
+        let mut state = PodState {
+            main: vec![container(running())],
+            ..PodState::default()
+        };
         let ready = |state: &mut PodState, pod: &Pod| {
             let status = state.status(pod);
-            status["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+            status["conditions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
         };
         assert!(ready(&mut state, &pod("Always")));
         let gated: Pod = serde_json::from_value(json!({
@@ -367,7 +510,10 @@ mod tests {
         }))
         .unwrap();
         assert!(!ready(&mut state, &gated));
-        state.main.iter_mut().for_each(|container| container.ready = false);
+        state
+            .main
+            .iter_mut()
+            .for_each(|container| container.ready = false);
         assert!(!ready(&mut state, &pod("Always")));
     }
 }

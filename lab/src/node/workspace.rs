@@ -28,14 +28,21 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Creates the folders for an instance.
-    pub(crate) fn create(runtime: &PodRuntime, container: &str, id: &str) -> Result<Self, NodeError> {
+    pub(crate) fn create(
+        runtime: &PodRuntime,
+        container: &str,
+        id: &str,
+    ) -> Result<Self, NodeError> {
         use std::os::unix::fs::PermissionsExt;
         let state = &runtime.context.config.state_folder;
         let workspace = Self {
             bundle: state.join("bundles").join(id),
             layer: state.join("layers").join(id),
             scratch: runtime.folder.join("scratch").join(id),
-            message: runtime.folder.join("messages").join(format!("{container}-{id}")),
+            message: runtime
+                .folder
+                .join("messages")
+                .join(format!("{container}-{id}")),
         };
         for folder in [
             workspace.bundle.join("rootfs"),
@@ -44,13 +51,17 @@ impl Workspace {
             workspace.scratch.clone(),
             runtime.folder.join("messages"),
         ] {
-            std::fs::create_dir_all(&folder).map_err(NodeError::io("create the folder", &folder))?;
+            std::fs::create_dir_all(&folder)
+                .map_err(NodeError::io("create the folder", &folder))?;
         }
         let mode = std::fs::Permissions::from_mode(0o1777);
-        std::fs::set_permissions(&workspace.scratch, mode).map_err(NodeError::io("set the mode of", &workspace.scratch))?;
-        std::fs::write(&workspace.message, b"").map_err(NodeError::io("create", &workspace.message))?;
+        std::fs::set_permissions(&workspace.scratch, mode)
+            .map_err(NodeError::io("set the mode of", &workspace.scratch))?;
+        std::fs::write(&workspace.message, b"")
+            .map_err(NodeError::io("create", &workspace.message))?;
         let mode = std::fs::Permissions::from_mode(0o666);
-        std::fs::set_permissions(&workspace.message, mode).map_err(NodeError::io("set the mode of", &workspace.message))?;
+        std::fs::set_permissions(&workspace.message, mode)
+            .map_err(NodeError::io("set the mode of", &workspace.message))?;
         Ok(workspace)
     }
 
@@ -78,7 +89,11 @@ pub(crate) fn write_name_files(runtime: &PodRuntime) -> Result<(), NodeError> {
     let pod = runtime.pod();
     let folder = runtime.folder.join("etc");
     std::fs::create_dir_all(&folder).map_err(NodeError::io("create the folder", &folder))?;
-    let address = runtime.state().pod_address.map(|address| address.to_string()).unwrap_or_default();
+    let address = runtime
+        .state()
+        .pod_address
+        .map(|address| address.to_string())
+        .unwrap_or_default();
     let name = hostname(&pod);
     let gateway = runtime.context.config.network.gateway().to_string();
     for (file, text) in [
@@ -94,24 +109,41 @@ pub(crate) fn write_name_files(runtime: &PodRuntime) -> Result<(), NodeError> {
 
 fn hosts(pod: &Pod, address: &str, name: &str, namespace: &str) -> String {
     let spec = pod.spec.as_ref();
-    let subdomain = spec.and_then(|spec| spec.subdomain.clone()).filter(|name| !name.is_empty());
+    let subdomain = spec
+        .and_then(|spec| spec.subdomain.clone())
+        .filter(|name| !name.is_empty());
     let own = match subdomain {
-        Some(subdomain) => format!("{address}\t{name}.{subdomain}.{namespace}.svc.cluster.local\t{name}\n"),
+        Some(subdomain) => {
+            format!("{address}\t{name}.{subdomain}.{namespace}.svc.cluster.local\t{name}\n")
+        }
         None => format!("{address}\t{name}\n"),
     };
     let mut text = format!("127.0.0.1\tlocalhost\n{own}");
-    for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
+    for alias in spec
+        .iter()
+        .flat_map(|spec| spec.host_aliases.iter().flatten())
+    {
         // Writing to a string cannot fail.
-        writeln!(text, "{}\t{}", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t")).ok();
+        writeln!(
+            text,
+            "{}\t{}",
+            alias.ip,
+            alias.hostnames.clone().unwrap_or_default().join("\t")
+        )
+        .ok();
     }
     text
 }
 
 fn resolver(pod: &Pod, gateway: &str, namespace: &str) -> String {
     let spec = pod.spec.as_ref();
-    let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let policy = spec
+        .and_then(|spec| spec.dns_policy.as_deref())
+        .unwrap_or("ClusterFirst");
     let own = spec.and_then(|spec| spec.dns_config.as_ref());
-    let mut servers: Vec<String> = own.and_then(|own| own.nameservers.clone()).unwrap_or_default();
+    let mut servers: Vec<String> = own
+        .and_then(|own| own.nameservers.clone())
+        .unwrap_or_default();
     let mut searches: Vec<String> = own.and_then(|own| own.searches.clone()).unwrap_or_default();
     let mut options = Vec::new();
     if policy == "Default" {
@@ -119,13 +151,22 @@ fn resolver(pod: &Pod, gateway: &str, namespace: &str) -> String {
     }
     if policy != "None" {
         servers.insert(0, gateway.to_owned());
-        let cluster = [format!("{namespace}.svc.cluster.local"), "svc.cluster.local".to_owned(), "cluster.local".to_owned()];
+        let cluster = [
+            format!("{namespace}.svc.cluster.local"),
+            "svc.cluster.local".to_owned(),
+            "cluster.local".to_owned(),
+        ];
         searches.splice(0..0, cluster);
         options.push("ndots:5".to_owned());
     }
     for option in own.iter().flat_map(|own| own.options.iter().flatten()) {
         let name = option.name.clone().unwrap_or_default();
-        options.push(option.value.as_ref().map_or(name.clone(), |value| format!("{name}:{value}")));
+        options.push(
+            option
+                .value
+                .as_ref()
+                .map_or(name.clone(), |value| format!("{name}:{value}")),
+        );
     }
     let mut text = String::new();
     for server in servers {
@@ -151,9 +192,12 @@ pub(crate) fn mounts(
     let variables = environment.iter().cloned().collect();
     let mut all = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let volume = volumes
-            .get(&mount.name)
-            .ok_or_else(|| NodeError::Pod(format!("container {} mounts volume {}, which the pod does not have", container.name, mount.name)))?;
+        let volume = volumes.get(&mount.name).ok_or_else(|| {
+            NodeError::Pod(format!(
+                "container {} mounts volume {}, which the pod does not have",
+                container.name, mount.name
+            ))
+        })?;
         let part = match (&mount.sub_path, &mount.sub_path_expr) {
             (Some(part), _) if !part.is_empty() => Some(part.clone()),
             (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, &variables)),
@@ -163,23 +207,45 @@ pub(crate) fn mounts(
             Some(part) => inside(&volume.path, &part, volume.read_only)?,
             None => volume.path.clone(),
         };
-        all.push(Mount { source, target: mount.mount_path.clone(), read_only: volume.read_only || mount.read_only == Some(true) });
+        all.push(Mount {
+            source,
+            target: mount.mount_path.clone(),
+            read_only: volume.read_only || mount.read_only == Some(true),
+        });
     }
-    let taken = |all: &[Mount], target: &str| all.iter().any(|mount| mount.target.trim_end_matches('/') == target);
+    let taken = |all: &[Mount], target: &str| {
+        all.iter()
+            .any(|mount| mount.target.trim_end_matches('/') == target)
+    };
     if let Some(credentials) = volumes.get(CREDENTIALS)
         && !taken(&all, CREDENTIALS)
     {
-        all.push(Mount { source: credentials.path.clone(), target: CREDENTIALS.to_owned(), read_only: true });
+        all.push(Mount {
+            source: credentials.path.clone(),
+            target: CREDENTIALS.to_owned(),
+            read_only: true,
+        });
     }
     all.sort_by_key(|mount| Path::new(&mount.target).components().count());
     for file in ["hosts", "hostname", "resolv.conf"] {
         let target = format!("/etc/{file}");
         if !taken(&all, &target) {
-            all.push(Mount { source: runtime.folder.join("etc").join(file), target, read_only: false });
+            all.push(Mount {
+                source: runtime.folder.join("etc").join(file),
+                target,
+                read_only: false,
+            });
         }
     }
-    let message = container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".to_owned());
-    all.push(Mount { source: workspace.message.clone(), target: message, read_only: false });
+    let message = container
+        .termination_message_path
+        .clone()
+        .unwrap_or_else(|| "/dev/termination-log".to_owned());
+    all.push(Mount {
+        source: workspace.message.clone(),
+        target: message,
+        read_only: false,
+    });
     Ok(all)
 }
 
@@ -190,10 +256,14 @@ fn inside(volume: &Path, part: &str, read_only: bool) -> Result<PathBuf, NodeErr
         std::fs::create_dir_all(&path).map_err(NodeError::io("create the folder", &path))?;
     }
     let real = path.canonicalize().map_err(NodeError::io("find", &path))?;
-    let root = volume.canonicalize().map_err(NodeError::io("find", volume))?;
+    let root = volume
+        .canonicalize()
+        .map_err(NodeError::io("find", volume))?;
     if real.starts_with(&root) {
         Ok(real)
     } else {
-        Err(NodeError::Pod(format!("subPath {part:?} leads out of its volume")))
+        Err(NodeError::Pod(format!(
+            "subPath {part:?} leads out of its volume"
+        )))
     }
 }
