@@ -8,9 +8,12 @@
 pub mod evidence;
 pub mod experiment;
 pub mod fault;
+pub mod measure;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod timeline;
+pub mod verdict;
 
 pub mod cli;
 mod cluster;

@@ -8,6 +8,8 @@
 pub mod api;
 pub mod backend;
 pub mod controllers;
+pub mod images;
 pub mod lifecycle;
 pub mod node;
 pub mod pipeline;
+pub mod standard;

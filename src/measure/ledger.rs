@@ -13,8 +13,10 @@ pub struct LedgerCounts {
     pub produced: u64,
     /// Acknowledged and in the final read.
     pub committed: u64,
-    /// Acknowledged and not in the final read.
+    /// Acknowledged and not in the final read, although later records are (or the sink had caught up).
     pub lost: u64,
+    /// Acknowledged, not in the final read, and nothing after them is either: perhaps only not processed yet.
+    pub pending: u64,
     /// Copies beyond the first, acknowledged or not.
     pub duplicated: u64,
     /// In the final read, but missing from an earlier one that began after their acknowledgement.
@@ -25,8 +27,8 @@ pub struct LedgerCounts {
     pub lost_after_fault: Option<u64>,
     /// Records surely acknowledged between fault and restoration.
     pub during_outage: Measured<u64>,
-    /// The sink had caught up.
-    pub drained: bool,
+    /// The sink had caught up, or committed two further batches during the audit: what is missing then is lost, not late.
+    pub settled: bool,
     /// Part files that no manifest names.
     pub uncommitted_files: u64,
     /// Age of the oldest lost record at the fault, in seconds.
@@ -96,9 +98,17 @@ pub(crate) fn count(
             .map(Piece::size)
             .fold(0, u64::saturating_add)
     };
-    let is_lost = |piece: &Piece| {
+    let newest = pieces
+        .iter()
+        .rev()
+        .find(|piece| piece.count(FINAL) > 0)
+        .map(|piece| piece.last);
+    let is_missing = |piece: &Piece| {
         piece.count(ACKED) > 0 && piece.count(FINAL) == 0 && piece.count(LOST_BEFORE) == 0
     };
+    let is_pending =
+        |piece: &Piece| !audit.drained && newest.is_none_or(|newest| piece.first > newest);
+    let is_lost = |piece: &Piece| is_missing(piece) && !is_pending(piece);
     let is_late = |piece: &Piece| {
         piece.count(FINAL) > 0
             && (0..earlier.len()).any(|read| {
@@ -111,6 +121,7 @@ pub(crate) fn count(
         produced: sum(&|piece| piece.count(ACKED) > 0),
         committed: sum(&|piece| piece.count(ACKED) > 0 && piece.count(FINAL) > 0),
         lost: sum(&is_lost),
+        pending: sum(&|piece| is_missing(piece) && is_pending(piece)),
         duplicated: pieces
             .iter()
             .map(|piece| {
@@ -126,10 +137,21 @@ pub(crate) fn count(
             .ok()
             .map(|clock| lost_after(audit, &lost, *clock, outage.effect.within.upper)),
         during_outage: during(audit, &clock, outage),
-        drained: audit.drained,
+        settled: settled(audit),
         uncommitted_files: last.uncommitted_files,
         rpo_seconds: age(audit, &lost, &clock, outage.effect.within),
     })
+}
+
+fn settled(audit: &Audit) -> bool {
+    let advanced = match audit.reads.as_slice() {
+        [first, .., last] => last
+            .last_batch
+            .zip(Some(first.last_batch.map_or(0, |batch| batch + 1)))
+            .is_some_and(|(last, next)| last > next),
+        _ => false,
+    };
+    audit.drained || advanced
 }
 
 fn acked(audit: &Audit) -> Vec<Range> {
@@ -207,11 +229,7 @@ fn age(
     }
 }
 
-fn during(
-    audit: &Audit,
-    clock: &Result<ForeignClock, String>,
-    outage: Outage,
-) -> Measured<u64> {
+fn during(audit: &Audit, clock: &Result<ForeignClock, String>, outage: Outage) -> Measured<u64> {
     let clock = clock
         .as_ref()
         .map_err(|why| WhyNot::NotMeasurable { why: why.clone() })?;
@@ -235,11 +253,20 @@ impl LedgerCounts {
         if self.produced == 0 {
             return Err("no record was acknowledged: there was nothing to lose".to_owned());
         }
-        if !self.drained {
-            return Err("the sink had not caught up when it was read: what is missing may be late".to_owned());
+        if self.pending > 0 {
+            return Err(format!(
+                "{} acknowledged records had not been processed when the sink was last read",
+                self.pending
+            ));
+        }
+        if !self.settled {
+            return Err("the sink had not caught up when it was last read".to_owned());
         }
         match &self.during_outage {
-            Ok(0) => Err("no record was acknowledged during the outage: it was not put to the test".to_owned()),
+            Ok(0) => Err(
+                "no record was acknowledged during the outage: it was not put to the test"
+                    .to_owned(),
+            ),
             Ok(_) => Ok(()),
             Err(why) => Err(format!(
                 "whether records were acknowledged during the outage is not known: {why}"

@@ -45,7 +45,7 @@ pub(crate) async fn serve_subresource(
         }
         ("status", Method::PATCH) => patch(server, &target, Part::Status, request).await,
         ("scale", _) => scale(server, &target, request).await,
-        ("log" | "exec" | "attach" | "portforward", _) => {
+        (stream, _) if super::stream::is_stream(stream) => {
             let pod = server.existing(&target.resource, &target.key())?;
             super::stream::handle(server, &pod.value, subresource, request).await
         }

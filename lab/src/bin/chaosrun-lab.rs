@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use chaosrun_lab::lifecycle::{
-    Controller, LabConfig, LabError, down, environment, multicall, status, up,
-};
+use chaosrun_lab::lifecycle::{LabConfig, LabError, down, environment, status, up};
+use chaosrun_lab::standard::{configuration, multicall};
 use clap::{Parser, Subcommand};
 
 /// A small Kubernetes in one process.
@@ -43,12 +42,8 @@ enum Command {
     },
 }
 
-fn controllers() -> Vec<Controller> {
-    Vec::new()
-}
-
 fn main() -> ExitCode {
-    if let Some(code) = multicall(std::env::args_os(), controllers) {
+    if let Some(code) = multicall(std::env::args_os()) {
         return code;
     }
     let arguments = Arguments::parse();
@@ -73,9 +68,10 @@ fn fail(message: &str) -> ExitCode {
 async fn execute(command: Command) -> Result<String, LabError> {
     match command {
         Command::Up { name, nodes } => {
+            let program = std::env::current_exe().unwrap_or_else(|_| "chaosrun-lab".into());
             let lab = up(&LabConfig {
                 nodes,
-                ..LabConfig::new(name)
+                ..configuration(&name, &program)
             })
             .await?;
             Ok(format!(

@@ -46,6 +46,8 @@ pub struct LabInfo {
     pub data_folder: PathBuf,
     /// Control group above everything of the lab; processes put below it end with the lab.
     pub control_group: String,
+    /// The API server, for admission hooks.
+    pub server: Arc<ApiServer>,
     /// The configuration's `extra`.
     pub extra: serde_json::Value,
 }
@@ -134,6 +136,7 @@ impl Lab {
             kubeconfig: record.kubeconfig(),
             data_folder: record.data_folder.clone(),
             control_group: record.control_group.clone(),
+            server: Arc::clone(&server),
             extra: config.extra.clone(),
         };
         let controllers = controllers

@@ -19,13 +19,15 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::cgroup::Cgroups;
+use super::directory::Directory;
 use super::error::NodeError;
 use super::events::Recorder;
 use super::image::ImageTable;
+use super::names::NameServer;
 use super::network::{AddressPool, LabNetwork};
 use super::pod::{Context, PodRuntime, Stop, Update, delete_now};
 use super::runc::{Runc, become_subreaper};
-use super::{claims, nodes, requirements};
+use super::{claims, nodes, requirements, services};
 
 /// Pauses between restarts of a container that keeps ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -128,6 +130,9 @@ impl NodeAgent {
             memory: nodes::memory(),
             config,
         });
+        services::create(&context.config.network, context.config.api_port).await?;
+        let names = NameServer::bind(context.config.network.gateway()).await?;
+        let (directory, changes) = Directory::start(&client);
         nodes::register(&context).await?;
         let pods: Pods = Arc::default();
         let workers = TaskTracker::new();
@@ -137,6 +142,13 @@ impl NodeAgent {
             tokio::spawn(claims::bind_all(
                 client.clone(),
                 context.config.data_folder.join("claims"),
+            )),
+            tokio::spawn(names.serve(directory.clone())),
+            tokio::spawn(services::maintain(
+                context.config.network.clone(),
+                context.config.api_port,
+                directory,
+                changes,
             )),
             tokio::spawn(follow(
                 Arc::clone(&context),

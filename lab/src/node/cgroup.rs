@@ -96,6 +96,11 @@ impl Cgroups {
             .unwrap_or(0)
     }
 
+    /// The folder through which a process joins a group, in one tree: that is enough for it to be found and ended.
+    pub(crate) fn folder(&self, group: &str) -> PathBuf {
+        below(&self.memory, group)
+    }
+
     /// Every process in the group or below it, as this process sees them.
     pub(crate) fn processes(&self, group: &str) -> BTreeSet<i32> {
         let mut found = BTreeSet::new();

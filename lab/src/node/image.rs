@@ -55,6 +55,11 @@ impl ImageTable {
         self
     }
 
+    /// Adds all images of another table; they win over what is there already.
+    pub fn extend(&mut self, other: &Self) {
+        self.entries.extend(other.entries.iter().cloned());
+    }
+
     /// The image behind a reference such as `registry.example/team/app:1.2@sha256:...`.
     #[must_use]
     pub fn find(&self, reference: &str) -> Option<&Image> {

@@ -8,7 +8,8 @@
 //! Rooms: `agent` (watch, table of pods), `pod` and `body` (one pod: its API side, its processes), `container`
 //! (start, probe, stop, restart), `state` (what is known, and the status that follows), `bundle` and `workspace` (OCI
 //! description, files), `runc` (processes), `execution` and `probes` (further processes in a container), `environment`,
-//! `volumes`, `claims`, `image`, `logs`, `network` (bridge, namespaces), `loopback`, `cgroup`, `descriptor`, `nodes`, `events`, `serving`
+//! `volumes`, `claims`, `image`, `logs`, `network` (bridge, namespaces), `loopback`,
+//! `directory`, `services`, `names` (service addresses and names), `cgroup`, `descriptor`, `nodes`, `events`, `serving`
 //! (logs, exec, connect), `command`, `quantity`, `requirements`, `error`.
 
 mod agent;
@@ -19,6 +20,7 @@ mod claims;
 pub(crate) mod command;
 mod container;
 pub(crate) mod descriptor;
+mod directory;
 mod environment;
 mod error;
 mod events;
@@ -26,6 +28,7 @@ mod execution;
 mod image;
 mod logs;
 mod loopback;
+mod names;
 pub(crate) mod network;
 mod nodes;
 mod pod;
@@ -33,6 +36,7 @@ mod probes;
 mod quantity;
 mod requirements;
 mod runc;
+mod services;
 mod serving;
 mod state;
 mod volumes;

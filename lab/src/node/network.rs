@@ -131,8 +131,14 @@ impl LabNetwork {
     /// Removes the bridge and whatever interface of the lab is left.
     pub(crate) async fn remove(&self) -> Result<(), NodeError> {
         for interface in interfaces()? {
-            if interface == self.bridge() || interface.starts_with(&self.interface_prefix()) {
-                run("ip", &["link", "del", &interface], None).await?;
+            let ours =
+                interface == self.bridge() || interface.starts_with(&self.interface_prefix());
+            // An interface goes by itself soon after its namespace.
+            if ours
+                && let Err(error) = run("ip", &["link", "del", &interface], None).await
+                && Path::new("/sys/class/net").join(&interface).exists()
+            {
+                return Err(error);
             }
         }
         Ok(())
