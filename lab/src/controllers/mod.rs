@@ -1,7 +1,8 @@
 //! The controllers that make a cluster out of a store: scheduler, workloads, endpoints, disruption budgets.
 //!
-//! May depend on `kube` and tokio; talks to the API server as any client would and to nothing else, so the same code
-//! would run against another Kubernetes. Central types: [`ControllersConfig`], [`ControllersHandle`]; start with
+//! May depend on `kube` and tokio, and on `lifecycle` and `node` only for the types with which a lab is put together;
+//! talks to the API server as any client would and to nothing else, so the same code would run against another
+//! Kubernetes. Central types: [`ControllersConfig`], [`ControllersHandle`]; start with
 //! [`spawn_all`].
 //!
 //! Contract: event-driven (a change is acted on within milliseconds, since recovery times are what is measured);
@@ -19,6 +20,7 @@ mod job;
 mod meta;
 mod node_care;
 mod pods;
+pub mod prometheus;
 mod replica_set;
 mod runtime;
 mod scheduler;
@@ -35,12 +37,15 @@ use tokio_util::sync::CancellationToken;
 use self::context::{Caches, Context, Informers, informers};
 use self::events::EventRecorder;
 use self::runtime::{Objects, Queue, Reconcile, work};
+use crate::lifecycle::Controller;
 
 /// What the controllers must know of the lab.
 #[derive(Debug, Clone, Default)]
 pub struct ControllersConfig {
     /// Where pods reach the API server; published as the endpoints of Service `kubernetes` in `default`.
     pub api_address: Option<SocketAddr>,
+    /// Deploy Prometheus into the lab.
+    pub prometheus: Option<prometheus::PrometheusConfig>,
 }
 
 /// The running controllers.
@@ -64,6 +69,11 @@ impl ControllersHandle {
     #[must_use]
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    /// Waits until all controllers have ended, which they do only when stopped. Dropping this future stops them.
+    pub async fn ended(mut self) {
+        while self.tasks.join_next().await.is_some() {}
     }
 
     /// Stops all controllers and waits for them.
@@ -107,19 +117,45 @@ pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> Controller
         deployment::DeploymentController::new,
     );
     starter.start("job-controller", job::JobController::new);
-    starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
+    starter.start(
+        "statefulset-controller",
+        stateful_set::StatefulSetController::new,
+    );
     starter.start("daemonset-controller", daemon_set::DaemonSetController::new);
     starter.start("cronjob-controller", cron_job::CronJobController::new);
     starter.start("pod-garbage-collector", node_care::PodCollector::new);
     starter.start("node-controller", |context, informers, queue| {
         node_care::CordonTainter::new(context, informers, queue, client.clone())
     });
-    starter.start("disruption-controller", disruption::DisruptionController::new);
+    starter.start(
+        "disruption-controller",
+        disruption::DisruptionController::new,
+    );
     starter.start("endpoint-controller", |context, informers, queue| {
         endpoints::EndpointsController::new(context, informers, queue, config.api_address)
     });
     informers.spawn(&mut tasks, &client, &stop);
+    if let Some(settings) = config.prometheus.clone() {
+        tasks.spawn(async move {
+            if let Err(error) = prometheus::deploy(&client, &settings).await {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "prometheus is not deployed");
+            }
+        });
+    }
     ControllersHandle { tasks, stop }
+}
+
+/// All controllers as one that [`crate::lifecycle::Lab::start`] takes; `prometheus` deploys Prometheus as well (its
+/// image must be in the lab's image table, see [`prometheus::image`]).
+#[must_use]
+pub fn in_lab(prometheus: Option<prometheus::PrometheusConfig>) -> Controller {
+    Box::new(|client, info| {
+        Box::pin(async move {
+            let address = info.pod_api_url.strip_prefix("https://").and_then(|address| address.parse().ok());
+            spawn_all(client, &ControllersConfig { api_address: address, prometheus }).ended().await;
+        })
+    })
 }
 
 struct Starter<'a> {

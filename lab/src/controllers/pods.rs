@@ -79,7 +79,8 @@ pub(crate) async fn claim<K: Resource<DynamicType = ()>, O: Namespaced>(
     for object in cache.in_namespace(owner.meta().namespace.as_deref().unwrap_or_default()) {
         let matches = selects(selector, object.meta().labels.as_ref());
         if is_controlled_by(object.meta(), owner.meta()) {
-            if matches {
+            // Without a selector there is nothing that a pod could fail to match.
+            if matches || selector.is_none() {
                 claimed.push(object);
             } else if !is_terminating(owner.meta()) && !is_terminating(object.meta()) {
                 release(objects, cache, &object, owner).await?;

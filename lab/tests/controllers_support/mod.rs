@@ -219,8 +219,22 @@ impl Cluster {
     }
 }
 
+/// Log lines on the test's output; `LAB_LOG` says which.
+pub(crate) fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
+    let _already_set = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}
+
 /// Tries again until it succeeds; panics with the last state when it takes too long.
-pub(crate) async fn until<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+pub(crate) async fn until<T, F>(what: &str, attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    until_for(PATIENCE, what, attempt).await
+}
+
+/// As [`until`], with a patience of its own.
+pub(crate) async fn until_for<T, F>(patience: Duration, what: &str, mut attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,
 {
@@ -229,8 +243,8 @@ where
         match attempt().await {
             Ok(value) => return value,
             Err(state) => assert!(
-                start.elapsed() < PATIENCE,
-                "not within {PATIENCE:?}: {what}; last state: {state}"
+                start.elapsed() < patience,
+                "not within {patience:?}: {what}; last state: {state}"
             ),
         }
         tokio::time::sleep(Duration::from_millis(3)).await;
