@@ -163,6 +163,7 @@ impl Target {
                 .unwrap_or_else(|| agent.split('/').next().unwrap_or(agent))
                 .to_owned(),
             part,
+            tracked: part == Part::Internal,
             subresource: match (part, self.subresource.as_deref()) {
                 (Part::Status, _) => Some("status"),
                 (_, Some("scale")) => Some("scale"),
@@ -199,16 +200,16 @@ impl Query {
     }
 }
 
-/// Splits a path as Kubernetes does. `None`: not the path of a resource.
-pub(crate) fn parse_path(
-    server: &ApiServer,
-    path: &str,
-) -> Option<(
+/// Resource, namespace, name and subresource.
+pub(crate) type Place = (
     Arc<ResourceType>,
     Option<String>,
     Option<String>,
     Option<String>,
-)> {
+);
+
+/// Splits a path as Kubernetes does. `None`: not the path of a resource.
+pub(crate) fn parse_path(server: &ApiServer, path: &str) -> Option<Place> {
     let mut parts = path
         .trim_matches('/')
         .split('/')

@@ -43,7 +43,9 @@ pub struct PrometheusConfig {
 
 impl Default for PrometheusConfig {
     fn default() -> Self {
-        Self { scrape_interval: Duration::from_secs(5) }
+        Self {
+            scrape_interval: Duration::from_secs(5),
+        }
     }
 }
 
@@ -66,7 +68,10 @@ pub fn is_installed() -> bool {
 /// The entry for the lab's image table: pattern and program.
 #[must_use]
 pub fn image() -> (String, Image) {
-    let image = Image { entrypoint: vec![PROGRAM.to_owned()], ..Image::default() };
+    let image = Image {
+        entrypoint: vec![PROGRAM.to_owned()],
+        ..Image::default()
+    };
     (format!("*{IMAGE}"), image)
 }
 
@@ -74,11 +79,20 @@ pub fn image() -> (String, Image) {
 pub async fn deploy(client: &Client, config: &PrometheusConfig) -> Result<(), PrometheusError> {
     let labels = json!({"app.kubernetes.io/name": NAME});
     let meta = json!({"name": NAME, "namespace": NAMESPACE, "labels": labels});
-    ensure(&Api::<Namespace>::all(client.clone()), json!({"metadata": {"name": NAMESPACE}})).await?;
+    ensure(
+        &Api::<Namespace>::all(client.clone()),
+        json!({"metadata": {"name": NAMESPACE}}),
+    )
+    .await?;
     ensure_namespaced::<ServiceAccount>(client, json!({"metadata": meta})).await?;
-    let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
     let cluster = json!({"name": format!("{NAMESPACE}-{NAME}"), "labels": labels});
-    ensure(&Api::<ClusterRole>::all(client.clone()), json!({"metadata": cluster, "rules": rules})).await?;
+    ensure(
+        &Api::<ClusterRole>::all(client.clone()),
+        json!({"metadata": cluster, "rules": rules}),
+    )
+    .await?;
     let binding = json!({
         "metadata": cluster,
         "roleRef": {
@@ -132,7 +146,10 @@ fn deployment(meta: &serde_json::Value, labels: &serde_json::Value) -> serde_jso
     }})
 }
 
-async fn ensure_namespaced<K>(client: &Client, object: serde_json::Value) -> Result<(), PrometheusError>
+async fn ensure_namespaced<K>(
+    client: &Client,
+    object: serde_json::Value,
+) -> Result<(), PrometheusError>
 where
     K: Namespaced,
 {
@@ -145,14 +162,26 @@ where
     K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
 {
     let kind = K::kind(&()).into_owned();
-    let name = object.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
-    let failed = |source: kube::Error| PrometheusError { kind: kind.clone(), name: name.clone(), source: Box::new(source) };
-    let typed: K = serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(|name| name.as_str())
+        .unwrap_or_default()
+        .to_owned();
+    let failed = |source: kube::Error| PrometheusError {
+        kind: kind.clone(),
+        name: name.clone(),
+        source: Box::new(source),
+    };
+    let typed: K = serde_json::from_value(object.clone())
+        .map_err(|error| failed(kube::Error::SerdeError(error)))?;
     match api.create(&PostParams::default(), &typed).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let patch = Patch::Merge(&object);
-            api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(drop).map_err(failed)
+            api.patch(&typed.name_any(), &PatchParams::default(), &patch)
+                .await
+                .map(drop)
+                .map_err(failed)
         }
         Err(error) => Err(failed(error)),
     }
@@ -187,16 +216,46 @@ fn configuration(config: &PrometheusConfig) -> String {
         }
     };
     rule(&annotation("scrape"), "keep", "true", "", "");
-    rule("__meta_kubernetes_pod_phase", "drop", "Succeeded|Failed", "", "");
+    rule(
+        "__meta_kubernetes_pod_phase",
+        "drop",
+        "Succeeded|Failed",
+        "",
+        "",
+    );
     rule("__meta_kubernetes_pod_ip", "keep", ".+", "", "");
-    rule(&annotation("scheme"), "replace", "(https?)", "__scheme__", "$1");
-    rule(&annotation("path"), "replace", "(.+)", "__metrics_path__", "$1");
+    rule(
+        &annotation("scheme"),
+        "replace",
+        "(https?)",
+        "__scheme__",
+        "$1",
+    );
+    rule(
+        &annotation("path"),
+        "replace",
+        "(.+)",
+        "__metrics_path__",
+        "$1",
+    );
     let address = format!("__meta_kubernetes_pod_ip, {}", annotation("port"));
     rule(&address, "replace", r"(.+);(\d+)", "__address__", "$1:$2");
     rule("", "labelmap", "__meta_kubernetes_pod_label_(.+)", "", "");
-    rule("__meta_kubernetes_namespace", "replace", "(.*)", "namespace", "$1");
+    rule(
+        "__meta_kubernetes_namespace",
+        "replace",
+        "(.*)",
+        "namespace",
+        "$1",
+    );
     rule("__meta_kubernetes_pod_name", "replace", "(.*)", "pod", "$1");
-    rule("__meta_kubernetes_pod_node_name", "replace", "(.*)", "node", "$1");
+    rule(
+        "__meta_kubernetes_pod_node_name",
+        "replace",
+        "(.*)",
+        "node",
+        "$1",
+    );
     lines.push(String::new());
     lines.join("\n")
 }
@@ -214,6 +273,8 @@ mod tests {
 
     #[test]
     fn the_configuration_is_what_was_reviewed() {
-        insta::assert_snapshot!(configuration(&PrometheusConfig { scrape_interval: Duration::from_secs(1) }));
+        insta::assert_snapshot!(configuration(&PrometheusConfig {
+            scrape_interval: Duration::from_secs(1)
+        }));
     }
 }
