@@ -4,11 +4,11 @@
 //! [`controllers`], and calls [`multicall`] first thing in `main`.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::controllers::{ControllersConfig, spark, spawn_all};
+use crate::controllers::prometheus::{self, PrometheusConfig};
+use crate::controllers::{in_lab, spark};
 use crate::images::{find_spark, known_images};
 use crate::lifecycle::{self, Controller, LabConfig};
 
@@ -24,23 +24,9 @@ pub fn configuration(name: &str, program: &Path) -> LabConfig {
 /// Every controller.
 #[must_use]
 pub fn controllers() -> Vec<Controller> {
-    vec![core_controllers(), spark::controller(find_spark())]
-}
-
-/// Scheduler, workloads, endpoints, disruption budgets.
-fn core_controllers() -> Controller {
-    Box::new(|client, info| {
-        Box::pin(async move {
-            let api_address = info
-                .pod_api_url
-                .strip_prefix("https://")
-                .and_then(|host| host.parse::<SocketAddr>().ok());
-            let handle = spawn_all(client, &ControllersConfig { api_address });
-            // They end with the lab, which drops this future.
-            std::future::pending::<()>().await;
-            drop(handle);
-        })
-    })
+    // Without the program there is nothing to deploy; probes by PromQL then say that they cannot reach it.
+    let prometheus = prometheus::is_installed().then(PrometheusConfig::default);
+    vec![in_lab(prometheus), spark::controller(find_spark())]
 }
 
 /// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in `main`.
@@ -55,6 +41,13 @@ pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCo
             .is_some_and(|argument| argument == "pipeline")
     {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
+    }
+    if hidden
+        && arguments
+            .get(2)
+            .is_some_and(|argument| argument == prometheus::DISCOVERY_ARGUMENT)
+    {
+        return Some(prometheus::discovery::main(arguments.into_iter().skip(3)));
     }
     lifecycle::multicall(arguments, controllers)
 }
