@@ -7,46 +7,33 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::controllers::prometheus::{self, PrometheusConfig};
-use crate::controllers::{in_lab, spark};
+use crate::controllers::{self, prometheus, spark};
 use crate::images::{find_spark, known_images};
 use crate::lifecycle::{self, Controller, LabConfig};
 
 /// A lab with every image that this machine can offer. `program` is the executable that calls [`multicall`].
 #[must_use]
 pub fn configuration(name: &str, program: &Path) -> LabConfig {
-    LabConfig {
-        images: known_images(find_spark().as_ref(), program),
-        ..LabConfig::new(name)
-    }
+    let images = known_images(find_spark().as_ref(), program);
+    LabConfig { images, ..LabConfig::new(name) }
 }
 
-/// Every controller.
+/// Every controller; Prometheus where the machine has it, Apache Spark likewise.
 #[must_use]
 pub fn controllers() -> Vec<Controller> {
-    // Without the program there is nothing to deploy; probes by PromQL then say that they cannot reach it.
-    let prometheus = prometheus::is_installed().then(PrometheusConfig::default);
-    vec![in_lab(prometheus), spark::controller(find_spark())]
+    let metrics = prometheus::is_installed().then(prometheus::PrometheusConfig::default);
+    vec![controllers::in_lab(metrics), spark::controller(find_spark())]
 }
 
-/// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in `main`.
+/// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in
+/// `main`.
 pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let hidden = arguments
-        .get(1)
-        .is_some_and(|argument| argument == "lab-internal");
-    if hidden
-        && arguments
-            .get(2)
-            .is_some_and(|argument| argument == "pipeline")
-    {
+    let is = |index: usize, word: &str| arguments.get(index).is_some_and(|argument| argument == word);
+    if is(1, "lab-internal") && is(2, "pipeline") {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
     }
-    if hidden
-        && arguments
-            .get(2)
-            .is_some_and(|argument| argument == prometheus::DISCOVERY_ARGUMENT)
-    {
+    if is(1, "lab-internal") && is(2, prometheus::DISCOVERY_ARGUMENT) {
         return Some(prometheus::discovery::main(arguments.into_iter().skip(3)));
     }
     lifecycle::multicall(arguments, controllers)
