@@ -106,9 +106,8 @@ pub(crate) fn count(
     let is_missing = |piece: &Piece| {
         piece.count(ACKED) > 0 && piece.count(FINAL) == 0 && piece.count(LOST_BEFORE) == 0
     };
-    let is_pending = |piece: &Piece| {
-        !audit.drained && newest.is_none_or(|newest| piece.first > newest)
-    };
+    let is_pending =
+        |piece: &Piece| !audit.drained && newest.is_none_or(|newest| piece.first > newest);
     let is_lost = |piece: &Piece| is_missing(piece) && !is_pending(piece);
     let is_late = |piece: &Piece| {
         piece.count(FINAL) > 0
@@ -230,11 +229,7 @@ fn age(
     }
 }
 
-fn during(
-    audit: &Audit,
-    clock: &Result<ForeignClock, String>,
-    outage: Outage,
-) -> Measured<u64> {
+fn during(audit: &Audit, clock: &Result<ForeignClock, String>, outage: Outage) -> Measured<u64> {
     let clock = clock
         .as_ref()
         .map_err(|why| WhyNot::NotMeasurable { why: why.clone() })?;
@@ -268,7 +263,10 @@ impl LedgerCounts {
             return Err("the sink had not caught up when it was last read".to_owned());
         }
         match &self.during_outage {
-            Ok(0) => Err("no record was acknowledged during the outage: it was not put to the test".to_owned()),
+            Ok(0) => Err(
+                "no record was acknowledged during the outage: it was not put to the test"
+                    .to_owned(),
+            ),
             Ok(_) => Ok(()),
             Err(why) => Err(format!(
                 "whether records were acknowledged during the outage is not known: {why}"

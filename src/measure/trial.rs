@@ -134,11 +134,7 @@ fn no_data(why: &str) -> WhyNot {
     }
 }
 
-fn unproven(
-    experiment: &Experiment,
-    facts: &TrialFacts,
-    spoiled: Option<WhyNot>,
-) -> TrialMeasures {
+fn unproven(experiment: &Experiment, facts: &TrialFacts, spoiled: Option<WhyNot>) -> TrialMeasures {
     let why = spoiled.clone().unwrap_or(WhyNot::FaultNotProven {
         why: "no effect was recorded".to_owned(),
     });
@@ -246,19 +242,20 @@ fn not_proven(experiment: &Experiment, facts: &TrialFacts) -> Option<String> {
             .clone()
             .or_else(|| target.error.clone())
             .unwrap_or_else(|| "no effect was recorded".to_owned());
-        Some(format!("{} on {}: {why}", fault.name, target.target.pod.name))
+        Some(format!(
+            "{} on {}: {why}",
+            fault.name, target.target.pod.name
+        ))
     })
 }
 
-fn rto_from_fault(
-    restoration: &Restoration,
-    effect: Moment,
-    effective: Mono,
-) -> Measured<Bounded> {
+fn rto_from_fault(restoration: &Restoration, effect: Moment, effective: Mono) -> Measured<Bounded> {
     match restoration {
         Restoration::Back(back) => Ok(recovery(back, effect)),
         Restoration::NotYet { why, known, .. } => Err(WhyNot::NotRecovered {
-            observed_seconds: known.since(effective.max(effect.within.upper)).as_secs_f64(),
+            observed_seconds: known
+                .since(effective.max(effect.within.upper))
+                .as_secs_f64(),
             why: why.join("; "),
         }),
         Restoration::NoData { why } => Err(no_data(why)),
@@ -334,7 +331,10 @@ fn phases(restoration: &Restoration, effect: Moment, found: &[Replacement]) -> V
             impact.ok_or_else(|| no_data("no probe went bad")),
         ),
         ("replacement created", all(created, |found| found.created)),
-        ("replacement scheduled", all(created, |found| found.scheduled)),
+        (
+            "replacement scheduled",
+            all(created, |found| found.scheduled),
+        ),
         (
             "replacement started",
             all("no start was seen", |found| found.started),
@@ -457,11 +457,7 @@ fn counts(timeline: &Timeline, name: &str, window: Interval) -> Measured<Counts>
     Ok(counts)
 }
 
-fn stretches(
-    timeline: &Timeline,
-    lane: &crate::timeline::ProbeLane,
-    window: Interval,
-) -> Counts {
+fn stretches(timeline: &Timeline, lane: &crate::timeline::ProbeLane, window: Interval) -> Counts {
     let mut counts = Counts::default();
     for span in timeline.spans_of(lane, window.upper) {
         if span.entered.within.upper > window.upper || span.last_known < window.lower {
@@ -513,10 +509,7 @@ fn notes(
             ));
         }
     }
-    let begin = facts
-        .steps
-        .first()
-        .map_or(Mono(0), |(_, at)| *at);
+    let begin = facts.steps.first().map_or(Mono(0), |(_, at)| *at);
     for gap in timeline.gaps() {
         if gap.during.upper < begin || gap.during.lower > until {
             continue;

@@ -174,11 +174,6 @@ impl CommitLane {
             .map(|(_, why)| why.as_str());
         (look, failure)
     }
-
-    /// Highest committed batch of the newest look.
-    pub(crate) fn committed(&self) -> Option<u64> {
-        self.looks.last().and_then(|look| look.committed)
-    }
 }
 
 fn turn_bad(spans: &mut Vec<Span>, old: Interval, within: Duration, known: Mono) {

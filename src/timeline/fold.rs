@@ -344,7 +344,7 @@ impl Timeline {
     pub(crate) fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
         match &lane.lane {
             Lane::Sampled(samples) => samples.spans(),
-            Lane::Watched(watched) => watched.spans(&self.revisions, now.max(self.now)),
+            Lane::Watched(watched) => watched.spans(&self.revisions, now.max(self.now), now),
             Lane::Progress(within) => self.commits.progress(*within),
         }
     }

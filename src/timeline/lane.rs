@@ -239,38 +239,43 @@ pub(crate) struct WatchedLane {
 struct Point {
     receipt: Receipt,
     state: ProbeState,
-    why: String,
+    /// What was seen, as it changed without a change of state.
+    reasons: Vec<(Mono, String)>,
 }
 
 impl WatchedLane {
     /// The condition as it stands after an event.
     pub(crate) fn add(&mut self, receipt: Receipt, state: ProbeState, why: String) {
         self.last_receipt = self.last_receipt.max(Some(receipt.at));
+        let reason = (receipt.at, why);
         if let Some(last) = self.points.last_mut() {
             if last.receipt.at == receipt.at {
                 // Parts of one list: only the state after all of them was ever real.
                 last.state = state;
-                last.why = why;
+                last.reasons = vec![reason];
                 let repeated = match self.points.as_slice() {
                     [.., before, last] => before.state == last.state,
                     _ => false,
                 };
-                if repeated && let Some(last) = self.points.pop() {
-                    if let Some(before) = self.points.last_mut() {
-                        before.why = last.why;
-                    }
+                if repeated
+                    && let Some(last) = self.points.pop()
+                    && let Some(before) = self.points.last_mut()
+                {
+                    before.reasons.extend(last.reasons);
                 }
                 return;
             }
             if last.state == state {
-                last.why = why;
+                if last.reasons.last().is_none_or(|(_, known)| *known != reason.1) {
+                    last.reasons.push(reason);
+                }
                 return;
             }
         }
         self.points.push(Point {
             receipt,
             state,
-            why,
+            reasons: vec![reason],
         });
     }
 
@@ -278,8 +283,8 @@ impl WatchedLane {
         self.last_receipt
     }
 
-    /// `now`: how far the watch is known to have told everything.
-    pub(crate) fn spans(&self, revisions: &Revisions, now: Mono) -> Vec<Span> {
+    /// `now`: how far the watch is known to have told everything; `asked`: whose reasons are wanted.
+    pub(crate) fn spans(&self, revisions: &Revisions, now: Mono, asked: Mono) -> Vec<Span> {
         let mut floor: Option<Mono> = None;
         let entered: Vec<Moment> = self
             .points
@@ -300,7 +305,14 @@ impl WatchedLane {
                     state: point.state,
                     entered: *entered.get(index)?,
                     last_known: entered.get(index + 1).map_or(now, |next| next.within.lower),
-                    why: point.why.clone(),
+                    why: point
+                        .reasons
+                        .iter()
+                        .rev()
+                        .find(|(at, _)| *at <= asked)
+                        .or(point.reasons.first())
+                        .map(|(_, why)| why.clone())
+                        .unwrap_or_default(),
                 })
             })
             .collect()

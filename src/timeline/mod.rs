@@ -32,10 +32,10 @@ mod recovery;
 mod trial;
 
 pub use commits::FirstCommit;
+pub(crate) use fold::ProbeLane;
 pub use fold::{Gap, Purpose, Timeline};
 pub use lane::{Counts, ProbeState, Span};
 pub use moment::Moment;
-pub(crate) use fold::ProbeLane;
 pub(crate) use pods::{Change, PodTrack};
 pub use promql::promql_outcome;
 pub use recovery::{ProbeStatus, Recovered, Restoration};

@@ -18,7 +18,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::{Context, Informers, wake_on_owned, wake_on_self};
-use super::meta::{controller_reference, created, elapsed, is_controlled_by, is_terminating, stamp};
+use super::meta::{
+    controller_reference, created, elapsed, is_controlled_by, is_terminating, stamp,
+};
 use super::pods::annotate;
 use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
 
@@ -43,19 +45,35 @@ impl CronJobController {
     }
 
     async fn carry_out(&self, cron_job: &CronJob, plan: &Plan) -> Result<(), ReconcileError> {
-        let Context { objects, caches, events } = &self.context;
+        let Context {
+            objects,
+            caches,
+            events,
+        } = &self.context;
         for job in &plan.replace {
             objects.delete(&caches.jobs, &**job).await?;
-            events.normal(cron_job, "SuccessfulDelete", format!("Deleted job {}", job.name_any()));
+            events.normal(
+                cron_job,
+                "SuccessfulDelete",
+                format!("Deleted job {}", job.name_any()),
+            );
         }
         for job in &plan.too_old {
             objects.delete(&caches.jobs, &**job).await?;
-            events.normal(cron_job, "SuccessfulDelete", format!("Deleted job {}", job.name_any()));
+            events.normal(
+                cron_job,
+                "SuccessfulDelete",
+                format!("Deleted job {}", job.name_any()),
+            );
         }
         if let Some(job) = &plan.create {
             match objects.create(&caches.jobs, job).await {
                 Ok(created) => {
-                    events.normal(cron_job, "SuccessfulCreate", format!("Created job {}", created.name_any()));
+                    events.normal(
+                        cron_job,
+                        "SuccessfulCreate",
+                        format!("Created job {}", created.name_any()),
+                    );
                 }
                 // Made by an earlier round whose status was not written.
                 Err(error) if error.code() == Some(409) => {}
@@ -66,7 +84,11 @@ impl CronJobController {
     }
 
     fn jobs_of(&self, cron_job: &CronJob) -> Vec<Arc<Job>> {
-        let mut jobs = self.context.caches.jobs.in_namespace(&cron_job.namespace().unwrap_or_default());
+        let mut jobs = self
+            .context
+            .caches
+            .jobs
+            .in_namespace(&cron_job.namespace().unwrap_or_default());
         jobs.retain(|job| is_controlled_by(&job.metadata, &cron_job.metadata));
         jobs
     }
@@ -77,19 +99,33 @@ impl Reconcile for CronJobController {
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
         let caches = &self.context.caches;
-        let Some(cron_job) = caches.cron_jobs.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
-        let Some(spec) = cron_job.spec.as_ref().filter(|_| !is_terminating(&cron_job.metadata)) else {
+        let Some(cron_job) = caches.cron_jobs.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(spec) = cron_job
+            .spec
+            .as_ref()
+            .filter(|_| !is_terminating(&cron_job.metadata))
+        else {
             return Ok(Outcome::Done);
         };
         let schedule = match parse(&spec.schedule, spec.time_zone.as_deref()) {
             Ok(schedule) => schedule,
             Err(problem) => {
                 let note = format!("unparseable schedule: {:?} : {problem}", spec.schedule);
-                self.context.events.warning(&*cron_job, "UnparseableSchedule", note);
+                self.context
+                    .events
+                    .warning(&*cron_job, "UnparseableSchedule", note);
                 return Ok(Outcome::Done);
             }
         };
-        let plan = plan(&cron_job, spec, &schedule, &self.jobs_of(&cron_job), Timestamp::now());
+        let plan = plan(
+            &cron_job,
+            spec,
+            &schedule,
+            &self.jobs_of(&cron_job),
+            Timestamp::now(),
+        );
         if let Some((reason, note)) = &plan.told {
             self.context.events.normal(&*cron_job, reason, note.clone());
         }
@@ -99,13 +135,22 @@ impl Reconcile for CronJobController {
         if cron_job.status.as_ref() != Some(&status) {
             let mut updated = (*cron_job).clone();
             updated.status = Some(status);
-            self.context.objects.replace_status(&caches.cron_jobs, &updated).await?;
+            self.context
+                .objects
+                .replace_status(&caches.cron_jobs, &updated)
+                .await?;
         }
         Ok(Outcome::after(plan.look_again))
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.cron_jobs.all().iter().map(|cron_job| Key::of(&**cron_job)).collect()
+        self.context
+            .caches
+            .cron_jobs
+            .all()
+            .iter()
+            .map(|cron_job| Key::of(&**cron_job))
+            .collect()
     }
 }
 
@@ -119,11 +164,15 @@ fn parse(schedule: &str, time_zone: Option<&str>) -> Result<Crontab, String> {
         "@hourly" => "0 * * * *",
         other => other,
     };
-    cronexpr::parse_crontab(&format!("{schedule} {}", time_zone.unwrap_or("UTC"))).map_err(|error| error.to_string())
+    cronexpr::parse_crontab(&format!("{schedule} {}", time_zone.unwrap_or("UTC")))
+        .map_err(|error| error.to_string())
 }
 
 fn next_after(schedule: &Crontab, instant: Timestamp) -> Option<Timestamp> {
-    schedule.find_next(MakeTimestamp(instant)).ok().map(|zoned| zoned.timestamp())
+    schedule
+        .find_next(MakeTimestamp(instant))
+        .ok()
+        .map(|zoned| zoned.timestamp())
 }
 
 /// What to do now.
@@ -138,8 +187,15 @@ struct Plan {
 
 fn condition_time(job: &Job, kind: &str) -> Option<Timestamp> {
     let conditions = job.status.as_ref()?.conditions.as_deref()?;
-    let found = conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
-    Some(found.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+    let found = conditions
+        .iter()
+        .find(|condition| condition.type_ == kind && condition.status == "True")?;
+    Some(
+        found
+            .last_transition_time
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    )
 }
 
 fn is_finished(job: &Job) -> bool {
@@ -164,8 +220,17 @@ fn active_references(jobs: &[Arc<Job>]) -> Option<Vec<ObjectReference>> {
 }
 
 /// The last instant that should have had a Job by now, and whether there were too many to look at.
-fn last_missed(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, now: Timestamp) -> Option<Timestamp> {
-    let last = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
+fn last_missed(
+    cron_job: &CronJob,
+    spec: &CronJobSpec,
+    schedule: &Crontab,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let last = cron_job
+        .status
+        .as_ref()
+        .and_then(|status| status.last_schedule_time.as_ref())
+        .map(|time| time.0);
     let mut from = last.or_else(|| created(&cron_job.metadata))?;
     if let Some(seconds) = spec.starting_deadline_seconds {
         let reach = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -186,7 +251,10 @@ fn last_missed(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, now: 
     let interval = next_after(schedule, instant)
         .map_or(Duration::ZERO, |next| elapsed(instant, next))
         .max(Duration::from_secs(60));
-    let mut instant = now.checked_sub(interval.saturating_mul(2)).unwrap_or(instant).max(instant);
+    let mut instant = now
+        .checked_sub(interval.saturating_mul(2))
+        .unwrap_or(instant)
+        .max(instant);
     while let Some(next) = next_after(schedule, instant).filter(|next| *next <= now) {
         missed = Some(next);
         instant = next;
@@ -194,15 +262,31 @@ fn last_missed(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, now: 
     missed
 }
 
-fn plan(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
+fn plan(
+    cron_job: &CronJob,
+    spec: &CronJobSpec,
+    schedule: &Crontab,
+    jobs: &[Arc<Job>],
+    now: Timestamp,
+) -> Plan {
     let old = cron_job.status.clone().unwrap_or_default();
-    let last_success = jobs.iter().filter_map(|job| condition_time(job, "Complete")).max();
-    let last_successful_time = last_success.map(Time).into_iter().chain(old.last_successful_time.clone()).max();
+    let last_success = jobs
+        .iter()
+        .filter_map(|job| condition_time(job, "Complete"))
+        .max();
+    let last_successful_time = last_success
+        .map(Time)
+        .into_iter()
+        .chain(old.last_successful_time.clone())
+        .max();
     let mut plan = Plan {
         create: None,
         replace: Vec::new(),
         too_old: too_old(spec, jobs),
-        status: CronJobStatus { last_successful_time, ..old },
+        status: CronJobStatus {
+            last_successful_time,
+            ..old
+        },
         look_again: None,
         told: None,
     };
@@ -210,8 +294,14 @@ fn plan(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, jobs: &[Arc<
         return plan;
     }
     plan.look_again = next_after(schedule, now).map(|next| elapsed(now, next) + MARGIN);
-    let Some(due) = last_missed(cron_job, spec, schedule, now) else { return plan };
-    let active: Vec<Arc<Job>> = jobs.iter().filter(|job| !is_finished(job)).cloned().collect();
+    let Some(due) = last_missed(cron_job, spec, schedule, now) else {
+        return plan;
+    };
+    let active: Vec<Arc<Job>> = jobs
+        .iter()
+        .filter(|job| !is_finished(job))
+        .cloned()
+        .collect();
     match spec.concurrency_policy.as_deref() {
         Some("Forbid") if !active.is_empty() => {
             plan.told = Some(("JobAlreadyActive", "Not starting job because prior execution is running and concurrency policy is Forbid".to_owned()));
@@ -232,10 +322,18 @@ fn too_old(spec: &CronJobSpec, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
         ("Complete", spec.successful_jobs_history_limit.unwrap_or(3)),
         ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
     ] {
-        let mut ended: Vec<Arc<Job>> =
-            jobs.iter().filter(|job| condition_time(job, kind).is_some()).cloned().collect();
+        let mut ended: Vec<Arc<Job>> = jobs
+            .iter()
+            .filter(|job| condition_time(job, kind).is_some())
+            .cloned()
+            .collect();
         ended.sort_by_cached_key(|job| {
-            Reverse((job.status.as_ref().and_then(|status| status.start_time.clone()), job.name_any()))
+            Reverse((
+                job.status
+                    .as_ref()
+                    .and_then(|status| status.start_time.clone()),
+                job.name_any(),
+            ))
         });
         surplus.extend(ended.into_iter().skip(usize::try_from(limit).unwrap_or(0)));
     }
@@ -247,7 +345,11 @@ fn job_for(cron_job: &CronJob, spec: &CronJobSpec, due: Timestamp) -> Job {
     let mut job = Job {
         metadata: ObjectMeta {
             // Minutes since the epoch, as Kubernetes names them.
-            name: Some(format!("{}-{}", cron_job.name_any(), due.as_second().div_euclid(60))),
+            name: Some(format!(
+                "{}-{}",
+                cron_job.name_any(),
+                due.as_second().div_euclid(60)
+            )),
             namespace: cron_job.namespace(),
             labels: template.labels,
             annotations: template.annotations,
@@ -298,7 +400,13 @@ mod tests {
     fn at(cron_job: &CronJob, jobs: &[Arc<Job>], now: &str) -> Plan {
         let spec = cron_job.spec.as_ref().unwrap();
         let schedule = parse(&spec.schedule, spec.time_zone.as_deref()).unwrap();
-        plan(cron_job, spec, &schedule, jobs, now.parse::<Timestamp>().unwrap())
+        plan(
+            cron_job,
+            spec,
+            &schedule,
+            jobs,
+            now.parse::<Timestamp>().unwrap(),
+        )
     }
 
     #[test]
@@ -309,28 +417,50 @@ mod tests {
         let due = at(&cron_job(&json!({})), &[], "2026-01-01T00:05:00Z");
         let job = due.create.unwrap();
         assert_eq!(job.name_any(), "tick-29453765");
-        assert_eq!(due.status.last_schedule_time.unwrap().0.to_string(), "2026-01-01T00:05:00Z");
+        assert_eq!(
+            due.status.last_schedule_time.unwrap().0.to_string(),
+            "2026-01-01T00:05:00Z"
+        );
     }
 
     #[test]
     fn of_many_missed_instants_only_the_last_is_made_up_for() {
         for now in ["2026-01-01T01:02:00Z", "2026-03-01T00:02:00Z"] {
             let late = at(&cron_job(&json!({})), &[], now);
-            let expected = if now.starts_with("2026-01") { "2026-01-01T01:00:00Z" } else { "2026-03-01T00:00:00Z" };
-            assert_eq!(late.status.last_schedule_time.unwrap().0.to_string(), expected);
+            let expected = if now.starts_with("2026-01") {
+                "2026-01-01T01:00:00Z"
+            } else {
+                "2026-03-01T00:00:00Z"
+            };
+            assert_eq!(
+                late.status.last_schedule_time.unwrap().0.to_string(),
+                expected
+            );
         }
         let deadline = cron_job(&json!({"spec": {"startingDeadlineSeconds": 60}}));
-        assert!(at(&deadline, &[], "2026-01-01T01:02:00Z").create.is_none(), "missed by more than the deadline");
+        assert!(
+            at(&deadline, &[], "2026-01-01T01:02:00Z").create.is_none(),
+            "missed by more than the deadline"
+        );
     }
 
     #[test]
     fn concurrency_policies_decide_over_a_job_that_still_runs() {
         let running = [job("old", None, "2026-01-01T00:05:00Z")];
         let status = json!({"lastScheduleTime": "2026-01-01T00:05:00Z"});
-        for (policy, creates, replaces) in [("Allow", true, 0), ("Forbid", false, 0), ("Replace", true, 1)] {
-            let cron_job = cron_job(&json!({"spec": {"concurrencyPolicy": policy}, "status": status}));
+        for (policy, creates, replaces) in [
+            ("Allow", true, 0),
+            ("Forbid", false, 0),
+            ("Replace", true, 1),
+        ] {
+            let cron_job =
+                cron_job(&json!({"spec": {"concurrencyPolicy": policy}, "status": status}));
             let due = at(&cron_job, &running, "2026-01-01T00:10:00Z");
-            assert_eq!((due.create.is_some(), due.replace.len()), (creates, replaces), "{policy}");
+            assert_eq!(
+                (due.create.is_some(), due.replace.len()),
+                (creates, replaces),
+                "{policy}"
+            );
         }
     }
 
@@ -344,12 +474,27 @@ mod tests {
     #[test]
     fn history_beyond_the_limits_is_deleted_oldest_first() {
         let jobs: Vec<Arc<Job>> = (1..=4)
-            .map(|hour| job(&format!("c{hour}"), Some("Complete"), &format!("2026-01-01T0{hour}:00:00Z")))
-            .chain((1..=2).map(|hour| job(&format!("f{hour}"), Some("Failed"), &format!("2026-01-01T0{hour}:00:00Z"))))
+            .map(|hour| {
+                job(
+                    &format!("c{hour}"),
+                    Some("Complete"),
+                    &format!("2026-01-01T0{hour}:00:00Z"),
+                )
+            })
+            .chain((1..=2).map(|hour| {
+                job(
+                    &format!("f{hour}"),
+                    Some("Failed"),
+                    &format!("2026-01-01T0{hour}:00:00Z"),
+                )
+            }))
             .collect();
         let suspended = cron_job(&json!({"spec": {"suspend": true}}));
-        let gone: Vec<String> =
-            at(&suspended, &jobs, "2026-01-01T09:00:00Z").too_old.iter().map(|job| job.name_any()).collect();
+        let gone: Vec<String> = at(&suspended, &jobs, "2026-01-01T09:00:00Z")
+            .too_old
+            .iter()
+            .map(|job| job.name_any())
+            .collect();
         assert_eq!(gone, ["c1", "f1"]);
     }
 
@@ -363,7 +508,11 @@ mod tests {
         ] {
             let parsed = parse(schedule, zone).unwrap();
             let from: Timestamp = "2026-01-01T00:00:30Z".parse().unwrap();
-            assert_eq!(super::next_after(&parsed, from).unwrap().to_string(), next, "{schedule}");
+            assert_eq!(
+                super::next_after(&parsed, from).unwrap().to_string(),
+                next,
+                "{schedule}"
+            );
         }
         assert!(parse("every now and then", None).is_err());
         assert!(parse("* * * * *", Some("Nowhere/Land")).is_err());

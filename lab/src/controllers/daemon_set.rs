@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
-    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
+    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint,
+    Toleration,
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -38,17 +39,26 @@ impl DaemonSetController {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             let all = candidates.in_namespace(namespace);
             let may_adopt = all.iter().filter(|set| {
-                selects(set.spec.as_ref().map(|spec| &spec.selector), pod.metadata.labels.as_ref())
+                selects(
+                    set.spec.as_ref().map(|spec| &spec.selector),
+                    pod.metadata.labels.as_ref(),
+                )
             });
             may_adopt.map(|set| Key::of(&**set)).collect()
         });
         let sets = context.caches.daemon_sets.clone();
         wake(&mut informers.nodes, queue, move |change: &Change<Node>| {
             let same = match (&change.old, &change.new) {
-                (Some(old), Some(new)) => old.spec == new.spec && old.metadata.labels == new.metadata.labels,
+                (Some(old), Some(new)) => {
+                    old.spec == new.spec && old.metadata.labels == new.metadata.labels
+                }
                 _ => false,
             };
-            if same { Vec::new() } else { sets.all().iter().map(|set| Key::of(&**set)).collect() }
+            if same {
+                Vec::new()
+            } else {
+                sets.all().iter().map(|set| Key::of(&**set)).collect()
+            }
         });
         Self { context }
     }
@@ -58,9 +68,17 @@ impl Reconcile for DaemonSetController {
     const NAME: &'static str = "daemonset-controller";
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
-        let Context { objects, caches, events } = &self.context;
-        let Some(set) = caches.daemon_sets.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
-        let Some(spec) = &set.spec else { return Ok(Outcome::Done) };
+        let Context {
+            objects,
+            caches,
+            events,
+        } = &self.context;
+        let Some(set) = caches.daemon_sets.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(spec) = &set.spec else {
+            return Ok(Outcome::Done);
+        };
         let pods = claim(objects, &caches.pods, &*set, Some(&spec.selector)).await?;
         let now = Timestamp::now();
         let first = plan(&set, spec, &caches.nodes.all(), &pods, now);
@@ -75,14 +93,26 @@ impl Reconcile for DaemonSetController {
         if set.status.as_ref() != Some(&status) {
             let mut updated = (*set).clone();
             updated.status = Some(status);
-            objects.replace_status(&caches.daemon_sets, &updated).await?;
+            objects
+                .replace_status(&caches.daemon_sets, &updated)
+                .await?;
         }
         failed.map_or(Ok(()), Err)?;
-        Ok(Outcome::after(next_availability(&pods, spec.min_ready_seconds.unwrap_or(0), now)))
+        Ok(Outcome::after(next_availability(
+            &pods,
+            spec.min_ready_seconds.unwrap_or(0),
+            now,
+        )))
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.daemon_sets.all().iter().map(|set| Key::of(&**set)).collect()
+        self.context
+            .caches
+            .daemon_sets
+            .all()
+            .iter()
+            .map(|set| Key::of(&**set))
+            .collect()
     }
 }
 
@@ -92,7 +122,13 @@ struct Plan {
     status: DaemonSetStatus,
 }
 
-fn plan(set: &DaemonSet, spec: &DaemonSetSpec, nodes: &[Arc<Node>], pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+fn plan(
+    set: &DaemonSet,
+    spec: &DaemonSetSpec,
+    nodes: &[Arc<Node>],
+    pods: &[Arc<Pod>],
+    now: Timestamp,
+) -> Plan {
     let revision = short_hash(&spec.template, 0);
     let probe = daemon_pod(set, spec, None, &revision);
     let mut by_node: BTreeMap<String, Vec<&Arc<Pod>>> = BTreeMap::new();
@@ -101,7 +137,11 @@ fn plan(set: &DaemonSet, spec: &DaemonSetSpec, nodes: &[Arc<Node>], pods: &[Arc<
             by_node.entry(node).or_default().push(pod);
         }
     }
-    let mut plan = Plan { create: Vec::new(), delete: Vec::new(), status: DaemonSetStatus::default() };
+    let mut plan = Plan {
+        create: Vec::new(),
+        delete: Vec::new(),
+        status: DaemonSetStatus::default(),
+    };
     let status = &mut plan.status;
     let (mut available, mut updated) = (0, 0);
     let mut outdated = Vec::new();
@@ -110,18 +150,33 @@ fn plan(set: &DaemonSet, spec: &DaemonSetSpec, nodes: &[Arc<Node>], pods: &[Arc<
         let here = by_node.remove(&name).unwrap_or_default();
         if !takes(node, &probe) {
             status.number_misscheduled += i32::from(!here.is_empty());
-            plan.delete.extend(here.into_iter().filter(|pod| !is_terminating(&pod.metadata)).cloned());
+            plan.delete.extend(
+                here.into_iter()
+                    .filter(|pod| !is_terminating(&pod.metadata))
+                    .cloned(),
+            );
             continue;
         }
         status.desired_number_scheduled += 1;
-        let mut alive: Vec<&Arc<Pod>> = here.iter().copied().filter(|pod| !is_terminating(&pod.metadata)).collect();
-        let ended: Vec<Arc<Pod>> = alive.iter().copied().filter(|pod| is_terminal(pod)).cloned().collect();
+        let mut alive: Vec<&Arc<Pod>> = here
+            .iter()
+            .copied()
+            .filter(|pod| !is_terminating(&pod.metadata))
+            .collect();
+        let ended: Vec<Arc<Pod>> = alive
+            .iter()
+            .copied()
+            .filter(|pod| is_terminal(pod))
+            .cloned()
+            .collect();
         alive.retain(|pod| !is_terminal(pod));
         if here.is_empty() {
-            plan.create.push(daemon_pod(set, spec, Some(&name), &revision));
+            plan.create
+                .push(daemon_pod(set, spec, Some(&name), &revision));
         }
         plan.delete.extend(ended);
-        plan.delete.extend(alive.iter().skip(1).map(|pod| Arc::clone(pod)));
+        plan.delete
+            .extend(alive.iter().skip(1).map(|pod| Arc::clone(pod)));
         let Some(pod) = alive.first() else { continue };
         status.current_number_scheduled += 1;
         status.number_ready += i32::from(is_ready(pod));
@@ -137,7 +192,11 @@ fn plan(set: &DaemonSet, spec: &DaemonSetSpec, nodes: &[Arc<Node>], pods: &[Arc<
     status.number_unavailable = unless_zero(status.desired_number_scheduled - available);
     status.updated_number_scheduled = unless_zero(updated);
     status.observed_generation = set.metadata.generation;
-    let on_delete = spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete");
+    let on_delete = spec
+        .update_strategy
+        .as_ref()
+        .and_then(|strategy| strategy.type_.as_deref())
+        == Some("OnDelete");
     if !on_delete && plan.create.is_empty() && plan.delete.is_empty() {
         let limit = spec
             .update_strategy
@@ -164,10 +223,22 @@ fn plan(set: &DaemonSet, spec: &DaemonSetSpec, nodes: &[Arc<Node>], pods: &[Arc<
 
 /// Whether a pod of the set belongs on the node: selector, affinity, and taints that the pod tolerates.
 fn takes(node: &Node, pod: &Pod) -> bool {
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let tolerations = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.tolerations.as_deref())
+        .unwrap_or_default();
+    let taints = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.as_deref())
+        .unwrap_or_default();
     let barred = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-    matches_node(pod, node) && taints.iter().filter(barred).all(|taint| tolerates(tolerations, taint))
+    matches_node(pod, node)
+        && taints
+            .iter()
+            .filter(barred)
+            .all(|taint| tolerates(tolerations, taint))
 }
 
 /// The node that a pod is bound or pinned to.
@@ -175,9 +246,21 @@ fn target_node(pod: &Pod) -> Option<String> {
     if let Some(node) = node_of(pod) {
         return Some(node.to_owned());
     }
-    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
-    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
-    let fields = required.node_selector_terms.first()?.match_fields.as_ref()?;
+    let affinity = pod
+        .spec
+        .as_ref()?
+        .affinity
+        .as_ref()?
+        .node_affinity
+        .as_ref()?;
+    let required = affinity
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
+    let fields = required
+        .node_selector_terms
+        .first()?
+        .match_fields
+        .as_ref()?;
     fields.first()?.values.as_ref()?.first().cloned()
 }
 
@@ -185,7 +268,9 @@ fn daemon_pod(set: &DaemonSet, spec: &DaemonSetSpec, node: Option<&str>, revisio
     let name = format!("{}-", set.name_any());
     let mut pod = pod_from_template(set, &spec.template, PodName::Generated(name));
     label(&mut pod.metadata, REVISION_LABEL, revision);
-    let Some(pod_spec) = &mut pod.spec else { return pod };
+    let Some(pod_spec) = &mut pod.spec else {
+        return pod;
+    };
     let tolerations = pod_spec.tolerations.get_or_insert_default();
     for (key, effect) in [
         ("node.kubernetes.io/not-ready", "NoExecute"),
@@ -204,11 +289,18 @@ fn daemon_pod(set: &DaemonSet, spec: &DaemonSetSpec, node: Option<&str>, revisio
         });
     }
     if let Some(node) = node {
-        let affinity = pod_spec.affinity.get_or_insert_default().node_affinity.get_or_insert_with(NodeAffinity::default);
-        let required =
-            affinity.required_during_scheduling_ignored_during_execution.get_or_insert_with(NodeSelector::default);
+        let affinity = pod_spec
+            .affinity
+            .get_or_insert_default()
+            .node_affinity
+            .get_or_insert_with(NodeAffinity::default);
+        let required = affinity
+            .required_during_scheduling_ignored_during_execution
+            .get_or_insert_with(NodeSelector::default);
         if required.node_selector_terms.is_empty() {
-            required.node_selector_terms.push(NodeSelectorTerm::default());
+            required
+                .node_selector_terms
+                .push(NodeSelectorTerm::default());
         }
         for term in &mut required.node_selector_terms {
             term.match_fields = Some(vec![NodeSelectorRequirement {

@@ -117,14 +117,20 @@ pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> Controller
         deployment::DeploymentController::new,
     );
     starter.start("job-controller", job::JobController::new);
-    starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
+    starter.start(
+        "statefulset-controller",
+        stateful_set::StatefulSetController::new,
+    );
     starter.start("daemonset-controller", daemon_set::DaemonSetController::new);
     starter.start("cronjob-controller", cron_job::CronJobController::new);
     starter.start("pod-garbage-collector", node_care::PodCollector::new);
     starter.start("node-controller", |context, informers, queue| {
         node_care::CordonTainter::new(context, informers, queue, client.clone())
     });
-    starter.start("disruption-controller", disruption::DisruptionController::new);
+    starter.start(
+        "disruption-controller",
+        disruption::DisruptionController::new,
+    );
     starter.start("endpoint-controller", |context, informers, queue| {
         endpoints::EndpointsController::new(context, informers, queue, config.api_address)
     });

@@ -36,29 +36,51 @@ impl PodCollector {
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         let nodes = context.caches.nodes.clone();
         wake(&mut informers.pods, queue, move |change: &Change<Pod>| {
-            let Some(pod) = &change.new else { return Vec::new() };
+            let Some(pod) = &change.new else {
+                return Vec::new();
+            };
             let lost = node_of(pod).is_some_and(|node| nodes.get_cluster(node).is_none());
             let unplaced = node_of(pod).is_none() && is_terminating(&pod.metadata);
-            if lost || unplaced { vec![Key::of(&**pod)] } else { Vec::new() }
+            if lost || unplaced {
+                vec![Key::of(&**pod)]
+            } else {
+                Vec::new()
+            }
         });
         let pods = context.caches.pods.clone();
         wake(&mut informers.nodes, queue, move |change: &Change<Node>| {
-            let (Some(node), None) = (&change.old, &change.new) else { return Vec::new() };
+            let (Some(node), None) = (&change.old, &change.new) else {
+                return Vec::new();
+            };
             let name = node.name_any();
-            pods.all().iter().filter(|pod| node_of(pod) == Some(&name)).map(|pod| Key::of(&**pod)).collect()
+            pods.all()
+                .iter()
+                .filter(|pod| node_of(pod) == Some(&name))
+                .map(|pod| Key::of(&**pod))
+                .collect()
         });
-        Self { context, missing: Mutex::new(HashMap::new()) }
+        Self {
+            context,
+            missing: Mutex::new(HashMap::new()),
+        }
     }
 
     /// How long the node has been missing, counted from the first time somebody asked.
     fn missing_for(&self, node: &str) -> Duration {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.retain(|name, _| self.context.caches.nodes.get_cluster(name).is_none());
-        missing.entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
+        missing
+            .entry(node.to_owned())
+            .or_insert_with(Instant::now)
+            .elapsed()
     }
 
     async fn remove(&self, pod: &Pod, why: &str) -> Result<(), ReconcileError> {
-        let Context { objects, caches, events } = &self.context;
+        let Context {
+            objects,
+            caches,
+            events,
+        } = &self.context;
         events.normal(pod, "TaintManagerEviction", format!("Deleting pod: {why}"));
         if !is_terminal(pod) {
             let now = stamp(Timestamp::now());
@@ -80,7 +102,9 @@ impl Reconcile for PodCollector {
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
         let caches = &self.context.caches;
-        let Some(pod) = caches.pods.get(&key.namespace, &key.name) else { return Ok(Outcome::Done) };
+        let Some(pod) = caches.pods.get(&key.namespace, &key.name) else {
+            return Ok(Outcome::Done);
+        };
         let now = Timestamp::now();
         match node_of(&pod) {
             Some(node) if caches.nodes.get_cluster(node).is_none() => {
@@ -89,16 +113,24 @@ impl Reconcile for PodCollector {
                 if missing < QUARANTINE && !is_terminating(&pod.metadata) {
                     return Ok(Outcome::After(QUARANTINE.saturating_sub(missing)));
                 }
-                self.remove(&pod, &format!("node {node} no longer exists")).await?;
+                self.remove(&pod, &format!("node {node} no longer exists"))
+                    .await?;
                 Ok(Outcome::Done)
             }
             None if is_terminating(&pod.metadata) => {
-                let due = pod.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+                let due = pod
+                    .metadata
+                    .deletion_timestamp
+                    .as_ref()
+                    .map_or(now, |time| time.0);
                 let waited = elapsed(due, now);
                 if waited < UNPLACED {
                     return Ok(Outcome::After(UNPLACED.saturating_sub(waited)));
                 }
-                self.context.objects.delete_with(&caches.pods, &*pod, Some(0)).await?;
+                self.context
+                    .objects
+                    .delete_with(&caches.pods, &*pod, Some(0))
+                    .await?;
                 Ok(Outcome::Done)
             }
             _ => Ok(Outcome::Done),
@@ -106,7 +138,13 @@ impl Reconcile for PodCollector {
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.pods.all().iter().map(|pod| Key::of(&**pod)).collect()
+        self.context
+            .caches
+            .pods
+            .all()
+            .iter()
+            .map(|pod| Key::of(&**pod))
+            .collect()
     }
 }
 
@@ -121,7 +159,12 @@ const CORDON: &str = "node.kubernetes.io/unschedulable";
 
 impl CordonTainter {
     /// A controller that wakes when nodes change.
-    pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>, client: kube::Client) -> Self {
+    pub(crate) fn new(
+        context: Context,
+        informers: &mut Informers,
+        queue: &Arc<Queue>,
+        client: kube::Client,
+    ) -> Self {
         wake_on_self(&mut informers.nodes, queue);
         Self { context, client }
     }
@@ -131,20 +174,39 @@ impl Reconcile for CordonTainter {
     const NAME: &'static str = "node-controller";
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
-        let Some(node) = self.context.caches.nodes.get_cluster(&key.name) else { return Ok(Outcome::Done) };
-        let Some(taints) = new_taints(&node) else { return Ok(Outcome::Done) };
+        let Some(node) = self.context.caches.nodes.get_cluster(&key.name) else {
+            return Ok(Outcome::Done);
+        };
+        let Some(taints) = new_taints(&node) else {
+            return Ok(Outcome::Done);
+        };
         let api: Api<Node> = Api::all(self.client.clone());
         let parameters = PatchParams::default();
         let patch = Patch::Merge(serde_json::json!({
             "metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints},
         }));
-        let patched = call::<Node, Node>("patch", key.name.clone(), api.patch(&key.name, &parameters, &patch)).await?;
-        self.context.caches.nodes.caught_up_to(patched.resource_version().as_deref()).await;
+        let patched = call::<Node, Node>(
+            "patch",
+            key.name.clone(),
+            api.patch(&key.name, &parameters, &patch),
+        )
+        .await?;
+        self.context
+            .caches
+            .nodes
+            .caught_up_to(patched.resource_version().as_deref())
+            .await;
         Ok(Outcome::Done)
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.context.caches.nodes.all().iter().map(|node| Key::of(&**node)).collect()
+        self.context
+            .caches
+            .nodes
+            .all()
+            .iter()
+            .map(|node| Key::of(&**node))
+            .collect()
     }
 }
 

@@ -50,7 +50,12 @@ async fn serve(
     std::fs::create_dir_all(&cgroup)?;
     let operator = SparkOperator::new(SparkOperatorConfig {
         client,
-        api: ApiAccess { from_host: info.api_url, from_pods: info.pod_api_url, token: info.token, ca_file },
+        api: ApiAccess {
+            from_host: info.api_url,
+            from_pods: info.pod_api_url,
+            token: info.token,
+            ca_file,
+        },
         spark_home,
         submissions,
         cgroup: Some(cgroup),
