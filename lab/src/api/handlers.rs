@@ -98,6 +98,7 @@ async fn collection(
             }
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
+            check_fields(&target, &body)?;
             let stored = server.create_object(
                 &target.resource,
                 target.namespace.as_deref(),

@@ -49,7 +49,7 @@ pub(crate) async fn read_patch(
     part: Part,
     request: Request,
 ) -> Result<(PatchKind, WriteOptions, Value), ApiError> {
-    let options = target.write_options(part, request.headers());
+    let mut options = target.write_options(part, request.headers());
     let kind = match media_type(request.headers()).as_str() {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
@@ -68,6 +68,7 @@ pub(crate) async fn read_patch(
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
         ));
     }
+    options.tracked |= kind == PatchKind::Apply;
     let bytes = read_bytes(request).await?;
     let body = if kind == PatchKind::Apply {
         decode_yaml(&bytes)?

@@ -163,6 +163,7 @@ impl Target {
                 .unwrap_or_else(|| agent.split('/').next().unwrap_or(agent))
                 .to_owned(),
             part,
+            tracked: part == Part::Internal,
             subresource: match (part, self.subresource.as_deref()) {
                 (Part::Status, _) => Some("status"),
                 (_, Some("scale")) => Some("scale"),

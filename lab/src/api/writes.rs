@@ -37,6 +37,8 @@ pub(crate) struct WriteOptions {
     pub(crate) manager: String,
     /// Which part may change.
     pub(crate) part: Part,
+    /// The managed fields are up to date already (server-side apply keeps them itself).
+    pub(crate) tracked: bool,
     /// Subresource noted in the managed fields.
     pub(crate) subresource: Option<&'static str>,
 }
@@ -48,6 +50,7 @@ impl WriteOptions {
             dry_run: false,
             manager: "chaosrun-lab".to_owned(),
             part: Part::Internal,
+            tracked: true,
             subresource: None,
         }
     }
@@ -109,13 +112,15 @@ impl ApiServer {
             self.check_service_account(resource, &candidate)?;
             self.allocate(resource, None, &mut candidate)?;
             super::validation::on_create(resource, &candidate)?;
-            super::apply::track_update(
-                None,
-                &mut candidate,
-                &options.manager,
-                options.subresource,
-                resource,
-            );
+            if !options.tracked {
+                super::apply::track_update(
+                    None,
+                    &mut candidate,
+                    &options.manager,
+                    options.subresource,
+                    resource,
+                );
+            }
             let wanted = name(&candidate).to_owned();
             let key = ObjectKey::new(super::object::namespace(&candidate), &wanted);
             if self.store().get(&resource.storage, &key).is_some() {
@@ -186,13 +191,15 @@ impl ApiServer {
         if resource.generation && spec_changed(resource, old, &wanted) {
             bump_generation(&mut wanted);
         }
-        super::apply::track_update(
-            Some(old),
-            &mut wanted,
-            &options.manager,
-            options.subresource,
-            resource,
-        );
+        if !options.tracked {
+            super::apply::track_update(
+                Some(old),
+                &mut wanted,
+                &options.manager,
+                options.subresource,
+                resource,
+            );
+        }
         if same_but_for_stamps(old, &wanted) {
             return Ok(Some(existing.clone()));
         }
