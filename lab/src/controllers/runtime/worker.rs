@@ -105,6 +105,8 @@ impl Worker {
                 }
                 self.later.add(key, wait);
             }
+            // The runtime is going down.
+            Err(error) if error.is_cancelled() => {}
             Err(panic) => {
                 let wait = self.failed(&key);
                 tracing::error!(controller = name, %key, %panic, "reconcile ended abnormally, retrying");
