@@ -38,7 +38,12 @@ fn the_first_line_follows_the_genesis() {
 fn a_removed_a_repeated_and_a_swapped_line_are_found() {
     let text = small().text();
     let lines: Vec<&str> = text.lines().collect();
-    let join = |lines: Vec<&str>| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let join = |lines: Vec<&str>| {
+        lines
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
     let removed = join([&lines[..3], &lines[4..]].concat());
     assert_eq!(read_log(removed.as_bytes()).unwrap_err().line, 4);
     let repeated = join([&lines[..3], &lines[2..]].concat());
@@ -60,7 +65,10 @@ fn a_torn_last_line_is_reported_and_the_chain_goes_on_behind_the_intact_part() {
         .unwrap();
     let mut bytes = torn[..log.intact_bytes].to_vec();
     bytes.extend(more.as_bytes());
-    assert_eq!(read_log(&bytes).unwrap().records.len(), log.records.len() + 1);
+    assert_eq!(
+        read_log(&bytes).unwrap().records.len(),
+        log.records.len() + 1
+    );
 }
 
 #[test]

@@ -315,14 +315,12 @@ impl Log {
             .armed(uids)
             .step(Step::Inject, lower - 0.1);
         for uid in uids {
-            log = log
-                .requested(uid, lower)
-                .event(Event::FaultProven {
-                    fault: "kill".to_owned(),
-                    target: target(uid),
-                    effect: between(lower, upper),
-                    proof: format!("pod UID {uid} is gone"),
-                });
+            log = log.requested(uid, lower).event(Event::FaultProven {
+                fault: "kill".to_owned(),
+                target: target(uid),
+                effect: between(lower, upper),
+                proof: format!("pod UID {uid} is gone"),
+            });
         }
         log.step(Step::Observe, upper)
     }
