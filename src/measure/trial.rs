@@ -66,7 +66,6 @@ pub struct TrialMeasures {
 
 impl TrialMeasures {
     /// Recovery time from where the claim starts its clock.
-    #[must_use]
     pub fn rto(&self, from: RtoStart) -> &Measured<Bounded> {
         match from {
             RtoStart::Fault => &self.rto_from_fault,

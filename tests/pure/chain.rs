@@ -38,12 +38,7 @@ fn the_first_line_follows_the_genesis() {
 fn a_removed_a_repeated_and_a_swapped_line_are_found() {
     let text = small().text();
     let lines: Vec<&str> = text.lines().collect();
-    let join = |lines: Vec<&str>| {
-        lines
-            .iter()
-            .map(|line| format!("{line}\n"))
-            .collect::<String>()
-    };
+    let join = |lines: Vec<&str>| lines.join("\n") + "\n";
     let removed = join([&lines[..3], &lines[4..]].concat());
     assert_eq!(read_log(removed.as_bytes()).unwrap_err().line, 4);
     let repeated = join([&lines[..3], &lines[2..]].concat());
@@ -208,7 +203,7 @@ proptest! {
         let text = small().text();
         let cut = cut.index(text.len());
         let log = read_log(&text.as_bytes()[..cut]).unwrap();
-        let whole = text.as_bytes()[..cut].iter().filter(|byte| **byte == b'\n').count();
+        let whole = text.bytes().take(cut).filter(|byte| *byte == b'\n').count();
         prop_assert!(log.records.len() == whole || log.records.len() == whole + 1);
         prop_assert_eq!(&log.records[..], &small().records()[..log.records.len()]);
     }

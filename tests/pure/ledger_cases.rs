@@ -13,9 +13,9 @@ use std::time::Duration;
 pub(crate) fn streaming(name: &str, limit: f64) -> Experiment {
     let mut experiment = experiment(name, vec![pods_ready(1.0)], limit);
     experiment.ledger = Some(ledger());
-    experiment.slos.rpo_seconds = at_most(10.0);
-    experiment.slos.lost = at_most(0.0);
-    experiment.slos.duplicated = at_most(0.0);
+    experiment.slos.rpo_seconds = Some(at_most(10.0));
+    experiment.slos.lost = Some(at_most(0.0));
+    experiment.slos.duplicated = Some(at_most(0.0));
     experiment
 }
 
@@ -137,7 +137,7 @@ fn dead() -> Case {
     experiment.target.workload = Workload::SparkApplication {
         name: "orders".to_owned(),
     };
-    experiment.steady_state.probes[0].name = "driver ready".to_owned();
+    "driver ready".clone_into(&mut experiment.steady_state.probes[0].name);
     experiment.steady_state.probes[0].check = Check::Pods {
         role: Some(Role("driver".to_owned())),
         ready: Comparison {

@@ -94,7 +94,7 @@ fn same_pod() -> Case {
 fn same_name() -> Case {
     let named = |facts: PodFacts| {
         let mut facts = facts;
-        facts.pod.name = "shop-0".to_owned();
+        "shop-0".clone_into(&mut facts.pod.name);
         facts
     };
     let log = Log::of(&experiment(
