@@ -49,6 +49,21 @@ fn a_removed_a_repeated_and_a_swapped_line_are_found() {
 }
 
 #[test]
+fn a_line_of_another_log_in_the_same_place_is_found() {
+    let mut other = small();
+    other.events[2] = Event::WorkloadIdentified {
+        workload: "another".to_owned(),
+        stand_in: false,
+    };
+    let (text, other) = (small().text(), other.text());
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[3] = other.lines().nth(3).unwrap();
+    let error = read_log((lines.join("\n") + "\n").as_bytes()).unwrap_err();
+    assert_eq!(error.line, 4);
+    assert!(error.what.contains("does not follow"), "{error}");
+}
+
+#[test]
 fn a_torn_last_line_is_reported_and_the_chain_goes_on_behind_the_intact_part() {
     let text = small().text();
     let torn = &text.as_bytes()[..text.len() - 20];

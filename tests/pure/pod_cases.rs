@@ -625,3 +625,46 @@ fn an_effect_seen_on_one_of_two_targets_is_not_proven() {
     assert_eq!(run.verdict, Verdict::Inconclusive);
     assert_eq!(run.experiments[0].trials[0].faults[0].proof, None);
 }
+
+#[test]
+fn a_pod_that_is_no_longer_of_the_target_no_longer_serves() {
+    let run = one_pod("left", 60.0, 120.0)
+        .fault(&["a"], 99.99, 100.01)
+        .pod(Seen::Modified, 100.0, stranger(pod("a")))
+        .end(110.0, 120.0)
+        .judge();
+    assert!(run.experiments[0].trials[0].rto.value.is_none());
+}
+
+#[test]
+fn an_event_that_is_delivered_late_is_bounded_by_the_reads_around_it() {
+    let mut log = killed(one_pod("late-delivery", 9.0, 120.0))
+        .pod(Seen::Added, 102.0, pending("b"))
+        .pod(Seen::Modified, 108.0, pod("b"))
+        .end(114.0, 120.0);
+    for event in &mut log.events {
+        if let Event::PodSeen { at, pod, .. } = event
+            && pod.resource_version == Some(108_000)
+        {
+            *at = crate::dsl::at(111.0);
+        }
+    }
+    let run = log.judge();
+    let rto = &run.experiments[0].trials[0].rto;
+    assert!(
+        rto.lower.unwrap() <= 8.0 && rto.upper.unwrap() >= 8.0 && rto.upper.unwrap() < 8.3,
+        "{rto:?}"
+    );
+    assert_eq!(run.verdict, Verdict::Pass);
+}
+
+#[test]
+fn the_best_estimate_alone_never_passes() {
+    // The estimate is 8.002 s, the error bar ends at 8.012 s.
+    let run = killed(one_pod("estimate", 8.005, 115.0))
+        .pod(Seen::Added, 102.0, pending("b"))
+        .pod(Seen::Modified, 108.0, pod("b"))
+        .end(112.0, 115.0)
+        .judge();
+    assert_eq!(run.verdict, Verdict::Inconclusive);
+}
