@@ -6,3 +6,4 @@
 //! `lifecycle` (up, down, status, and the removal of what a crash left).
 
 pub mod backend;
+pub mod api;

@@ -1,0 +1,4 @@
+//! The API server.
+
+pub(crate) mod apply;
+pub(crate) mod fields;
