@@ -10,34 +10,34 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::fields::{FieldSet, Path, Shape, decode, encode, leaves, merge, remove, render};
+use super::registry::ResourceType;
+use super::status::{ApiError, Cause};
 
 /// Who writes, and how.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Writer<'a> {
+struct Writer<'a> {
     /// The field manager.
-    pub(crate) manager: &'a str,
+    manager: &'a str,
     /// `apiVersion` of the written body.
-    pub(crate) api_version: &'a str,
+    api_version: &'a str,
     /// `status`, `scale` ...; none for the object itself.
-    pub(crate) subresource: Option<&'a str>,
+    subresource: Option<&'a str>,
     /// RFC 3339, seconds.
-    pub(crate) now: &'a str,
+    now: &'a str,
 }
 
 /// One field that somebody else owns with another value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Conflict {
-    /// The other owner.
-    pub(crate) manager: String,
+struct Conflict {
     /// How the other owner wrote it, as Kubernetes words it: `"name" using v1`, with the time for updates.
-    pub(crate) description: String,
+    description: String,
     /// Dotted path of the field.
-    pub(crate) field: String,
+    field: String,
 }
 
 /// Why an apply was refused.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ApplyError {
+enum ApplyError {
     /// Other managers own some of the fields.
     #[error("{}", conflict_message(.0))]
     Conflicts(Vec<Conflict>),
@@ -48,21 +48,61 @@ pub(crate) enum ApplyError {
 
 impl ApplyError {
     /// The `details.causes` of the Status that reports this error.
-    pub(crate) fn causes(&self) -> Vec<Value> {
+    fn causes(&self) -> Vec<Cause> {
         match self {
             Self::Conflicts(conflicts) => conflicts
                 .iter()
-                .map(|conflict| {
-                    json!({
-                        "reason": "FieldManagerConflict",
-                        "message": format!("conflict with {}", conflict.description),
-                        "field": conflict.field,
-                    })
+                .map(|conflict| Cause {
+                    reason: "FieldManagerConflict".to_owned(),
+                    message: format!("conflict with {}", conflict.description),
+                    field: conflict.field.clone(),
                 })
                 .collect(),
             Self::Invalid(_) => Vec::new(),
         }
     }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> Self {
+        let message = error.to_string();
+        let plain = |code, reason: &str| Self { code, reason: reason.to_owned(), message, details: None };
+        match &error {
+            ApplyError::Conflicts(_) => plain(409, "Conflict").with_causes(error.causes()),
+            ApplyError::Invalid(_) => plain(400, "BadRequest"),
+        }
+    }
+}
+
+fn shape(resource: &ResourceType) -> Shape<'_> {
+    Shape { kind: &resource.kind, builtin: resource.custom.is_none(), ignore_status: resource.has("status") }
+}
+
+/// Server-side apply of `applied` to a resource: see [`merge_applied`].
+pub(crate) fn apply(
+    existing: Option<&Value>,
+    applied: &Value,
+    manager: &str,
+    force: bool,
+    resource: &ResourceType,
+) -> Result<Value, ApiError> {
+    let (api_version, now) = (resource.api_version(), super::object::now());
+    let writer = Writer { manager, api_version: &api_version, subresource: None, now: &now };
+    Ok(merge_applied(existing, applied, force, shape(resource), &writer)?)
+}
+
+/// Notes in `metadata.managedFields` what a create, update or patch by this manager changed: see [`note_update`].
+pub(crate) fn track_update(
+    existing: Option<&Value>,
+    updated: &mut Value,
+    manager: &str,
+    subresource: Option<&str>,
+    resource: &ResourceType,
+) {
+    let (api_version, now) = (resource.api_version(), super::object::now());
+    let writer = Writer { manager, api_version: &api_version, subresource, now: &now };
+    let shape = Shape { ignore_status: resource.has("status") && subresource.is_none(), ..shape(resource) };
+    note_update(existing, updated, shape, &writer);
 }
 
 /// Worded like the API server does: clients print it as it is.
@@ -185,7 +225,7 @@ fn without_nulls(value: &Value) -> Value {
 /// With no `existing` object the result is the applied object with its owner. Server-set metadata (uid,
 /// resourceVersion, generation ...) is the caller's business. When nothing changes, the result equals `existing`, the
 /// time stamps of the owners included, so that the caller can see that no write is needed.
-pub(crate) fn apply(
+fn merge_applied(
     existing: Option<&Value>,
     applied: &Value,
     force: bool,
@@ -229,7 +269,6 @@ pub(crate) fn apply(
                 owner.set.remove(&path);
             } else {
                 conflicts.push(Conflict {
-                    manager: owner.manager.clone(),
                     description: owner.describe(),
                     field: render(&path),
                 });
@@ -301,7 +340,7 @@ fn prune(merged: &mut Value, last: &FieldSet, new: &FieldSet, others: &FieldSet,
 ///
 /// The writer owns what it added or changed, and whoever owned it before does so no more. Bodies that carry their own
 /// `managedFields` replace the list first, as `kubectl` does when it turns client-side into server-side apply.
-pub(crate) fn track_update(old: Option<&Value>, new: &mut Value, shape: Shape<'_>, writer: &Writer<'_>) {
+fn note_update(old: Option<&Value>, new: &mut Value, shape: Shape<'_>, writer: &Writer<'_>) {
     let sent = new.pointer("/metadata/managedFields").and_then(Value::as_array);
     let reset = sent.is_some_and(|entries| matches!(entries.as_slice(), [only] if only == &json!({})));
     let mut owners = match (old, sent) {

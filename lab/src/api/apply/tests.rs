@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ApplyError, Writer, apply, track_update};
+use super::{ApplyError, Writer, merge_applied as apply, note_update as track_update};
+use crate::api::status::ApiError;
 use crate::api::fields::{Element, FieldSet, Shape, decode, encode};
 
 const POD: Shape<'static> = Shape { kind: "Deployment", builtin: true, ignore_status: true };
@@ -68,9 +69,11 @@ fn another_value_for_an_owned_field_is_a_conflict_with_its_cause() {
     let first = applied_by(None, config(json!({"x": "1"})), "one", false).unwrap();
     let error = applied_by(Some(&first), config(json!({"x": "2"})), "two", false).unwrap_err();
     assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"one\" using v1: .data.x");
+    let error = ApiError::from(error);
+    assert_eq!((error.code, error.reason.as_str()), (409, "Conflict"));
     assert_eq!(
-        error.causes(),
-        vec![json!({"reason": "FieldManagerConflict", "message": "conflict with \"one\" using v1", "field": ".data.x"})]
+        error.details.unwrap()["causes"],
+        json!([{"reason": "FieldManagerConflict", "message": "conflict with \"one\" using v1", "field": ".data.x"}])
     );
 }
 
