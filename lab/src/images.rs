@@ -88,6 +88,9 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     for repository in PIPELINE_REPOSITORIES {
         table.insert(repository, pipeline.clone());
     }
+    for (pattern, image) in crate::controllers::prometheus::images(program) {
+        table.insert(pattern, image);
+    }
     table
 }
 
