@@ -251,7 +251,7 @@ fn fill(
                 }
             }
             (_, Item::Bytes(inner)) if INLINE.contains(&field.name) => {
-                fill(object, field.kind, inner, depth)?
+                fill(object, field.kind, inner, depth)?;
             }
             (_, item) => {
                 if let Some(value) = convert(field, item, depth, false)? {
@@ -308,7 +308,7 @@ fn convert(
         }
         ("D", Item::Bytes(bytes)) => {
             let nanoseconds = numbers(bytes)?.first().copied().unwrap_or(0);
-            Some(Value::from(format!("{}ns", nanoseconds)))
+            Some(Value::from(format!("{nanoseconds}ns")))
         }
         ("I", Item::Bytes(bytes)) => Some(int_or_string(bytes)?),
         ("Q", Item::Bytes(bytes)) => Some(Value::from(first_text(bytes)?)),
