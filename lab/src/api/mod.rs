@@ -13,6 +13,7 @@ mod defaults;
 mod discovery;
 mod events;
 mod eviction;
+mod fields;
 mod gc;
 mod handlers;
 mod lists;
