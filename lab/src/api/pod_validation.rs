@@ -26,6 +26,13 @@ pub(crate) fn spec(object: &Value, pointer: &str, field: &str, causes: &mut Vec<
             causes,
         );
     }
+    // A StatefulSet's claims become volumes of its pods.
+    let claims = array_at(object, "/spec/volumeClaimTemplates");
+    volumes.extend(
+        claims
+            .iter()
+            .filter_map(|claim| str_at(claim, "/metadata/name")),
+    );
     if array_at(spec, "/containers").is_empty() {
         causes.push(Cause::required(format!("{field}.containers"), ""));
     }
