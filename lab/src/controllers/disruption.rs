@@ -347,7 +347,10 @@ mod tests {
         )
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the other kind of sizes is an error")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the other kind of sizes is an error"
+    )]
     fn size(replicas: i32) -> Sizes {
         Ok([("u".to_owned(), replicas)].into())
     }
