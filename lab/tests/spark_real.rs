@@ -18,7 +18,10 @@ const START: Duration = Duration::from_mins(3);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {
     let spark = chaosrun_lab::images::find_spark();
-    assert!(spark.is_some(), "Apache Spark or Java is missing: run scripts/install-spark.sh");
+    assert!(
+        spark.is_some(),
+        "Apache Spark or Java is missing: run scripts/install-spark.sh"
+    );
     let stage = stage("real").await;
     // The shipped file, with a wait that does not depend on how long the first part of this test takes.
     let shorter = |object: &mut Value| {
@@ -31,11 +34,20 @@ async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {
     stage.committed(&data, 2, START).await;
 
     // They are Spark's: its labels, its names, owned by the driver.
-    until("two executors run", START, || async { stage.executors().await.len() == 2 }).await;
+    until("two executors run", START, || async {
+        stage.executors().await.len() == 2
+    })
+    .await;
     let driver = stage.pods().get(DRIVER).await.unwrap();
     let labels = driver.metadata.labels.clone().unwrap();
-    assert_eq!(Some(&labels["spark-version"]), spark.as_ref().map(|spark| &spark.version));
-    let list = ListParams::default().labels(&format!("spark-role=executor,spark-app-selector={}", labels["spark-app-selector"]));
+    assert_eq!(
+        Some(&labels["spark-version"]),
+        spark.as_ref().map(|spark| &spark.version)
+    );
+    let list = ListParams::default().labels(&format!(
+        "spark-role=executor,spark-app-selector={}",
+        labels["spark-app-selector"]
+    ));
     for executor in stage.pods().list(&list).await.unwrap() {
         let owners = executor.metadata.owner_references.unwrap();
         assert_eq!(owners.len(), 1);
@@ -44,7 +56,11 @@ async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {
 
     let victims = stage.executors().await;
     let victim = victims.iter().next().unwrap();
-    stage.pods().delete(victim, &DeleteParams::default()).await.unwrap();
+    stage
+        .pods()
+        .delete(victim, &DeleteParams::default())
+        .await
+        .unwrap();
     until("Spark replaced the executor", START, || async {
         let now = stage.executors().await;
         now.len() == 2 && !now.contains(victim)
@@ -54,11 +70,19 @@ async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {
     stage.committed(&data, before + 2, START).await;
 
     let first = stage.driver_uid().await;
-    stage.pods().delete(DRIVER, &DeleteParams::default().grace_period(0)).await.unwrap();
-    until("another driver pod runs under the same name", START, || async {
-        let uid = stage.driver_uid().await;
-        uid.is_some() && uid != first && stage.state_is("RUNNING").await
-    })
+    stage
+        .pods()
+        .delete(DRIVER, &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    until(
+        "another driver pod runs under the same name",
+        START,
+        || async {
+            let uid = stage.driver_uid().await;
+            uid.is_some() && uid != first && stage.state_is("RUNNING").await
+        },
+    )
     .await;
     let before = last_commit(&data).unwrap();
     stage.committed(&data, before + 2, START).await;

@@ -42,7 +42,7 @@ pub(crate) async fn read_bytes_with_type(request: Request) -> Result<(Bytes, Str
         return Err(ApiError::too_large(BODY_LIMIT));
     }
     let body = axum::body::to_bytes(request.into_body(), BODY_LIMIT);
-    let bytes = tokio::time::timeout(Duration::from_secs(60), body)
+    let bytes = tokio::time::timeout(Duration::from_mins(1), body)
         .await
         .map_err(|_| ApiError::bad_request("timed out after 60 s waiting for the request body"))?
         .map_err(|error| {

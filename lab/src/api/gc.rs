@@ -132,7 +132,7 @@ fn collect(
         match present_owner(server, owner, namespace(object)) {
             None => gone.push(owner_uid.to_owned()),
             Some(found) if super::writes::waits_for_dependents(&found.value) => {
-                waiting.push(owner_uid.to_owned())
+                waiting.push(owner_uid.to_owned());
             }
             Some(_) => solid = true,
         }

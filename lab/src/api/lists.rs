@@ -164,7 +164,7 @@ pub(crate) async fn start_watch(
         render: target.render,
         resource: target.resource.clone(),
     };
-    let events = watch::events(server.clone(), watch)?;
+    let events = watch::events(server.clone(), watch);
     let upgrade = request
         .headers()
         .get(header::UPGRADE)

@@ -86,7 +86,7 @@ impl Metrics {
                 .replace('\n', "\\n")
         };
         for one in self.snapshot() {
-            text.push_str(&format!(
+            let line = format!(
                 "apiserver_request_total{{verb=\"{}\",group=\"{}\",resource=\"{}\",namespace=\"{}\",client=\"{}\"}} {}\n",
                 escaped(&one.verb),
                 escaped(&one.group),
@@ -94,7 +94,8 @@ impl Metrics {
                 escaped(&one.namespace),
                 escaped(&one.user_agent),
                 one.count
-            ));
+            );
+            text.push_str(&line);
         }
         text
     }

@@ -1,4 +1,4 @@
-//! OpenAPI documents.
+//! `OpenAPI` documents.
 
 use std::sync::Arc;
 

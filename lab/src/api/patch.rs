@@ -48,7 +48,8 @@ fn list_merge(parent: &str, field: &str) -> ListMerge {
         | "env"
         | "volumes"
         | "imagePullSecrets"
-        | "resourceClaims" => ListMerge::Key("name"),
+        | "resourceClaims"
+        | "webhooks" => ListMerge::Key("name"),
         "secrets" if parent.is_empty() => ListMerge::Key("name"),
         "ports" if parent == "spec" => ListMerge::Key("port"),
         "ports" => ListMerge::Key("containerPort"),
@@ -59,7 +60,6 @@ fn list_merge(parent: &str, field: &str) -> ListMerge {
         "conditions" | "addresses" => ListMerge::Key("type"),
         "ownerReferences" => ListMerge::Key("uid"),
         "taints" => ListMerge::Key("key"),
-        "webhooks" => ListMerge::Key("name"),
         "finalizers" | "podCIDRs" => ListMerge::Set,
         _ => ListMerge::Atomic,
     }

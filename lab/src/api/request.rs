@@ -200,16 +200,16 @@ impl Query {
     }
 }
 
-/// Splits a path as Kubernetes does. `None`: not the path of a resource.
-pub(crate) fn parse_path(
-    server: &ApiServer,
-    path: &str,
-) -> Option<(
+/// Resource, namespace, name and subresource.
+pub(crate) type Place = (
     Arc<ResourceType>,
     Option<String>,
     Option<String>,
     Option<String>,
-)> {
+);
+
+/// Splits a path as Kubernetes does. `None`: not the path of a resource.
+pub(crate) fn parse_path(server: &ApiServer, path: &str) -> Option<Place> {
     let mut parts = path
         .trim_matches('/')
         .split('/')

@@ -81,7 +81,7 @@ impl LabelSelector {
         }
     }
 
-    /// Reads a plain map of labels, as Services and ReplicationControllers have.
+    /// Reads a plain map of labels, as `Service` and `ReplicationController` have.
     #[must_use]
     pub fn from_map(labels: &Value) -> Self {
         let requirements = labels.as_object().into_iter().flatten();

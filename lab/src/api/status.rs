@@ -93,7 +93,7 @@ pub struct ApiError {
     /// Text for people.
     pub message: String,
     /// Name, kind, group, uid, causes, retryAfterSeconds.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
 }
 
 impl ApiError {
@@ -116,7 +116,7 @@ impl ApiError {
         if let Some(map) = details.as_object_mut() {
             map.insert("kind".to_owned(), Value::from(resource.plural.clone()));
         }
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
@@ -135,7 +135,7 @@ impl ApiError {
     #[must_use]
     pub fn no_such_path() -> Self {
         Self {
-            details: Some(json!({})),
+            details: Some(Box::new(json!({}))),
             ..Self::new(
                 404,
                 "NotFound",
@@ -203,7 +203,7 @@ impl ApiError {
         if resource.group.is_empty() {
             super::object::remove(&mut details, "/group");
         }
-        error.details = Some(details);
+        error.details = Some(Box::new(details));
         error.with_causes(causes)
     }
 
@@ -211,7 +211,7 @@ impl ApiError {
     #[must_use]
     pub fn unprocessable(message: impl Into<String>) -> Self {
         Self {
-            details: Some(json!({})),
+            details: Some(Box::new(json!({}))),
             ..Self::new(422, "Invalid", message)
         }
     }
@@ -252,7 +252,7 @@ impl ApiError {
     #[must_use]
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
         Self {
-            details: Some(json!({"retryAfterSeconds": retry_after_seconds})),
+            details: Some(Box::new(json!({"retryAfterSeconds": retry_after_seconds}))),
             ..Self::new(429, "TooManyRequests", message)
         }
     }
@@ -261,7 +261,7 @@ impl ApiError {
     #[must_use]
     pub fn method_not_allowed() -> Self {
         Self {
-            details: Some(json!({})),
+            details: Some(Box::new(json!({}))),
             ..Self::new(
                 405,
                 "MethodNotAllowed",
@@ -308,7 +308,7 @@ impl ApiError {
         let message = message.into();
         let details = json!({"causes": [{"message": message}]});
         Self {
-            details: Some(details),
+            details: Some(Box::new(details)),
             ..Self::new(
                 500,
                 "InternalError",
@@ -336,7 +336,7 @@ impl ApiError {
                 one
             })
             .collect();
-        let details = self.details.get_or_insert_with(|| json!({}));
+        let details = self.details.get_or_insert_with(|| Box::new(json!({})));
         super::object::set(details, "/causes", Value::Array(listed));
         self
     }
@@ -349,7 +349,7 @@ impl ApiError {
             "message": self.message, "reason": self.reason,
         });
         if let Some(details) = &self.details {
-            super::object::set(&mut status, "/details", details.clone());
+            super::object::set(&mut status, "/details", Value::clone(details));
         }
         super::object::set(&mut status, "/code", self.code);
         status

@@ -26,7 +26,7 @@ pub(crate) async fn serve_subresource(
         return Err(ApiError::no_such_path());
     }
     match (subresource, request.method().clone()) {
-        ("status", Method::GET) => {
+        ("status" | "ephemeralcontainers" | "resize", Method::GET) => {
             let stored = server.existing(&target.resource, &target.key())?;
             Ok(target
                 .render
@@ -45,7 +45,7 @@ pub(crate) async fn serve_subresource(
         }
         ("status", Method::PATCH) => patch(server, &target, Part::Status, request).await,
         ("scale", _) => scale(server, &target, request).await,
-        ("log" | "exec" | "attach" | "portforward", _) => {
+        (stream, _) if super::stream::is_stream(stream) => {
             let pod = server.existing(&target.resource, &target.key())?;
             super::stream::handle(server, &pod.value, subresource, request).await
         }
@@ -56,12 +56,6 @@ pub(crate) async fn serve_subresource(
         ("binding", Method::POST) => {
             let body = read_object(request).await?;
             bind(server, &target, &body)
-        }
-        ("ephemeralcontainers" | "resize", Method::GET) => {
-            let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
         }
         ("ephemeralcontainers" | "resize", Method::PUT) => {
             let options = target.write_options(Part::Internal, request.headers());

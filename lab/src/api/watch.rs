@@ -71,11 +71,11 @@ struct Watcher {
     finished: bool,
 }
 
-/// The events as lines of JSON. A resource version that is too old already is an error right away.
+/// The events as lines of JSON. A resource version that is too old gives one ERROR event, as on a cluster.
 pub(crate) fn events(
     server: Arc<ApiServer>,
     request: WatchRequest,
-) -> Result<impl Stream<Item = Bytes> + Send + 'static, ApiError> {
+) -> impl Stream<Item = Bytes> + Send + 'static {
     let changed = server.store().notifier(&request.resource.storage);
     let now = Instant::now();
     let mut watcher = Watcher {
@@ -89,9 +89,9 @@ pub(crate) fn events(
         request,
     };
     watcher.begin();
-    Ok(stream::unfold(watcher, |mut watcher| async move {
+    stream::unfold(watcher, |mut watcher| async move {
         watcher.next().await.map(|line| (line, watcher))
-    }))
+    })
 }
 
 impl Watcher {

@@ -152,8 +152,19 @@ pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> Controller
 pub fn in_lab(prometheus: Option<prometheus::PrometheusConfig>) -> Controller {
     Box::new(|client, info| {
         Box::pin(async move {
-            let address = info.pod_api_url.strip_prefix("https://").and_then(|address| address.parse().ok());
-            spawn_all(client, &ControllersConfig { api_address: address, prometheus }).ended().await;
+            let address = info
+                .pod_api_url
+                .strip_prefix("https://")
+                .and_then(|address| address.parse().ok());
+            spawn_all(
+                client,
+                &ControllersConfig {
+                    api_address: address,
+                    prometheus,
+                },
+            )
+            .ended()
+            .await;
         })
     })
 }

@@ -221,8 +221,12 @@ impl Cluster {
 
 /// Log lines on the test's output; `LAB_LOG` says which.
 pub(crate) fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
-    let _already_set = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
+    let _already_set = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_test_writer()
+        .try_init();
 }
 
 /// Tries again until it succeeds; panics with the last state when it takes too long.
@@ -234,7 +238,11 @@ where
 }
 
 /// As [`until`], with a patience of its own.
-pub(crate) async fn until_for<T, F>(patience: Duration, what: &str, mut attempt: impl FnMut() -> F) -> T
+pub(crate) async fn until_for<T, F>(
+    patience: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> T
 where
     F: Future<Output = Result<T, String>>,
 {

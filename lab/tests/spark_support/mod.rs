@@ -32,16 +32,35 @@ pub struct Stage {
 
 /// Boots the shipped lab under a name of its own.
 pub async fn stage(test: &str) -> Stage {
-    drop(tracing_subscriber::fmt().with_env_filter("warn,chaosrun_lab=info").with_test_writer().try_init());
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter("warn,chaosrun_lab=info")
+            .with_test_writer()
+            .try_init(),
+    );
     let program = Path::new(env!("CARGO_BIN_EXE_chaosrun-lab"));
     let config = configuration(&format!("t-{test}-{}", std::process::id()), program);
     let lab = match Lab::start(config, controllers()).await {
         Ok(lab) => lab,
         Err(error) => panic!("these tests need root, runc, iproute2 and nftables: {error}"),
     };
-    let stage = Stage { client: lab.client(), lab };
-    let served = || async { stage.application_api().list(&ListParams::default()).await.is_ok() };
-    until("the SparkApplication definition is served", Duration::from_secs(10), served).await;
+    let stage = Stage {
+        client: lab.client(),
+        lab,
+    };
+    let served = || async {
+        stage
+            .application_api()
+            .list(&ListParams::default())
+            .await
+            .is_ok()
+    };
+    until(
+        "the SparkApplication definition is served",
+        Duration::from_secs(10),
+        served,
+    )
+    .await;
     stage
 }
 
@@ -57,7 +76,9 @@ pub async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, holds:
 impl Stage {
     /// Creates every object of a shipped manifest, after `change` had a look at it.
     pub async fn apply(&self, file: &str, change: impl Fn(&mut Value)) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kind-config").join(file);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../kind-config")
+            .join(file);
         for document in std::fs::read_to_string(path).unwrap().split("\n---\n") {
             let mut object: Value = serde_yaml::from_str(document).unwrap();
             change(&mut object);
@@ -92,15 +113,28 @@ impl Stage {
     }
 
     pub async fn driver_uid(&self) -> Option<String> {
-        self.pods().get_opt(DRIVER).await.unwrap().and_then(|pod| pod.metadata.uid)
+        self.pods()
+            .get_opt(DRIVER)
+            .await
+            .unwrap()
+            .and_then(|pod| pod.metadata.uid)
     }
 
     /// Names of the executors that are running and stay.
     pub async fn executors(&self) -> BTreeSet<String> {
-        let list = self.pods().list(&ListParams::default().labels("spark-role=executor")).await.unwrap();
+        let list = self
+            .pods()
+            .list(&ListParams::default().labels("spark-role=executor"))
+            .await
+            .unwrap();
         list.into_iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"))
+            .filter(|pod| {
+                pod.status
+                    .as_ref()
+                    .and_then(|status| status.phase.as_deref())
+                    == Some("Running")
+            })
             .filter_map(|pod| pod.metadata.name)
             .collect()
     }
@@ -113,9 +147,25 @@ impl Stage {
             claim.spec.and_then(|spec| spec.volume_name).is_some()
         };
         until("the claim is bound", Duration::from_secs(10), bound).await;
-        let volume = claims.get("pipeline-data").await.unwrap().spec.unwrap().volume_name.unwrap();
+        let volume = claims
+            .get("pipeline-data")
+            .await
+            .unwrap()
+            .spec
+            .unwrap()
+            .volume_name
+            .unwrap();
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        volumes.get(&volume).await.unwrap().spec.unwrap().host_path.unwrap().path.into()
+        volumes
+            .get(&volume)
+            .await
+            .unwrap()
+            .spec
+            .unwrap()
+            .host_path
+            .unwrap()
+            .path
+            .into()
     }
 
     /// Waits until batch `number` is committed.
@@ -143,7 +193,10 @@ impl Stage {
     }
 
     pub async fn stop(self) {
-        let (control_group, data) = (self.lab.info().control_group.clone(), self.lab.info().data_folder.clone());
+        let (control_group, data) = (
+            self.lab.info().control_group.clone(),
+            self.lab.info().data_folder.clone(),
+        );
         self.lab.stop().await.unwrap();
         assert!(!data.exists(), "{} is left", data.display());
         let group = Path::new("/sys/fs/cgroup/memory").join(control_group.trim_start_matches('/'));
@@ -172,7 +225,10 @@ pub fn last_commit(data: &Path) -> Option<u64> {
 fn acked(data: &Path) -> BTreeSet<i64> {
     let text = std::fs::read_to_string(data.join("ledger/acked.log")).unwrap_or_default();
     let range = |line: &str| {
-        let fields: Vec<i64> = line.split(' ').map(|field| field.parse().unwrap()).collect();
+        let fields: Vec<i64> = line
+            .split(' ')
+            .map(|field| field.parse().unwrap())
+            .collect();
         fields[0]..=fields[1]
     };
     // A line that is being written does not count yet.
@@ -184,10 +240,16 @@ fn acked(data: &Path) -> BTreeSet<i64> {
 fn sink(data: &Path) -> BTreeMap<i64, usize> {
     let mut files: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut start = 0;
-    for entry in std::fs::read_dir(data.join("out/_spark_metadata")).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(data.join("out/_spark_metadata"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name().to_str().unwrap().to_owned();
         let compact = name.strip_suffix(".compact");
-        let Ok(number) = compact.unwrap_or(&name).parse() else { continue };
+        let Ok(number) = compact.unwrap_or(&name).parse() else {
+            continue;
+        };
         if compact.is_some() {
             start = start.max(number);
         }
@@ -201,7 +263,12 @@ fn sink(data: &Path) -> BTreeMap<i64, usize> {
         for line in lines.filter(|line| !line.is_empty()) {
             let entry: Value = serde_json::from_str(line).unwrap();
             assert_eq!(entry["action"], "add");
-            let inside = entry["path"].as_str().unwrap().strip_prefix("file:///data").unwrap().to_owned();
+            let inside = entry["path"]
+                .as_str()
+                .unwrap()
+                .strip_prefix("file:///data")
+                .unwrap()
+                .to_owned();
             let part = data.join(inside.trim_start_matches('/'));
             let text = std::fs::read_to_string(&part).unwrap();
             assert_eq!(entry["size"], text.len(), "{}", part.display());
