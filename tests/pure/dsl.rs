@@ -117,6 +117,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             },
         },
         setup: Setup {
+            patches: Vec::new(),
             manifests: Vec::new(),
             keep: false,
         },
