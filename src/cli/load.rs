@@ -103,6 +103,19 @@ pub(super) fn with_manifests(from: FromFile) -> Result<Loaded, Failure> {
         })?;
         manifests.extend(parse_manifests(&file, &text)?);
     }
+    for patch in &from.experiment.setup.patches {
+        let found = manifests.iter_mut().find(|held| held.is(&patch.kind, &patch.name));
+        let Some(manifest) = found else {
+            return Err(Failure::Manifest(ManifestError {
+                file: from.path.display().to_string(),
+                why: format!("setup.patches names {} {}, which is in none of the manifests", patch.kind, patch.name),
+            }));
+        };
+        manifest.merge(&patch.merge).map_err(|why| ManifestError {
+            file: from.path.display().to_string(),
+            why: format!("the patch to {} {} cannot be applied: {why}", patch.kind, patch.name),
+        })?;
+    }
     Ok(Loaded {
         file: from.path.display().to_string(),
         experiment: from.experiment,

@@ -61,6 +61,22 @@ pub(crate) fn parse_manifests(file: &str, text: &str) -> Result<Vec<Manifest>, M
 }
 
 impl Manifest {
+    /// Is it this object?
+    pub(crate) fn is(&self, kind: &str, name: &str) -> bool {
+        self.object.types.as_ref().is_some_and(|types| types.kind == kind) && self.object.metadata.name.as_deref() == Some(name)
+    }
+
+    /// Applies a JSON merge patch (RFC 7386).
+    ///
+    /// # Errors
+    /// When the result is no Kubernetes object any more.
+    pub(crate) fn merge(&mut self, patch: &serde_json::Value) -> Result<(), String> {
+        let mut document = serde_json::to_value(&self.object).map_err(|error| error.to_string())?;
+        json_patch::merge(&mut document, patch);
+        self.object = serde_json::from_value(document).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
     /// `Kind namespace/name` for people.
     pub(crate) fn title(&self) -> String {
         let kind = self

@@ -94,9 +94,24 @@ pub(super) struct SetupFile {
     /// Paths, relative to this file.
     #[serde(default)]
     pub(super) manifests: Vec<String>,
+    /// Changes to objects of the manifests before they are created, as JSON merge patches.
+    #[serde(default)]
+    pub(super) patches: Vec<PatchFile>,
     /// Leave them in place afterwards.
     #[serde(default)]
     pub(super) keep: bool,
+}
+
+/// A change to one object of the manifests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PatchFile {
+    /// Kind of the object, such as `SparkApplication`.
+    pub(super) kind: String,
+    /// Its name.
+    pub(super) name: String,
+    /// JSON merge patch (RFC 7386): mappings are merged, everything else replaces, null removes.
+    pub(super) merge: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Probes that must all hold.

@@ -19,7 +19,7 @@ pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
 pub use types::{
     Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe,
-    RtoSlo, RtoStart, Setup, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When,
+    RtoSlo, RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When,
     Workload,
 };
 

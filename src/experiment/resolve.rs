@@ -10,7 +10,7 @@ use super::quantity::{comparison, count_limit, duration, share, time_limit};
 use super::shape::{Places, suggestion};
 use super::types::{
     Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe,
-    RtoSlo, RtoStart, Setup, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When,
+    RtoSlo, RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When,
     Workload,
 };
 use crate::fault::{FaultKind, FaultSpec, Injector, Mode, Signal};
@@ -179,6 +179,12 @@ impl<'a> Resolver<'a> {
             target,
             setup: Setup {
                 manifests: file.setup.manifests,
+                patches: file
+                    .setup
+                    .patches
+                    .into_iter()
+                    .map(|patch| SetupPatch { kind: patch.kind, name: patch.name, merge: patch.merge.into() })
+                    .collect(),
                 keep: file.setup.keep,
             },
             steady_state: SteadyState { probes },

@@ -85,6 +85,9 @@ impl<'a> Shape<'a> {
         if let Some(choices) = schema.get("anyOf").and_then(Json::as_array) {
             return self.any_of(node, choices, pointer);
         }
+        if schema.get("type").is_none() || schema.get("additionalProperties") == Some(&Json::Bool(true)) {
+            return self.anything(node);
+        }
         match &node.value {
             Value::Map(entries) if accepts(schema, "object") => {
                 self.map(node, entries, schema, pointer)
@@ -125,6 +128,23 @@ impl<'a> Shape<'a> {
                 );
                 placeholder(schema)
             }
+        }
+    }
+
+    /// A value without a schema of its own (a patch), variables filled in.
+    fn anything(&mut self, node: &Node) -> Json {
+        match &node.value {
+            Value::Null => Json::Null,
+            Value::Bool(held) => Json::from(*held),
+            Value::Integer(held) => Json::from(*held),
+            Value::Float(held) => Json::from(*held),
+            Value::Text(text) => self
+                .substitute(node.place, text)
+                .map_or(Json::Null, Json::String),
+            Value::List(items) => Json::Array(items.iter().map(|item| self.anything(item)).collect()),
+            Value::Map(entries) => Json::Object(
+                entries.iter().map(|entry| (entry.key.clone(), self.anything(&entry.value))).collect(),
+            ),
         }
     }
 

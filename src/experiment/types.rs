@@ -100,8 +100,23 @@ pub enum Workload {
 pub struct Setup {
     /// Paths, relative to the experiment file.
     pub manifests: Vec<String>,
+    /// Changes to their objects before they are created.
+    #[serde(default)]
+    pub patches: Vec<SetupPatch>,
     /// Leave them in place afterwards.
     pub keep: bool,
+}
+
+/// A JSON merge patch (RFC 7386) to one object of the setup manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetupPatch {
+    /// Kind of the object.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The patch.
+    pub merge: serde_json::Value,
 }
 
 /// All probes hold, each for its hold time.

@@ -26,13 +26,10 @@ pub(crate) fn spec(object: &Value, pointer: &str, field: &str, causes: &mut Vec<
             causes,
         );
     }
-    // A StatefulSet's claims become volumes of its pods.
-    let claims = array_at(object, "/spec/volumeClaimTemplates");
-    volumes.extend(
-        claims
-            .iter()
-            .filter_map(|claim| str_at(claim, "/metadata/name")),
-    );
+    // The pods of a StatefulSet get a volume for each claim template.
+    for claim in array_at(object, "/spec/volumeClaimTemplates") {
+        volumes.insert(super::object::name(claim));
+    }
     if array_at(spec, "/containers").is_empty() {
         causes.push(Cause::required(format!("{field}.containers"), ""));
     }

@@ -279,7 +279,7 @@ impl PodNetwork {
         };
         run("ip", &["netns", "add", &pod.name], None).await?;
         let outside = format!(
-            "link add {interface} type veth peer name eth0 address {mac} netns {name}\nlink set {interface} master {bridge} up\n",
+            "link add {interface} type veth peer name eth0 address {mac} netns {name}\nlink set {interface} master {bridge} up\nlink set {interface} type bridge_slave hairpin on\n",
             interface = pod.interface,
             name = pod.name,
             bridge = network.bridge()

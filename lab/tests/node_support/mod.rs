@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 /// A lab with a unique name and short back-off.
 pub async fn lab(test: &str) -> Lab {
     let config = config(test);
-    match Lab::start(config, Vec::new()).await {
+    let controllers = chaosrun_lab::standard::controllers();
+    match Lab::start(config, controllers).await {
         Ok(lab) => lab,
         Err(error) => panic!("these tests need root, runc, iproute2 and nftables: {error}"),
     }

@@ -210,6 +210,10 @@ impl SparkOperator {
 
     /// [`Self::admit`] as the API server takes it.
     #[must_use]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the type of a hook is the API server's"
+    )]
     pub fn admission_hook(self: &Arc<Self>) -> AdmissionHook {
         let operator = self.clone();
         Arc::new(move |resource, operation, object| {
@@ -605,7 +609,12 @@ impl SparkOperator {
             .await
         {
             Ok(made) => Some(made),
-            Err(kube::Error::Api(answer)) if answer.code == 409 => None,
+            // A submission that failed left it.
+            Err(kube::Error::Api(answer)) if answer.code == 409 => self
+                .services(&application.namespace)
+                .get_opt(&submission.ui_service())
+                .await
+                .map_err(application.api_error("read the UI service"))?,
             Err(error) => return Err(application.api_error("create the UI service")(error)),
         };
         let ip = made
