@@ -1,6 +1,11 @@
 //! The probe server's stamps are the truth that instruments are checked against, so they are checked themselves.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_precision_loss, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a test fails by panicking"
+)]
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -16,7 +21,14 @@ fn monotonic_seconds() -> f64 {
 
 fn start(folder: &Path, port: u16, more: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_chaosrun-lab"))
-        .args(["lab-internal", "pipeline", "probe-server", "--ready-after", "0.7", "--stamp"])
+        .args([
+            "lab-internal",
+            "pipeline",
+            "probe-server",
+            "--ready-after",
+            "0.7",
+            "--stamp",
+        ])
         .arg(folder)
         .args(["--port", &port.to_string()])
         .args(more)
@@ -26,13 +38,19 @@ fn start(folder: &Path, port: u16, more: &[&str]) -> Child {
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 fn get_ready(port: u16) -> Option<u16> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    stream
+        .write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     answer.split(' ').nth(1)?.parse().ok()
@@ -40,12 +58,20 @@ fn get_ready(port: u16) -> Option<u16> {
 
 /// Event name to seconds of CLOCK_MONOTONIC.
 fn stamps(folder: &Path) -> Vec<(String, f64)> {
-    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_dir(folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let text = std::fs::read_to_string(file).unwrap();
     text.lines()
         .map(|line| {
             let stamp: Value = serde_json::from_str(line).unwrap();
-            (stamp["event"].as_str().unwrap().to_owned(), stamp["monotonicNs"].as_i64().unwrap() as f64 / 1e9)
+            (
+                stamp["event"].as_str().unwrap().to_owned(),
+                stamp["monotonicNs"].as_i64().unwrap() as f64 / 1e9,
+            )
         })
         .collect()
 }
@@ -76,7 +102,10 @@ fn it_is_ready_when_it_says_so_and_not_before() {
     let at = |name: &str| stamps.iter().find(|(event, _)| event == name).unwrap().1;
     assert!(refused_politely, "it answers 503 until it is ready");
     assert!((at("ready") - at("start") - 0.7).abs() < 0.05, "{stamps:?}");
-    assert!(at("served") >= at("ready") && observed >= at("served"), "{stamps:?} {observed}");
+    assert!(
+        at("served") >= at("ready") && observed >= at("served"),
+        "{stamps:?} {observed}"
+    );
     assert!(observed - at("ready") < 0.25, "{stamps:?} {observed}");
 }
 
@@ -85,5 +114,8 @@ fn it_can_refuse_connections_until_it_is_ready() {
     let (stamps, _, refused_politely) = observe(&["--listen-late"]);
     let at = |name: &str| stamps.iter().find(|(event, _)| event == name).unwrap().1;
     assert!(!refused_politely);
-    assert!((at("listening") - at("start") - 0.7).abs() < 0.1, "{stamps:?}");
+    assert!(
+        (at("listening") - at("start") - 0.7).abs() < 0.1,
+        "{stamps:?}"
+    );
 }

@@ -55,7 +55,9 @@ enum DiscoveryError {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Refused only when there is one already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let outcome = match (runtime, single(arguments)) {
         (Ok(runtime), Some(file)) => runtime.block_on(Box::pin(run(&file))),
         (Err(source), Some(file)) => Err(DiscoveryError::Write { file, source }),
@@ -82,7 +84,8 @@ async fn run(file: &Path) -> Result<(), DiscoveryError> {
     let client = Client::try_from(config).map_err(|error| DiscoveryError::Api(Box::new(error)))?;
     let (_reader, mut store) = reflector::store::<Pod>();
     let mut written = None;
-    let mut events = Box::pin(watcher(Api::<Pod>::all(client), watcher::Config::default()).default_backoff());
+    let mut events =
+        Box::pin(watcher(Api::<Pod>::all(client), watcher::Config::default()).default_backoff());
     let mut complete = false;
     while let Some(event) = events.next().await {
         match event {
@@ -101,7 +104,10 @@ async fn run(file: &Path) -> Result<(), DiscoveryError> {
             pods.sort_by_key(|pod| ObjectRef::from_obj(&**pod).to_string());
             let groups: Vec<TargetGroup> = pods.iter().filter_map(|pod| targets(pod)).collect();
             if written.as_ref() != Some(&groups) {
-                replace(file, &groups).map_err(|source| DiscoveryError::Write { file: file.to_owned(), source })?;
+                replace(file, &groups).map_err(|source| DiscoveryError::Write {
+                    file: file.to_owned(),
+                    source,
+                })?;
                 written = Some(groups);
             }
         }
@@ -119,10 +125,18 @@ fn replace(file: &Path, groups: &[TargetGroup]) -> std::io::Result<()> {
 /// What `role: pod` would say about a pod; `None` while it has no address.
 fn targets(pod: &Pod) -> Option<TargetGroup> {
     let status = pod.status.as_ref()?;
-    let address = status.pod_ip.clone().filter(|address| !address.is_empty())?;
+    let address = status
+        .pod_ip
+        .clone()
+        .filter(|address| !address.is_empty())?;
     let spec = pod.spec.as_ref()?;
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    let mut targets: Vec<String> = ports.map(|port| format!("{address}:{}", port.container_port)).collect();
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten());
+    let mut targets: Vec<String> = ports
+        .map(|port| format!("{address}:{}", port.container_port))
+        .collect();
     if targets.is_empty() {
         targets.push(address.clone());
     }
@@ -135,9 +149,13 @@ fn targets(pod: &Pod) -> Option<TargetGroup> {
     add("pod_uid", &pod.uid().unwrap_or_default());
     add("pod_ip", &address);
     add("pod_host_ip", status.host_ip.as_deref().unwrap_or_default());
-    add("pod_node_name", spec.node_name.as_deref().unwrap_or_default());
+    add(
+        "pod_node_name",
+        spec.node_name.as_deref().unwrap_or_default(),
+    );
     add("pod_phase", phase(pod));
-    let ready = pod_condition(pod, "Ready").map_or("unknown", |condition| condition.status.as_str());
+    let ready =
+        pod_condition(pod, "Ready").map_or("unknown", |condition| condition.status.as_str());
     add("pod_ready", &ready.to_lowercase());
     if let Some(owner) = controller_of(&pod.metadata) {
         add("pod_controller_kind", &owner.kind);
@@ -149,14 +167,25 @@ fn targets(pod: &Pod) -> Option<TargetGroup> {
     }
     for (name, value) in pod.annotations() {
         add(&format!("pod_annotation_{}", sanitized(name)), value);
-        add(&format!("pod_annotationpresent_{}", sanitized(name)), "true");
+        add(
+            &format!("pod_annotationpresent_{}", sanitized(name)),
+            "true",
+        );
     }
     Some(TargetGroup { targets, labels })
 }
 
 /// Label names have letters, digits and underscores only.
 fn sanitized(name: &str) -> String {
-    name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
+    name.chars()
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -191,7 +220,13 @@ mod tests {
             ("pod_annotation_prometheus_io_scrape", "true"),
             ("pod_annotation_prometheus_io_port", "4040"),
         ] {
-            assert_eq!(group.labels.get(&format!("__meta_kubernetes_{name}")).map(String::as_str), Some(value));
+            assert_eq!(
+                group
+                    .labels
+                    .get(&format!("__meta_kubernetes_{name}"))
+                    .map(String::as_str),
+                Some(value)
+            );
         }
         assert_eq!(targets(&pod("")), None);
     }
@@ -202,10 +237,14 @@ mod tests {
         let file = folder.path().join("pods.json");
         for address in ["10.0.0.1", "10.0.0.2"] {
             replace(&file, &[targets(&pod(address)).unwrap()]).unwrap();
-            let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            let read: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
             assert_eq!(read[0]["targets"][0], format!("{address}:7078"));
         }
-        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["pods.json"]);
     }
 }

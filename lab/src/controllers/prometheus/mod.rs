@@ -54,7 +54,9 @@ pub struct PrometheusConfig {
 
 impl Default for PrometheusConfig {
     fn default() -> Self {
-        Self { scrape_interval: Duration::from_secs(5) }
+        Self {
+            scrape_interval: Duration::from_secs(5),
+        }
     }
 }
 
@@ -79,14 +81,28 @@ pub fn is_installed() -> bool {
 #[must_use]
 pub fn images(program: &Path) -> Vec<(String, Image)> {
     let inside = PathBuf::from("/opt/chaosrun/lab");
-    let prometheus = Image { entrypoint: vec![PROGRAM.to_owned()], ..Image::default() };
+    let prometheus = Image {
+        entrypoint: vec![PROGRAM.to_owned()],
+        ..Image::default()
+    };
     let discovery = Image {
-        entrypoint: vec![inside.display().to_string(), "lab-internal".to_owned(), DISCOVERY_ARGUMENT.to_owned()],
-        binds: vec![ImageBind { source: program.to_owned(), target: inside, writable: false }],
+        entrypoint: vec![
+            inside.display().to_string(),
+            "lab-internal".to_owned(),
+            DISCOVERY_ARGUMENT.to_owned(),
+        ],
+        binds: vec![ImageBind {
+            source: program.to_owned(),
+            target: inside,
+            writable: false,
+        }],
         init: true,
         ..Image::default()
     };
-    vec![(format!("*{IMAGE}"), prometheus), (format!("*{DISCOVERY_IMAGE}"), discovery)]
+    vec![
+        (format!("*{IMAGE}"), prometheus),
+        (format!("*{DISCOVERY_IMAGE}"), discovery),
+    ]
 }
 
 /// Who finds the targets.
@@ -116,11 +132,20 @@ pub async fn deploy(client: &Client, config: &PrometheusConfig) -> Result<(), Pr
     let discovery = discovery_of(PROGRAM).await;
     let labels = json!({"app.kubernetes.io/name": NAME});
     let meta = json!({"name": NAME, "namespace": NAMESPACE, "labels": labels});
-    ensure(&Api::<Namespace>::all(client.clone()), json!({"metadata": {"name": NAMESPACE}})).await?;
+    ensure(
+        &Api::<Namespace>::all(client.clone()),
+        json!({"metadata": {"name": NAMESPACE}}),
+    )
+    .await?;
     ensure_namespaced::<ServiceAccount>(client, json!({"metadata": meta})).await?;
-    let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
     let cluster = json!({"name": format!("{NAMESPACE}-{NAME}"), "labels": labels});
-    ensure(&Api::<ClusterRole>::all(client.clone()), json!({"metadata": cluster, "rules": rules})).await?;
+    ensure(
+        &Api::<ClusterRole>::all(client.clone()),
+        json!({"metadata": cluster, "rules": rules}),
+    )
+    .await?;
     let binding = json!({
         "metadata": cluster,
         "roleRef": {
@@ -198,14 +223,26 @@ where
     K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
 {
     let kind = K::kind(&()).into_owned();
-    let name = object.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
-    let failed = |source: kube::Error| PrometheusError { kind: kind.clone(), name: name.clone(), source: Box::new(source) };
-    let typed: K = serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(|name| name.as_str())
+        .unwrap_or_default()
+        .to_owned();
+    let failed = |source: kube::Error| PrometheusError {
+        kind: kind.clone(),
+        name: name.clone(),
+        source: Box::new(source),
+    };
+    let typed: K = serde_json::from_value(object.clone())
+        .map_err(|error| failed(kube::Error::SerdeError(error)))?;
     match api.create(&PostParams::default(), &typed).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let patch = Patch::Merge(&object);
-            api.patch(&typed.name_any(), &PatchParams::default(), &patch).await.map(drop).map_err(failed)
+            api.patch(&typed.name_any(), &PatchParams::default(), &patch)
+                .await
+                .map(drop)
+                .map_err(failed)
         }
         Err(error) => Err(failed(error)),
     }
@@ -225,8 +262,14 @@ fn configuration(config: &PrometheusConfig, discovery: Discovery) -> String {
         "- job_name: kubernetes-pods".to_owned(),
     ];
     lines.extend(match discovery {
-        Discovery::Kubernetes => ["  kubernetes_sd_configs:".to_owned(), "  - role: pod".to_owned()],
-        Discovery::File => ["  file_sd_configs:".to_owned(), format!("  - files: ['{TARGETS}/*.json']")],
+        Discovery::Kubernetes => [
+            "  kubernetes_sd_configs:".to_owned(),
+            "  - role: pod".to_owned(),
+        ],
+        Discovery::File => [
+            "  file_sd_configs:".to_owned(),
+            format!("  - files: ['{TARGETS}/*.json']"),
+        ],
     });
     lines.push("  relabel_configs:".to_owned());
     let annotation = |name: &str| format!("__meta_kubernetes_pod_annotation_prometheus_io_{name}");
@@ -242,16 +285,46 @@ fn configuration(config: &PrometheusConfig, discovery: Discovery) -> String {
         }
     };
     rule(&annotation("scrape"), "keep", "true", "", "");
-    rule("__meta_kubernetes_pod_phase", "drop", "Succeeded|Failed", "", "");
+    rule(
+        "__meta_kubernetes_pod_phase",
+        "drop",
+        "Succeeded|Failed",
+        "",
+        "",
+    );
     rule("__meta_kubernetes_pod_ip", "keep", ".+", "", "");
-    rule(&annotation("scheme"), "replace", "(https?)", "__scheme__", "$1");
-    rule(&annotation("path"), "replace", "(.+)", "__metrics_path__", "$1");
+    rule(
+        &annotation("scheme"),
+        "replace",
+        "(https?)",
+        "__scheme__",
+        "$1",
+    );
+    rule(
+        &annotation("path"),
+        "replace",
+        "(.+)",
+        "__metrics_path__",
+        "$1",
+    );
     let address = format!("__meta_kubernetes_pod_ip, {}", annotation("port"));
     rule(&address, "replace", r"(.+);(\d+)", "__address__", "$1:$2");
     rule("", "labelmap", "__meta_kubernetes_pod_label_(.+)", "", "");
-    rule("__meta_kubernetes_namespace", "replace", "(.*)", "namespace", "$1");
+    rule(
+        "__meta_kubernetes_namespace",
+        "replace",
+        "(.*)",
+        "namespace",
+        "$1",
+    );
     rule("__meta_kubernetes_pod_name", "replace", "(.*)", "pod", "$1");
-    rule("__meta_kubernetes_pod_node_name", "replace", "(.*)", "node", "$1");
+    rule(
+        "__meta_kubernetes_pod_node_name",
+        "replace",
+        "(.*)",
+        "node",
+        "$1",
+    );
     lines.push(String::new());
     lines.join("\n")
 }
@@ -269,7 +342,9 @@ mod tests {
 
     #[test]
     fn the_configuration_is_what_was_reviewed() {
-        let config = PrometheusConfig { scrape_interval: Duration::from_secs(1) };
+        let config = PrometheusConfig {
+            scrape_interval: Duration::from_secs(1),
+        };
         insta::assert_snapshot!(configuration(&config, Discovery::File));
     }
 
@@ -278,10 +353,14 @@ mod tests {
         let config = PrometheusConfig::default();
         let rules = |discovery| {
             let text = configuration(&config, discovery);
-            text.split_once("relabel_configs:").map(|(_, rules)| rules.to_owned())
+            text.split_once("relabel_configs:")
+                .map(|(_, rules)| rules.to_owned())
         };
         assert_eq!(rules(Discovery::File), rules(Discovery::Kubernetes));
-        assert!(configuration(&config, Discovery::Kubernetes).contains("kubernetes_sd_configs:\n  - role: pod\n"));
+        assert!(
+            configuration(&config, Discovery::Kubernetes)
+                .contains("kubernetes_sd_configs:\n  - role: pod\n")
+        );
     }
 
     #[test]

@@ -192,7 +192,7 @@ mod tests {
             (3..=6).contains(&early),
             "10, 20, 40, 80 ms: {early} calls in 200 ms"
         );
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let late = reconciler.0.load(Ordering::SeqCst);
         assert!(
             (10..=20).contains(&late),
