@@ -14,7 +14,12 @@ const SPARK_ENTRYPOINT: &str = include_str!("../images/spark-entrypoint.sh");
 /// Holds the entry point: not a file, so that there is nothing to write and to remove, and not an argument, because it
 /// would stay in the command line of PID 1, where whoever looks for processes by name would find it.
 const SPARK_ENTRYPOINT_VARIABLE: &str = "CHAOSRUN_ENTRYPOINT";
-const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = ["/bin/sh", "-c", "eval \"$CHAOSRUN_ENTRYPOINT\"", "entrypoint"];
+const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = [
+    "/bin/sh",
+    "-c",
+    "eval \"$CHAOSRUN_ENTRYPOINT\"",
+    "entrypoint",
+];
 /// Where a Spark distribution is looked for when the environment does not say.
 const DEFAULT_SPARK_HOME: &str = "/var/cache/chaosrun/spark-4.3.0";
 const SPARK_REPOSITORIES: [&str; 4] = [
@@ -99,7 +104,11 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
 }
 
 fn spark_image(spark: &SparkHome) -> Image {
-    let environment = [("SPARK_HOME", "/opt/spark"), ("LANG", "C.UTF-8"), (SPARK_ENTRYPOINT_VARIABLE, SPARK_ENTRYPOINT)];
+    let environment = [
+        ("SPARK_HOME", "/opt/spark"),
+        ("LANG", "C.UTF-8"),
+        (SPARK_ENTRYPOINT_VARIABLE, SPARK_ENTRYPOINT),
+    ];
     let mut environment: std::collections::BTreeMap<String, String> = environment
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
