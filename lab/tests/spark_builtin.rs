@@ -1,10 +1,6 @@
 //! The built-in pipeline in a real lab: real processes, real kills, the ledger audited afterwards.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod spark_support;
 

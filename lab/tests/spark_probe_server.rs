@@ -56,7 +56,7 @@ fn get_ready(port: u16) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
-/// Event name to seconds of CLOCK_MONOTONIC.
+/// Event name to seconds of `CLOCK_MONOTONIC`.
 fn stamps(folder: &Path) -> Vec<(String, f64)> {
     let file = std::fs::read_dir(folder)
         .unwrap()

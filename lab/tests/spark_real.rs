@@ -2,12 +2,6 @@
 //!
 //! Needs what `scripts/install-spark.sh` installs; where it is missing the test fails and says so.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
 mod spark_support;
 
 use std::time::Duration;

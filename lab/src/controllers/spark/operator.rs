@@ -210,10 +210,6 @@ impl SparkOperator {
 
     /// [`Self::admit`] as the API server takes it.
     #[must_use]
-    #[expect(
-        clippy::result_large_err,
-        reason = "the type of a hook is the API server's"
-    )]
     pub fn admission_hook(self: &Arc<Self>) -> AdmissionHook {
         let operator = self.clone();
         Arc::new(move |resource, operation, object| {
