@@ -98,9 +98,17 @@ pub trait PodBackend: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<BoxStream<'static, std::io::Result<Bytes>>, BackendError>>;
 
     /// Starts a process inside a running container.
-    fn exec(&self, pod: PodRef, container: String, request: ExecRequest)
-    -> BoxFuture<'_, Result<ExecSession, BackendError>>;
+    fn exec(
+        &self,
+        pod: PodRef,
+        container: String,
+        request: ExecRequest,
+    ) -> BoxFuture<'_, Result<ExecSession, BackendError>>;
 
     /// Opens a connection to a TCP port inside the pod's network namespace (its loopback included).
-    fn connect(&self, pod: PodRef, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>>;
+    fn connect(
+        &self,
+        pod: PodRef,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>>;
 }

@@ -5,5 +5,11 @@
 //! `controllers` (Deployments, Jobs, SparkApplications ...), `pipeline` (the built-in stand-in workload),
 //! `lifecycle` (up, down, status, and the removal of what a crash left).
 
-pub mod backend;
 pub mod api;
+pub mod backend;
+pub mod controllers;
+pub mod images;
+pub mod lifecycle;
+pub mod node;
+pub mod pipeline;
+pub mod standard;

@@ -66,7 +66,12 @@ impl ApplyError {
 impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         let message = error.to_string();
-        let plain = |code, reason: &str| Self { code, reason: reason.to_owned(), message, details: None };
+        let plain = |code, reason: &str| Self {
+            code,
+            reason: reason.to_owned(),
+            message,
+            details: None,
+        };
         match &error {
             ApplyError::Conflicts(_) => plain(409, "Conflict").with_causes(error.causes()),
             ApplyError::Invalid(_) => plain(400, "BadRequest"),
@@ -75,7 +80,11 @@ impl From<ApplyError> for ApiError {
 }
 
 fn shape(resource: &ResourceType) -> Shape<'_> {
-    Shape { kind: &resource.kind, builtin: resource.custom.is_none(), ignore_status: resource.has("status") }
+    Shape {
+        kind: &resource.kind,
+        builtin: resource.custom.is_none(),
+        ignore_status: resource.has("status"),
+    }
 }
 
 /// Server-side apply of `applied` to a resource: see [`merge_applied`].
@@ -87,8 +96,19 @@ pub(crate) fn apply(
     resource: &ResourceType,
 ) -> Result<Value, ApiError> {
     let (api_version, now) = (resource.api_version(), super::object::now());
-    let writer = Writer { manager, api_version: &api_version, subresource: None, now: &now };
-    Ok(merge_applied(existing, applied, force, shape(resource), &writer)?)
+    let writer = Writer {
+        manager,
+        api_version: &api_version,
+        subresource: None,
+        now: &now,
+    };
+    Ok(merge_applied(
+        existing,
+        applied,
+        force,
+        shape(resource),
+        &writer,
+    )?)
 }
 
 /// Notes in `metadata.managedFields` what a create, update or patch by this manager changed: see [`note_update`].
@@ -100,15 +120,26 @@ pub(crate) fn track_update(
     resource: &ResourceType,
 ) {
     let (api_version, now) = (resource.api_version(), super::object::now());
-    let writer = Writer { manager, api_version: &api_version, subresource, now: &now };
-    let shape = Shape { ignore_status: resource.has("status") && subresource.is_none(), ..shape(resource) };
+    let writer = Writer {
+        manager,
+        api_version: &api_version,
+        subresource,
+        now: &now,
+    };
+    let shape = Shape {
+        ignore_status: resource.has("status") && subresource.is_none(),
+        ..shape(resource)
+    };
     note_update(existing, updated, shape, &writer);
 }
 
 /// Worded like the API server does: clients print it as it is.
 fn conflict_message(conflicts: &[Conflict]) -> String {
     if let [only] = conflicts {
-        return format!("Apply failed with 1 conflict: conflict with {}: {}", only.description, only.field);
+        return format!(
+            "Apply failed with 1 conflict: conflict with {}: {}",
+            only.description, only.field
+        );
     }
     let mut message = format!("Apply failed with {} conflicts:", conflicts.len());
     let mut described: Vec<&str> = Vec::new();
@@ -118,7 +149,10 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
         }
         described.push(&conflict.description);
         message.push_str(&format!(" conflicts with {}:", conflict.description));
-        for same in conflicts.iter().filter(|other| other.description == conflict.description) {
+        for same in conflicts
+            .iter()
+            .filter(|other| other.description == conflict.description)
+        {
             message.push_str(&format!("\n- {}", same.field));
         }
     }
@@ -143,7 +177,9 @@ impl Owner {
             manager: text("manager").unwrap_or_default().to_owned(),
             operation: text("operation")?.to_owned(),
             api_version: text("apiVersion").unwrap_or_default().to_owned(),
-            subresource: text("subresource").filter(|name| !name.is_empty()).map(str::to_owned),
+            subresource: text("subresource")
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
             time: text("time").unwrap_or_default().to_owned(),
             set: entry.get("fieldsV1").map(decode).unwrap_or_default(),
         })
@@ -192,7 +228,11 @@ fn owners_of(object: &Value) -> Vec<Owner> {
 }
 
 fn write_owners(object: &mut Value, owners: &[Owner]) {
-    let entries: Vec<Value> = owners.iter().filter(|owner| !owner.set.is_empty()).map(Owner::to_value).collect();
+    let entries: Vec<Value> = owners
+        .iter()
+        .filter(|owner| !owner.set.is_empty())
+        .map(Owner::to_value)
+        .collect();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         if entries.is_empty() {
             metadata.remove("managedFields");
@@ -204,7 +244,10 @@ fn write_owners(object: &mut Value, owners: &[Owner]) {
 
 /// The field set and its values, without what the server itself owns and, unless the write goes to the status
 /// subresource, without the status.
-fn owned_leaves(object: &Value, shape: Shape<'_>) -> Result<std::collections::BTreeMap<Path, Value>, ApplyError> {
+fn owned_leaves(
+    object: &Value,
+    shape: Shape<'_>,
+) -> Result<std::collections::BTreeMap<Path, Value>, ApplyError> {
     leaves(object, shape).map_err(ApplyError::Invalid)
 }
 
@@ -212,9 +255,12 @@ fn owned_leaves(object: &Value, shape: Shape<'_>) -> Result<std::collections::BT
 /// nothing by it.
 fn without_nulls(value: &Value) -> Value {
     match value {
-        Value::Object(map) => {
-            Value::Object(map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect())
-        }
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .filter(|(_, v)| !v.is_null())
+                .map(|(k, v)| (k.clone(), without_nulls(v)))
+                .collect(),
+        ),
         Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
         scalar => scalar.clone(),
     }
@@ -232,8 +278,14 @@ fn merge_applied(
     shape: Shape<'_>,
     writer: &Writer<'_>,
 ) -> Result<Value, ApplyError> {
-    if applied.pointer("/metadata/managedFields").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-        return Err(ApplyError::Invalid("metadata.managedFields must be nil".to_owned()));
+    if applied
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty())
+    {
+        return Err(ApplyError::Invalid(
+            "metadata.managedFields must be nil".to_owned(),
+        ));
     }
     let applied = without_nulls(applied);
     let new_set: FieldSet = owned_leaves(&applied, shape)?.into_keys().collect();
@@ -278,7 +330,10 @@ fn merge_applied(
     if !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    let last_set = own.and_then(|index| owners.get(index)).map(|owner| owner.set.clone()).unwrap_or_default();
+    let last_set = own
+        .and_then(|index| owners.get(index))
+        .map(|owner| owner.set.clone())
+        .unwrap_or_default();
     let others: FieldSet = owners
         .iter()
         .enumerate()
@@ -313,7 +368,11 @@ fn merge_applied(
 /// Removes what this manager applied before, applies no longer, and nobody else owns.
 fn prune(merged: &mut Value, last: &FieldSet, new: &FieldSet, others: &FieldSet, shape: Shape<'_>) {
     let kept = |path: &Path| {
-        let held = |set: &FieldSet| set.range(path.clone()..).next().is_some_and(|first| first.starts_with(path));
+        let held = |set: &FieldSet| {
+            set.range(path.clone()..)
+                .next()
+                .is_some_and(|first| first.starts_with(path))
+        };
         held(new) || held(others)
     };
     // Items of associative lists go as a whole, with what the server defaulted inside of them; so shorter paths first.
@@ -341,24 +400,42 @@ fn prune(merged: &mut Value, last: &FieldSet, new: &FieldSet, others: &FieldSet,
 /// The writer owns what it added or changed, and whoever owned it before does so no more. Bodies that carry their own
 /// `managedFields` replace the list first, as `kubectl` does when it turns client-side into server-side apply.
 fn note_update(old: Option<&Value>, new: &mut Value, shape: Shape<'_>, writer: &Writer<'_>) {
-    let sent = new.pointer("/metadata/managedFields").and_then(Value::as_array);
-    let reset = sent.is_some_and(|entries| matches!(entries.as_slice(), [only] if only == &json!({})));
+    let sent = new
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array);
+    let reset =
+        sent.is_some_and(|entries| matches!(entries.as_slice(), [only] if only == &json!({})));
     let mut owners = match (old, sent) {
         (_, Some(entries)) if !entries.is_empty() => {
-            if reset { Vec::new() } else { owners_of(new) }
+            if reset {
+                Vec::new()
+            } else {
+                owners_of(new)
+            }
         }
         (Some(old), _) => owners_of(old),
         (None, _) => Vec::new(),
     };
     // An object that the server accepts although a list in it has duplicate keys is simply not tracked.
-    let (Ok(before), Ok(after)) = (old.map_or_else(|| Ok(std::collections::BTreeMap::new()), |old| leaves(old, shape)), leaves(new, shape)) else {
+    let (Ok(before), Ok(after)) = (
+        old.map_or_else(
+            || Ok(std::collections::BTreeMap::new()),
+            |old| leaves(old, shape),
+        ),
+        leaves(new, shape),
+    ) else {
         return;
     };
-    let changed: FieldSet =
-        after.iter().filter(|(path, value)| before.get(*path) != Some(*value)).map(|(path, _)| path.clone()).collect();
+    let changed: FieldSet = after
+        .iter()
+        .filter(|(path, value)| before.get(*path) != Some(*value))
+        .map(|(path, _)| path.clone())
+        .collect();
     for owner in &mut owners {
         let writes = owner.is(writer, "Update");
-        owner.set.retain(|path| after.contains_key(path) && (writes || !changed.contains(path)));
+        owner
+            .set
+            .retain(|path| after.contains_key(path) && (writes || !changed.contains(path)));
     }
     if !changed.is_empty() && !reset {
         match owners.iter_mut().find(|owner| owner.is(writer, "Update")) {

@@ -68,12 +68,21 @@ fn relation(shape: Shape<'_>, place: &[&str], value: &Value) -> Relation {
             return Relation::Atomic;
         }
         return match last {
-            "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env" | "claims" | "schedulingGates"
-            | "resourceClaims" | "webhooks" => Relation::Keyed(NAME),
+            "containers"
+            | "initContainers"
+            | "ephemeralContainers"
+            | "volumes"
+            | "env"
+            | "claims"
+            | "schedulingGates"
+            | "resourceClaims"
+            | "webhooks" => Relation::Keyed(NAME),
             "imagePullSecrets" if parent == "spec" => Relation::Keyed(NAME),
             "secrets" if shape.kind == "ServiceAccount" => Relation::Keyed(NAME),
             "hostAliases" | "podIPs" => Relation::Keyed(&[("ip", None)]),
-            "topologySpreadConstraints" => Relation::Keyed(&[("topologyKey", None), ("whenUnsatisfiable", None)]),
+            "topologySpreadConstraints" => {
+                Relation::Keyed(&[("topologyKey", None), ("whenUnsatisfiable", None)])
+            }
             "volumeMounts" => Relation::Keyed(&[("mountPath", None)]),
             "volumeDevices" => Relation::Keyed(&[("devicePath", None)]),
             "ports" if parent == "[]" && outer.to_ascii_lowercase().ends_with("containers") => {
@@ -108,7 +117,11 @@ fn relation(shape: Shape<'_>, place: &[&str], value: &Value) -> Relation {
                 | "dataSource"
                 | "requiredDuringSchedulingIgnoredDuringExecution"
         );
-    if atomic_item || atomic_struct { Relation::Atomic } else { Relation::Granular }
+    if atomic_item || atomic_struct {
+        Relation::Atomic
+    } else {
+        Relation::Granular
+    }
 }
 
 /// Fields that are nobody's to own: identity and what the server writes.
@@ -169,7 +182,8 @@ fn collect<'v>(
         (Value::Object(map), Relation::Granular) if !map.is_empty() => {
             for (name, child) in map {
                 place.push(name);
-                let skipped = is_server_field(place) || shape.ignore_status && place.as_slice() == ["status"];
+                let skipped =
+                    is_server_field(place) || shape.ignore_status && place.as_slice() == ["status"];
                 if !skipped {
                     path.push(Element::Field(name.clone()));
                     collect(child, shape, place, path, found)?;
@@ -212,7 +226,11 @@ fn collect<'v>(
 }
 
 /// `applied` laid over `live`.
-pub(crate) fn merge(live: Option<&Value>, applied: &Value, shape: Shape<'_>) -> Result<Value, String> {
+pub(crate) fn merge(
+    live: Option<&Value>,
+    applied: &Value,
+    shape: Shape<'_>,
+) -> Result<Value, String> {
     overlay(live, applied, shape, &mut Vec::new())
 }
 
@@ -248,7 +266,10 @@ fn overlay<'v>(
             let mut merged = Vec::new();
             for item in items {
                 let key = key_of(keys, item, place)?;
-                let before = live_items.iter().find(|(live_key, _)| *live_key == key).map(|(_, item)| *item);
+                let before = live_items
+                    .iter()
+                    .find(|(live_key, _)| *live_key == key)
+                    .map(|(_, item)| *item);
                 place.push("[]");
                 merged.push((key, overlay(before, item, shape, place)?));
                 place.pop();
@@ -256,11 +277,18 @@ fn overlay<'v>(
             Ok(Value::Array(interleave(&live_items, merged)))
         }
         (Value::Array(items), Relation::Set) => {
-            let live_items: Vec<(String, &Value)> =
-                live.and_then(Value::as_array).into_iter().flatten().map(|item| (item.to_string(), item)).collect();
+            let live_items: Vec<(String, &Value)> = live
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .map(|item| (item.to_string(), item))
+                .collect();
             Ok(Value::Array(interleave(
                 &live_items,
-                items.iter().map(|item| (item.to_string(), item.clone())).collect(),
+                items
+                    .iter()
+                    .map(|item| (item.to_string(), item.clone()))
+                    .collect(),
             )))
         }
         (whole, _) => Ok(whole.clone()),
@@ -279,17 +307,28 @@ fn interleave(live: &[(String, &Value)], applied: Vec<(String, Value)>) -> Vec<V
         rest.next_if(|(live_key, _)| *live_key == key);
         result.push(value);
     }
-    result.extend(rest.filter(|(key, _)| !applied_keys.contains(key)).map(|(_, item)| (*item).clone()));
+    result.extend(
+        rest.filter(|(key, _)| !applied_keys.contains(key))
+            .map(|(_, item)| (*item).clone()),
+    );
     result
 }
 
 /// The index of the item that a path step names.
-fn index_of(items: &[Value], step: &Element, shape: Shape<'_>, place: &[&str], list: &Value) -> Option<usize> {
+fn index_of(
+    items: &[Value],
+    step: &Element,
+    shape: Shape<'_>,
+    place: &[&str],
+    list: &Value,
+) -> Option<usize> {
     match (step, relation(shape, place, list)) {
-        (Element::Key(key), Relation::Keyed(keys)) => {
-            items.iter().position(|item| key_of(keys, item, place).is_ok_and(|found| found == *key))
+        (Element::Key(key), Relation::Keyed(keys)) => items
+            .iter()
+            .position(|item| key_of(keys, item, place).is_ok_and(|found| found == *key)),
+        (Element::Member(member), Relation::Set) => {
+            items.iter().position(|item| item.to_string() == *member)
         }
-        (Element::Member(member), Relation::Set) => items.iter().position(|item| item.to_string() == *member),
         _ => None,
     }
 }
@@ -314,40 +353,58 @@ fn with_parent<'p, R>(
         Element::Key(_) | Element::Member(_) => {
             let index = index_of(object.as_array()?, step, shape, place, object)?;
             place.push("[]");
-            with_parent(object.as_array_mut()?.get_mut(index)?, rest, shape, place, act)
+            with_parent(
+                object.as_array_mut()?.get_mut(index)?,
+                rest,
+                shape,
+                place,
+                act,
+            )
         }
     }
 }
 
 /// Removes the value at `path`; nothing happens when it is not there.
 pub(crate) fn remove(object: &mut Value, path: &[Element], shape: Shape<'_>) -> bool {
-    with_parent(object, path, shape, &mut Vec::new(), |parent, step, place| match step {
-        Element::Field(name) => parent.as_object_mut()?.shift_remove(name).map(|_| ()),
-        Element::Key(_) | Element::Member(_) => {
-            let index = index_of(parent.as_array()?, step, shape, place, parent)?;
-            parent.as_array_mut()?.remove(index);
-            Some(())
-        }
-    })
+    with_parent(
+        object,
+        path,
+        shape,
+        &mut Vec::new(),
+        |parent, step, place| match step {
+            Element::Field(name) => parent.as_object_mut()?.shift_remove(name).map(|_| ()),
+            Element::Key(_) | Element::Member(_) => {
+                let index = index_of(parent.as_array()?, step, shape, place, parent)?;
+                parent.as_array_mut()?.remove(index);
+                Some(())
+            }
+        },
+    )
     .is_some()
 }
 
 /// Whether an empty map or list is at `path`.
 pub(crate) fn is_empty_at(object: &mut Value, path: &[Element], shape: Shape<'_>) -> bool {
-    with_parent(object, path, shape, &mut Vec::new(), |parent, step, place| {
-        let value = match step {
-            Element::Field(name) => parent.get(name)?,
-            Element::Key(_) | Element::Member(_) => {
-                let index = index_of(parent.as_array()?, step, shape, place, parent)?;
-                parent.get(index)?
-            }
-        };
-        Some(match value {
-            Value::Object(map) => map.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            _ => false,
-        })
-    })
+    with_parent(
+        object,
+        path,
+        shape,
+        &mut Vec::new(),
+        |parent, step, place| {
+            let value = match step {
+                Element::Field(name) => parent.get(name)?,
+                Element::Key(_) | Element::Member(_) => {
+                    let index = index_of(parent.as_array()?, step, shape, place, parent)?;
+                    parent.get(index)?
+                }
+            };
+            Some(match value {
+                Value::Object(map) => map.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                _ => false,
+            })
+        },
+    )
     .unwrap_or(false)
 }
 
@@ -362,7 +419,10 @@ pub(crate) fn render(path: &[Element]) -> String {
             }
             Element::Key(key) => {
                 let fields: BTreeMap<String, Value> = serde_json::from_str(key).unwrap_or_default();
-                let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let pairs: Vec<String> = fields
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
                 text.push_str(&format!("[{}]", pairs.join(",")));
             }
             Element::Member(member) => text.push_str(&format!("[={member}]")),
@@ -381,14 +441,22 @@ pub(crate) fn encode(set: &FieldSet) -> Value {
 }
 
 fn insert(node: &mut Map<String, Value>, path: &[Element]) {
-    let Some((step, rest)) = path.split_first() else { return };
+    let Some((step, rest)) = path.split_first() else {
+        return;
+    };
     let name = match step {
         Element::Field(name) => format!("f:{name}"),
         Element::Key(key) => format!("k:{key}"),
         Element::Member(member) => format!("v:{member}"),
     };
     let known = node.contains_key(&name);
-    let Some(child) = node.entry(name).or_insert_with(|| json!({})).as_object_mut() else { return };
+    let Some(child) = node
+        .entry(name)
+        .or_insert_with(|| json!({}))
+        .as_object_mut()
+    else {
+        return;
+    };
     if rest.is_empty() {
         if known {
             child.insert(".".to_owned(), json!({}));

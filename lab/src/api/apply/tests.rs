@@ -4,16 +4,30 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{ApplyError, Writer, merge_applied as apply, note_update as track_update};
-use crate::api::status::ApiError;
 use crate::api::fields::{Element, FieldSet, Shape, decode, encode};
+use crate::api::status::ApiError;
 
-const POD: Shape<'static> = Shape { kind: "Deployment", builtin: true, ignore_status: true };
+const POD: Shape<'static> = Shape {
+    kind: "Deployment",
+    builtin: true,
+    ignore_status: true,
+};
 
 fn writer(manager: &str) -> Writer<'_> {
-    Writer { manager, api_version: "v1", subresource: None, now: "2026-01-01T00:00:00Z" }
+    Writer {
+        manager,
+        api_version: "v1",
+        subresource: None,
+        now: "2026-01-01T00:00:00Z",
+    }
 }
 
-fn applied_by(existing: Option<&Value>, body: Value, manager: &str, force: bool) -> Result<Value, ApplyError> {
+fn applied_by(
+    existing: Option<&Value>,
+    body: Value,
+    manager: &str,
+    force: bool,
+) -> Result<Value, ApplyError> {
     apply(existing, &body, force, POD, &writer(manager))
 }
 
@@ -24,7 +38,12 @@ fn config(data: Value) -> Value {
 fn owner_names(object: &Value) -> Vec<&str> {
     object["metadata"]["managedFields"]
         .as_array()
-        .map(|entries| entries.iter().filter_map(|entry| entry["manager"].as_str()).collect())
+        .map(|entries| {
+            entries
+                .iter()
+                .filter_map(|entry| entry["manager"].as_str())
+                .collect()
+        })
         .unwrap_or_default()
 }
 
@@ -68,7 +87,10 @@ fn a_field_that_another_manager_applies_too_stays() {
 fn another_value_for_an_owned_field_is_a_conflict_with_its_cause() {
     let first = applied_by(None, config(json!({"x": "1"})), "one", false).unwrap();
     let error = applied_by(Some(&first), config(json!({"x": "2"})), "two", false).unwrap_err();
-    assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"one\" using v1: .data.x");
+    assert_eq!(
+        error.to_string(),
+        "Apply failed with 1 conflict: conflict with \"one\" using v1: .data.x"
+    );
     let error = ApiError::from(error);
     assert_eq!((error.code, error.reason.as_str()), (409, "Conflict"));
     assert_eq!(
@@ -82,7 +104,15 @@ fn force_takes_the_field_away() {
     let first = applied_by(None, config(json!({"x": "1", "y": "1"})), "one", false).unwrap();
     let second = applied_by(Some(&first), config(json!({"x": "2"})), "two", true).unwrap();
     assert_eq!(second["data"], json!({"x": "2", "y": "1"}));
-    assert!(applied_by(Some(&second), config(json!({"x": "1", "y": "1"})), "one", false).is_err());
+    assert!(
+        applied_by(
+            Some(&second),
+            config(json!({"x": "1", "y": "1"})),
+            "one",
+            false
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -95,7 +125,10 @@ fn the_same_value_is_shared_without_conflict() {
 #[test]
 fn applying_the_same_again_changes_nothing() {
     let first = applied_by(None, config(json!({"x": "1"})), "one", false).unwrap();
-    let later = Writer { now: "2026-02-02T00:00:00Z", ..writer("one") };
+    let later = Writer {
+        now: "2026-02-02T00:00:00Z",
+        ..writer("one")
+    };
     let second = apply(Some(&first), &config(json!({"x": "1"})), false, POD, &later).unwrap();
     assert_eq!(first, second);
 }
@@ -108,12 +141,23 @@ fn an_update_takes_ownership_so_that_the_next_apply_conflicts() {
     track_update(Some(&first), &mut edited, POD, &writer("editor"));
     assert_eq!(owner_names(&edited), vec!["editor"]);
     let error = applied_by(Some(&edited), config(json!({"x": "1"})), "one", false).unwrap_err();
-    assert!(error.to_string().contains("conflict with \"editor\" using v1 at 2026-01-01T00:00:00Z: .data.x"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("conflict with \"editor\" using v1 at 2026-01-01T00:00:00Z: .data.x"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_object_without_owners_belongs_to_before_first_apply() {
-    let error = applied_by(Some(&config(json!({"x": "1"}))), config(json!({"x": "2"})), "one", false).unwrap_err();
+    let error = applied_by(
+        Some(&config(json!({"x": "1"}))),
+        config(json!({"x": "2"})),
+        "one",
+        false,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("before-first-apply"), "{error}");
 }
 
@@ -149,11 +193,26 @@ fn containers_are_merged_by_name_and_ports_by_port_and_protocol() {
 
 #[test]
 fn a_container_that_is_applied_no_longer_goes_with_its_defaults() {
-    let first = applied_by(None, workload(json!([{"name": "m", "image": "i"}, {"name": "s", "image": "j"}])), "one", false).unwrap();
+    let first = applied_by(
+        None,
+        workload(json!([{"name": "m", "image": "i"}, {"name": "s", "image": "j"}])),
+        "one",
+        false,
+    )
+    .unwrap();
     let mut live = first.clone();
     live["spec"]["template"]["spec"]["containers"][1]["imagePullPolicy"] = json!("Always");
-    let second = applied_by(Some(&live), workload(json!([{"name": "m", "image": "i"}])), "one", false).unwrap();
-    assert_eq!(second["spec"]["template"]["spec"]["containers"], json!([{"name": "m", "image": "i"}]));
+    let second = applied_by(
+        Some(&live),
+        workload(json!([{"name": "m", "image": "i"}])),
+        "one",
+        false,
+    )
+    .unwrap();
+    assert_eq!(
+        second["spec"]["template"]["spec"]["containers"],
+        json!([{"name": "m", "image": "i"}])
+    );
 }
 
 #[test]
@@ -164,10 +223,28 @@ fn a_keyed_item_without_its_key_is_refused() {
 
 #[test]
 fn lists_of_custom_resources_are_atomic() {
-    let shape = Shape { kind: "SparkApplication", builtin: false, ignore_status: true };
+    let shape = Shape {
+        kind: "SparkApplication",
+        builtin: false,
+        ignore_status: true,
+    };
     let body = |ports: Value| json!({"metadata": {"name": "a"}, "spec": {"env": ports}});
-    let first = apply(None, &body(json!([{"name": "A"}])), false, shape, &writer("one")).unwrap();
-    let second = apply(Some(&first), &body(json!([{"name": "B"}])), true, shape, &writer("two")).unwrap();
+    let first = apply(
+        None,
+        &body(json!([{"name": "A"}])),
+        false,
+        shape,
+        &writer("one"),
+    )
+    .unwrap();
+    let second = apply(
+        Some(&first),
+        &body(json!([{"name": "B"}])),
+        true,
+        shape,
+        &writer("two"),
+    )
+    .unwrap();
     assert_eq!(second["spec"]["env"], json!([{"name": "B"}]));
 }
 
@@ -186,7 +263,13 @@ fn owner_references_are_keyed_by_uid() {
     let body = |uid: &str| json!({"metadata": {"name": "a", "ownerReferences": [{"uid": uid, "kind": "Pod", "name": uid}]}});
     let first = applied_by(None, body("u1"), "one", false).unwrap();
     let second = applied_by(Some(&first), body("u2"), "two", false).unwrap();
-    assert_eq!(second["metadata"]["ownerReferences"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        second["metadata"]["ownerReferences"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 }
 
 #[test]

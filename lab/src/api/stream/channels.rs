@@ -20,7 +20,11 @@ pub(super) enum Coding {
 impl Coding {
     /// The coding of a subprotocol.
     pub(super) fn of(protocol: &str) -> Self {
-        if protocol.contains("base64") { Self::Base64 } else { Self::Binary }
+        if protocol.contains("base64") {
+            Self::Base64
+        } else {
+            Self::Binary
+        }
     }
 
     /// A message for a channel.
@@ -32,9 +36,14 @@ impl Coding {
                 bytes.extend_from_slice(payload);
                 Message::Binary(bytes.freeze())
             }
-            Self::Base64 => {
-                Message::Text(format!("{}{}", char::from(b'0' + channel % 10), STANDARD.encode(payload)).into())
-            }
+            Self::Base64 => Message::Text(
+                format!(
+                    "{}{}",
+                    char::from(b'0' + channel % 10),
+                    STANDARD.encode(payload)
+                )
+                .into(),
+            ),
         }
     }
 
@@ -66,7 +75,10 @@ impl Coding {
 pub(super) const CLOSE: u8 = 255;
 
 /// The next message that carries a channel; none at the end of the connection.
-pub(super) async fn receive(stream: &mut SplitStream<WebSocket>, coding: Coding) -> Option<(u8, Bytes)> {
+pub(super) async fn receive(
+    stream: &mut SplitStream<WebSocket>,
+    coding: Coding,
+) -> Option<(u8, Bytes)> {
     loop {
         match stream.next().await? {
             Ok(Message::Close(_)) | Err(_) => return None,
@@ -81,7 +93,10 @@ pub(super) async fn receive(stream: &mut SplitStream<WebSocket>, coding: Coding)
 
 /// Says goodbye; the peer may be gone already.
 pub(super) async fn close(mut sink: SplitSink<WebSocket, Message>) {
-    let goodbye = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
+    let goodbye = Message::Close(Some(CloseFrame {
+        code: close_code::NORMAL,
+        reason: "".into(),
+    }));
     if let Err(error) = sink.send(goodbye).await {
         tracing::trace!(%error, "WebSocket was closed already");
     }
@@ -96,14 +111,20 @@ mod tests {
         for coding in [Coding::Binary, Coding::Base64] {
             for payload in [&b""[..], b"x", &[0, 255, 10]] {
                 let message = coding.encode(2, payload);
-                assert_eq!(coding.decode(message), Some((2, Bytes::copy_from_slice(payload))));
+                assert_eq!(
+                    coding.decode(message),
+                    Some((2, Bytes::copy_from_slice(payload)))
+                );
             }
         }
     }
 
     #[test]
     fn the_base64_coding_is_a_digit_and_base64() {
-        assert_eq!(Coding::Base64.encode(1, b"hi").into_data(), Bytes::from_static(b"1aGk="));
+        assert_eq!(
+            Coding::Base64.encode(1, b"hi").into_data(),
+            Bytes::from_static(b"1aGk=")
+        );
         assert_eq!(Coding::Base64.decode(Message::Text("xaGk=".into())), None);
     }
 }

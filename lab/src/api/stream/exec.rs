@@ -28,8 +28,13 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 
 /// Subprotocols, best first. The empty one stands for a client that names none.
-const WEBSOCKET_PROTOCOLS: &[&str] =
-    &["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+const WEBSOCKET_PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
 /// What is spoken inside of SPDY. Version 4 reports the exit code; all older ones only text.
 const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io"];
 /// How long a client may take to read the last message and hang up before the connection is dropped.
@@ -58,13 +63,18 @@ impl Wanted {
         if wanted.stdin || wanted.stdout || wanted.stderr {
             Ok(wanted)
         } else {
-            Err(ApiError::bad_request("you must specify at least one of stdin, stdout, stderr"))
+            Err(ApiError::bad_request(
+                "you must specify at least one of stdin, stdout, stderr",
+            ))
         }
     }
 
     /// Streams that a SPDY client opens: the error stream is always among them.
     fn stream_count(self) -> usize {
-        1 + [self.stdin, self.stdout, self.stderr, self.tty].into_iter().filter(|one| *one).count()
+        1 + [self.stdin, self.stdout, self.stderr, self.tty]
+            .into_iter()
+            .filter(|one| *one)
+            .count()
     }
 }
 
@@ -82,7 +92,9 @@ pub(super) async fn serve_exec(
     let wanted = Wanted::of(query)?;
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
     if command.is_empty() {
-        return Err(ApiError::bad_request("you must specify at least one command for the container"));
+        return Err(ApiError::bad_request(
+            "you must specify at least one command for the container",
+        ));
     }
     if let Some(phase @ ("Succeeded" | "Failed")) = str_at(pod, "/status/phase") {
         return Err(ApiError::bad_request(format!(
@@ -90,7 +102,11 @@ pub(super) async fn serve_exec(
         )));
     }
     let transport = transport(request).await?;
-    let what = ExecRequest { command, stdin: wanted.stdin, tty: wanted.tty };
+    let what = ExecRequest {
+        command,
+        stdin: wanted.stdin,
+        tty: wanted.tty,
+    };
     let session = match backend.exec(reference(pod), container, what).await {
         Ok(session) => Ok(session),
         // The node reports these after the upgrade, on the error channel: the container is there, the program is not.
@@ -110,20 +126,33 @@ pub(super) async fn serve_attach(
     let container = choose_container(pod, query.text("container"))?;
     let wanted = Wanted::of(query)?;
     if wanted.stdin {
-        return Err(ApiError::bad_request("this server attaches to the output of containers only, not to their input"));
+        return Err(ApiError::bad_request(
+            "this server attaches to the output of containers only, not to their input",
+        ));
     }
     let transport = transport(request).await?;
-    let options = LogOptions { follow: true, tail_lines: Some(0), ..LogOptions::default() };
+    let options = LogOptions {
+        follow: true,
+        tail_lines: Some(0),
+        ..LogOptions::default()
+    };
     let chunks = backend.logs(reference(pod), container, options).await?;
     let (done, exit) = oneshot::channel();
     // The process outlives the attachment, so the attachment ends well whenever its output does.
-    let output = tokio_util::io::StreamReader::new(chunks.chain(futures::stream::once(async move {
-        if done.send(Ok(0)).is_err() {
-            tracing::trace!("the attached client is gone");
-        }
-        Ok(Bytes::new())
-    })));
-    let session = ExecSession { stdin: None, stdout: Some(Box::pin(output)), stderr: None, resize: None, exit };
+    let output =
+        tokio_util::io::StreamReader::new(chunks.chain(futures::stream::once(async move {
+            if done.send(Ok(0)).is_err() {
+                tracing::trace!("the attached client is gone");
+            }
+            Ok(Bytes::new())
+        })));
+    let session = ExecSession {
+        stdin: None,
+        stdout: Some(Box::pin(output)),
+        stderr: None,
+        resize: None,
+        exit,
+    };
     answer(transport, Ok(session), wanted)
 }
 
@@ -131,11 +160,16 @@ fn answer(transport: Transport, session: Session, wanted: Wanted) -> Result<Resp
     match transport {
         Transport::WebSocket(upgrade) => {
             let upgrade = upgrade.protocols(WEBSOCKET_PROTOCOLS.iter().copied());
-            let protocol =
-                upgrade.selected_protocol().and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+            let protocol = upgrade
+                .selected_protocol()
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
             Ok(upgrade.on_upgrade(move |socket| over_websocket(socket, protocol, session, wanted)))
         }
-        Transport::Spdy(upgrade) => upgrade.accept(SPDY_PROTOCOLS, move |_, io| over_spdy(io, session, wanted)),
+        Transport::Spdy(upgrade) => {
+            upgrade.accept(SPDY_PROTOCOLS, move |_, io| over_spdy(io, session, wanted))
+        }
     }
 }
 
@@ -186,7 +220,12 @@ async fn over_websocket(socket: WebSocket, protocol: String, session: Session, w
         }
         sink
     };
-    let remote = Remote { stdin, resize, output, gone: gone.clone() };
+    let remote = Remote {
+        stdin,
+        resize,
+        output,
+        gone: gone.clone(),
+    };
     let (outcome, mut sink) = tokio::join!(outcome(session, remote), writing);
     if let Some(outcome) = outcome {
         if let Some(last) = last_words(&protocol, &outcome)
@@ -196,7 +235,10 @@ async fn over_websocket(socket: WebSocket, protocol: String, session: Session, w
         }
         channels::close(sink).await;
         // The client answers the goodbye; the connection stays until then, so that it can read everything.
-        if tokio::time::timeout(LINGER, gone.cancelled()).await.is_err() {
+        if tokio::time::timeout(LINGER, gone.cancelled())
+            .await
+            .is_err()
+        {
             tracing::trace!("the client did not hang up");
         }
     }
@@ -256,14 +298,23 @@ impl Streams {
     }
 }
 
-async fn over_spdy(io: impl AsyncRead + AsyncWrite + Send + 'static, session: Session, wanted: Wanted) {
+async fn over_spdy(
+    io: impl AsyncRead + AsyncWrite + Send + 'static,
+    session: Session,
+    wanted: Wanted,
+) {
     let mut opened = spdy::accept(io);
-    let collected = tokio::time::timeout(OPEN_TIMEOUT, Streams::collect(&mut opened, wanted.stream_count()));
+    let collected = tokio::time::timeout(
+        OPEN_TIMEOUT,
+        Streams::collect(&mut opened, wanted.stream_count()),
+    );
     let Ok(Some(mut streams)) = collected.await else {
         tracing::debug!("the client did not open the streams that it announced within 30 s");
         return;
     };
-    let Some(error) = streams.error.take() else { return };
+    let Some(error) = streams.error.take() else {
+        return;
+    };
     let (input, stdin) = mpsc::channel(QUEUE);
     let (sizes, resize) = mpsc::channel(QUEUE);
     let (output, mut outputs) = mpsc::channel::<(Stream, Bytes)>(QUEUE);
@@ -311,7 +362,12 @@ async fn over_spdy(io: impl AsyncRead + AsyncWrite + Send + 'static, session: Se
         left.cancel();
         std::future::pending::<()>().await;
     };
-    let remote = Remote { stdin, resize, output, gone: gone.clone() };
+    let remote = Remote {
+        stdin,
+        resize,
+        output,
+        gone: gone.clone(),
+    };
     let result = tokio::select! {
         (result, ()) = async { tokio::join!(outcome(session, remote), writing) } => result,
         () = watching => None,
@@ -322,7 +378,10 @@ async fn over_spdy(io: impl AsyncRead + AsyncWrite + Send + 'static, session: Se
     if !error.send(last).await {
         tracing::trace!("the client did not wait for the exit code");
     }
-    for writer in [Some(error), streams.stdout.take(), streams.stderr.take()].into_iter().flatten() {
+    for writer in [Some(error), streams.stdout.take(), streams.stderr.take()]
+        .into_iter()
+        .flatten()
+    {
         writer.finish().await;
     }
     for writer in streams.unused.drain(..) {

@@ -65,7 +65,10 @@ impl Query {
     }
 
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn text<'a>(&'a self, name: &'a str) -> Option<&'a str> {
@@ -74,24 +77,35 @@ impl Query {
 
     /// Like Go reads it: present without a value, `1` and `true` are true.
     fn is_true(&self, name: &str) -> bool {
-        self.all(name).next().is_some_and(|value| matches!(value, "" | "1" | "t" | "T" | "true" | "TRUE" | "True"))
+        self.all(name)
+            .next()
+            .is_some_and(|value| matches!(value, "" | "1" | "t" | "T" | "true" | "TRUE" | "True"))
     }
 
     fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         self.text(name)
             .map(|value| {
-                value.parse().map_err(|_| ApiError::bad_request(format!("invalid value {value:?} of parameter {name}")))
+                value.parse().map_err(|_| {
+                    ApiError::bad_request(format!("invalid value {value:?} of parameter {name}"))
+                })
             })
             .transpose()
     }
 }
 
 fn reference(pod: &Value) -> PodRef {
-    PodRef { namespace: namespace(pod).to_owned(), name: name(pod).to_owned(), uid: uid(pod).to_owned() }
+    PodRef {
+        namespace: namespace(pod).to_owned(),
+        name: name(pod).to_owned(),
+        uid: uid(pod).to_owned(),
+    }
 }
 
 fn container_names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
-    array_at(pod, &format!("/spec/{list}")).iter().filter_map(|one| str_at(one, "/name")).collect()
+    array_at(pod, &format!("/spec/{list}"))
+        .iter()
+        .filter_map(|one| str_at(one, "/name"))
+        .collect()
 }
 
 /// The container that a request means: the named one, or the only one.
@@ -100,10 +114,17 @@ fn choose_container(pod: &Value, wanted: Option<&str>) -> Result<String, ApiErro
     let init = container_names(pod, "initContainers");
     let ephemeral = container_names(pod, "ephemeralContainers");
     if let Some(wanted) = wanted {
-        if [&containers, &init, &ephemeral].into_iter().flatten().any(|one| *one == wanted) {
+        if [&containers, &init, &ephemeral]
+            .into_iter()
+            .flatten()
+            .any(|one| *one == wanted)
+        {
             return Ok(wanted.to_owned());
         }
-        return Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {}", name(pod))));
+        return Err(ApiError::bad_request(format!(
+            "container {wanted} is not valid for pod {}",
+            name(pod)
+        )));
     }
     if let [only] = containers.as_slice() {
         return Ok((*only).to_owned());
@@ -115,14 +136,22 @@ fn choose_container(pod: &Value, wanted: Option<&str>) -> Result<String, ApiErro
     );
     for (list, title) in [(&init, "init"), (&ephemeral, "ephemeral")] {
         if !list.is_empty() {
-            message.push_str(&format!(" or one of the {title} containers: [{}]", list.join(" ")));
+            message.push_str(&format!(
+                " or one of the {title} containers: [{}]",
+                list.join(" ")
+            ));
         }
     }
     Err(ApiError::bad_request(message))
 }
 
 fn plain_error(code: u16, reason: &str, message: String) -> ApiError {
-    ApiError { code, reason: reason.to_owned(), message, details: None }
+    ApiError {
+        code,
+        reason: reason.to_owned(),
+        message,
+        details: None,
+    }
 }
 
 impl From<BackendError> for ApiError {
@@ -152,16 +181,24 @@ impl Spdy {
     fn accept<F>(
         self,
         supported: &'static [&'static str],
-        then: impl FnOnce(&'static str, hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+        then: impl FnOnce(&'static str, hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>) -> F
+        + Send
+        + 'static,
     ) -> Result<Response, ApiError>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Some(protocol) = supported.iter().find(|one| self.protocols.iter().any(|offered| offered == **one)) else {
+        let Some(protocol) = supported
+            .iter()
+            .find(|one| self.protocols.iter().any(|offered| offered == **one))
+        else {
             return Err(plain_error(
                 403,
                 "Forbidden",
-                format!("unable to negotiate protocol: client supports {:?}, server accepts {supported:?}", self.protocols),
+                format!(
+                    "unable to negotiate protocol: client supports {:?}, server accepts {supported:?}",
+                    self.protocols
+                ),
             ));
         };
         let upgrade = self.upgrade;
@@ -224,3 +261,18 @@ async fn transport(request: Request) -> Result<Transport, ApiError> {
 
 #[cfg(test)]
 mod tests;
+
+/// The same, with the backend of the server.
+pub(crate) async fn handle(
+    server: &Arc<super::server::ApiServer>,
+    pod: &Value,
+    subresource: &str,
+    request: Request,
+) -> Result<Response, ApiError> {
+    match server.backend() {
+        None => Err(ApiError::unavailable(
+            "no node agent is connected to this API server",
+        )),
+        Some(backend) => serve(subresource, pod, backend, request).await,
+    }
+}

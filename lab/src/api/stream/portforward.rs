@@ -52,19 +52,30 @@ pub(super) async fn serve(
         )));
     }
     match transport(request).await? {
-        Transport::Spdy(upgrade) => {
-            upgrade.accept(&[SPDY_PROTOCOL], move |_, io| forward_spdy(io, pod_name, backend))
-        }
+        Transport::Spdy(upgrade) => upgrade.accept(&[SPDY_PROTOCOL], move |_, io| {
+            forward_spdy(io, pod_name, backend)
+        }),
         Transport::WebSocket(mut upgrade) => {
-            if upgrade.requested_protocols().any(|one| one.as_bytes() == TUNNEL_PROTOCOL.as_bytes()) {
+            if upgrade
+                .requested_protocols()
+                .any(|one| one.as_bytes() == TUNNEL_PROTOCOL.as_bytes())
+            {
                 upgrade.set_selected_protocol(HeaderValue::from_static(TUNNEL_PROTOCOL));
-                return Ok(upgrade
-                    .on_upgrade(move |socket| forward_spdy(tunnel::byte_stream(socket), pod_name, backend)));
+                return Ok(upgrade.on_upgrade(move |socket| {
+                    forward_spdy(tunnel::byte_stream(socket), pod_name, backend)
+                }));
             }
             let ports = ports(query)?;
             let upgrade = upgrade.protocols(CHANNEL_PROTOCOLS.iter().copied());
-            let coding = Coding::of(upgrade.selected_protocol().and_then(|one| one.to_str().ok()).unwrap_or_default());
-            Ok(upgrade.on_upgrade(move |socket| forward_channels(socket, coding, ports, pod_name, backend)))
+            let coding = Coding::of(
+                upgrade
+                    .selected_protocol()
+                    .and_then(|one| one.to_str().ok())
+                    .unwrap_or_default(),
+            );
+            Ok(upgrade.on_upgrade(move |socket| {
+                forward_channels(socket, coding, ports, pod_name, backend)
+            }))
         }
     }
 }
@@ -81,7 +92,9 @@ fn ports(query: &Query) -> Result<Vec<u16>, ApiError> {
         })
         .collect::<Result<Vec<u16>, ApiError>>()?;
     match ports.len() {
-        0 => Err(ApiError::bad_request("query parameter \"ports\" is required")),
+        0 => Err(ApiError::bad_request(
+            "query parameter \"ports\" is required",
+        )),
         1..=MAX_PORTS => Ok(ports),
         _ => Err(ApiError::bad_request(format!("at most {MAX_PORTS} ports"))),
     }
@@ -89,7 +102,10 @@ fn ports(query: &Query) -> Result<Vec<u16>, ApiError> {
 
 /// Worded like the kubelet words it: clients show it.
 fn failure(pod: &PodRef, port: u16, error: impl std::fmt::Display) -> String {
-    format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {}, uid : {error}", pod.name)
+    format!(
+        "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {}, uid : {error}",
+        pod.name
+    )
 }
 
 async fn forward_spdy(
@@ -115,12 +131,21 @@ async fn forward_spdy(
             continue;
         };
         let is_error = |stream: &SpdyStream| stream.header("streamtype") == Some("error");
-        let (error, data) = if is_error(&other) { (other, stream) } else { (stream, other) };
+        let (error, data) = if is_error(&other) {
+            (other, stream)
+        } else {
+            (stream, other)
+        };
         connections.spawn(forward_pair(error, data, pod.clone(), Arc::clone(&backend)));
     }
 }
 
-async fn forward_pair(error: SpdyStream, data: SpdyStream, pod: PodRef, backend: Arc<dyn PodBackend>) {
+async fn forward_pair(
+    error: SpdyStream,
+    data: SpdyStream,
+    pod: PodRef,
+    backend: Arc<dyn PodBackend>,
+) {
     let Some(port) = data.header("port").and_then(|text| text.parse().ok()) else {
         tracing::debug!(stream = data.id, "port-forward stream without a port");
         return;
@@ -138,7 +163,11 @@ async fn forward_pair(error: SpdyStream, data: SpdyStream, pod: PodRef, backend:
         }
         Err(_) => {
             data.writer.finish().await;
-            Some(failure(&pod, port, format!("no connection within {} s", OPEN_TIMEOUT.as_secs())))
+            Some(failure(
+                &pod,
+                port,
+                format!("no connection within {} s", OPEN_TIMEOUT.as_secs()),
+            ))
         }
     };
     if let Some(problem) = problem
@@ -209,7 +238,14 @@ async fn forward_channels(
     for (channel, port) in (0u8..).step_by(2).zip(ports) {
         let (input, received) = mpsc::channel(QUEUE);
         inputs.push(Some(input));
-        connections.spawn(forward_port(channel, port, received, output.clone(), pod.clone(), Arc::clone(&backend)));
+        connections.spawn(forward_port(
+            channel,
+            port,
+            received,
+            output.clone(),
+            pod.clone(),
+            Arc::clone(&backend),
+        ));
     }
     drop(output);
     let writing = async {
@@ -222,8 +258,14 @@ async fn forward_channels(
     };
     let reading = async {
         while let Some((channel, bytes)) = channels::receive(&mut stream, coding).await {
-            let (data, bytes) = if channel == CLOSE { (bytes.first().copied(), None) } else { (Some(channel), Some(bytes)) };
-            let Some(slot) = data.filter(|channel| channel % 2 == 0).and_then(|channel| inputs.get_mut(usize::from(channel / 2)))
+            let (data, bytes) = if channel == CLOSE {
+                (bytes.first().copied(), None)
+            } else {
+                (Some(channel), Some(bytes))
+            };
+            let Some(slot) = data
+                .filter(|channel| channel % 2 == 0)
+                .and_then(|channel| inputs.get_mut(usize::from(channel / 2)))
             else {
                 continue;
             };
@@ -276,7 +318,11 @@ async fn forward_port(
             let downward = async {
                 let mut buffer = BytesMut::with_capacity(CHUNK);
                 while from_pod.read_buf(&mut buffer).await? > 0 {
-                    if output.send((channel, buffer.split().freeze())).await.is_err() {
+                    if output
+                        .send((channel, buffer.split().freeze()))
+                        .await
+                        .is_err()
+                    {
                         break;
                     }
                     buffer.reserve(CHUNK);
@@ -296,10 +342,17 @@ async fn forward_port(
             ended.err().map(|error| failure(&pod, port, error))
         }
         Ok(Err(error)) => Some(failure(&pod, port, error)),
-        Err(_) => Some(failure(&pod, port, format!("no connection within {} s", OPEN_TIMEOUT.as_secs()))),
+        Err(_) => Some(failure(
+            &pod,
+            port,
+            format!("no connection within {} s", OPEN_TIMEOUT.as_secs()),
+        )),
     };
     if let Some(problem) = problem
-        && output.send((channel + 1, Bytes::from(problem))).await.is_err()
+        && output
+            .send((channel + 1, Bytes::from(problem)))
+            .await
+            .is_err()
     {
         tracing::trace!("the client is gone");
     }

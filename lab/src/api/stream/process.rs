@@ -42,8 +42,19 @@ pub(super) struct Remote {
 
 /// Connects the two until the process ends. None when the client left first.
 pub(super) async fn run(session: ExecSession, remote: Remote) -> Option<Result<i32, String>> {
-    let ExecSession { stdin, stdout, stderr, resize, exit } = session;
-    let Remote { stdin: input, resize: sizes, output, gone } = remote;
+    let ExecSession {
+        stdin,
+        stdout,
+        stderr,
+        resize,
+        exit,
+    } = session;
+    let Remote {
+        stdin: input,
+        resize: sizes,
+        output,
+        gone,
+    } = remote;
     // Dropped at the end, these stop with the session.
     let mut inputs = JoinSet::new();
     if let Some(stdin) = stdin {
@@ -119,7 +130,11 @@ async fn drain(
             // A terminal answers with an error once its process is gone; that is its end of file.
             Ok(0) | Err(_) => return,
             Ok(count) => {
-                if output.send((stream, buffer.split().freeze())).await.is_err() {
+                if output
+                    .send((stream, buffer.split().freeze()))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 moved.fetch_add(count as u64, Ordering::Relaxed);
@@ -154,6 +169,10 @@ pub(super) fn status(outcome: &Result<i32, String>) -> Value {
 /// A terminal size as clients send it.
 pub(super) fn parse_size(bytes: &[u8]) -> Option<(u16, u16)> {
     let size: Value = serde_json::from_slice(bytes).ok()?;
-    let side = |name: &str| size.get(name).and_then(Value::as_u64).and_then(|value| u16::try_from(value).ok());
+    let side = |name: &str| {
+        size.get(name)
+            .and_then(Value::as_u64)
+            .and_then(|value| u16::try_from(value).ok())
+    };
     Some((side("Width")?, side("Height")?))
 }

@@ -21,7 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::backend::{BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef};
+use crate::backend::{
+    BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef,
+};
 
 struct LocalProcesses;
 
@@ -52,22 +54,47 @@ impl PodBackend for LocalProcesses {
             let (program, arguments) = request.command.split_first().unwrap();
             let mut child = tokio::process::Command::new(program)
                 .args(arguments)
-                .stdin(if request.stdin { Stdio::piped() } else { Stdio::null() })
+                .stdin(if request.stdin {
+                    Stdio::piped()
+                } else {
+                    Stdio::null()
+                })
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .kill_on_drop(true)
                 .spawn()
                 .map_err(|error| BackendError::Internal(error.to_string()))?;
-            let stdin = child.stdin.take().map(|stdin| Box::pin(stdin) as crate::backend::Input);
-            let stdout = child.stdout.take().map(|out| Box::pin(out) as crate::backend::Output);
-            let stderr = child.stderr.take().map(|out| Box::pin(out) as crate::backend::Output);
+            let stdin = child
+                .stdin
+                .take()
+                .map(|stdin| Box::pin(stdin) as crate::backend::Input);
+            let stdout = child
+                .stdout
+                .take()
+                .map(|out| Box::pin(out) as crate::backend::Output);
+            let stderr = child
+                .stderr
+                .take()
+                .map(|out| Box::pin(out) as crate::backend::Output);
             let (done, exit) = tokio::sync::oneshot::channel();
-            tokio::spawn(async move { done.send(Ok(child.wait().await.unwrap().code().unwrap_or(137))) });
-            Ok(ExecSession { stdin, stdout, stderr, resize: None, exit })
+            tokio::spawn(async move {
+                done.send(Ok(child.wait().await.unwrap().code().unwrap_or(137)))
+            });
+            Ok(ExecSession {
+                stdin,
+                stdout,
+                stderr,
+                resize: None,
+                exit,
+            })
         })
     }
 
-    fn connect(&self, _pod: PodRef, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>> {
+    fn connect(
+        &self,
+        _pod: PodRef,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>> {
         Box::pin(async move {
             let stream = TcpStream::connect(("127.0.0.1", port))
                 .await
@@ -78,7 +105,11 @@ impl PodBackend for LocalProcesses {
 }
 
 fn pod(name: &str) -> Value {
-    let containers = if name == "two" { json!([{"name": "a"}, {"name": "b"}]) } else { json!([{"name": "main"}]) };
+    let containers = if name == "two" {
+        json!([{"name": "a"}, {"name": "b"}])
+    } else {
+        json!([{"name": "main"}])
+    };
     json!({"metadata": {"name": name, "namespace": "ns", "uid": "u"}, "spec": {"containers": containers},
         "status": {"phase": "Running"}})
 }
@@ -88,13 +119,18 @@ async fn handle(
     State(backend): State<Arc<dyn PodBackend>>,
     request: Request,
 ) -> Response {
-    super::serve(&subresource, &pod(&name), backend, request).await.unwrap_or_else(IntoResponse::into_response)
+    super::serve(&subresource, &pod(&name), backend, request)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn server() -> u16 {
     let backend: Arc<dyn PodBackend> = Arc::new(LocalProcesses);
     let router = axum::Router::new()
-        .route("/api/v1/namespaces/{namespace}/pods/{name}/{subresource}", any(handle))
+        .route(
+            "/api/v1/namespaces/{namespace}/pods/{name}/{subresource}",
+            any(handle),
+        )
         .with_state(backend);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -137,30 +173,56 @@ async fn echo() -> u16 {
 
 #[tokio::test]
 async fn logs_come_as_they_are_written() {
-    let params = LogParams { follow: true, tail_lines: Some(3), ..LogParams::default() };
+    let params = LogParams {
+        follow: true,
+        tail_lines: Some(3),
+        ..LogParams::default()
+    };
     let mut lines = pods().await.log_stream("one", &params).await.unwrap();
     let mut text = String::new();
-    futures::AsyncReadExt::read_to_string(&mut lines, &mut text).await.unwrap();
+    futures::AsyncReadExt::read_to_string(&mut lines, &mut text)
+        .await
+        .unwrap();
     assert_eq!(text, "main Some(3)\nlater\n");
 }
 
 #[tokio::test]
 async fn the_container_must_be_named_when_there_are_several() {
-    let kube::Error::Api(status) = pods().await.logs("two", &LogParams::default()).await.unwrap_err() else {
+    let kube::Error::Api(status) = pods()
+        .await
+        .logs("two", &LogParams::default())
+        .await
+        .unwrap_err()
+    else {
         panic!("an API error")
     };
     assert_eq!(status.code, 400);
-    assert_eq!(status.message, "a container name must be specified for pod two, choose one of: [a b]");
-    let wrong = LogParams { container: Some("c".to_owned()), ..LogParams::default() };
+    assert_eq!(
+        status.message,
+        "a container name must be specified for pod two, choose one of: [a b]"
+    );
+    let wrong = LogParams {
+        container: Some("c".to_owned()),
+        ..LogParams::default()
+    };
     let error = pods().await.logs("two", &wrong).await.unwrap_err();
-    assert!(error.to_string().contains("container c is not valid for pod two"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("container c is not valid for pod two"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn exec_gives_output_and_the_exit_code() {
     let mut process = pods()
         .await
-        .exec("one", ["sh", "-c", "echo out; echo err >&2; exit 137"], &AttachParams::default().stderr(true))
+        .exec(
+            "one",
+            ["sh", "-c", "echo out; echo err >&2; exit 137"],
+            &AttachParams::default().stderr(true),
+        )
         .await
         .unwrap();
     let (mut out, mut err) = (String::new(), String::new());
@@ -172,12 +234,19 @@ async fn exec_gives_output_and_the_exit_code() {
     assert_eq!((out.as_str(), err.as_str()), ("out\n", "err\n"));
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
     let causes = status.details.unwrap().causes.unwrap();
-    assert_eq!((causes[0].reason.as_deref(), causes[0].message.as_deref()), (Some("ExitCode"), Some("137")));
+    assert_eq!(
+        (causes[0].reason.as_deref(), causes[0].message.as_deref()),
+        (Some("ExitCode"), Some("137"))
+    );
 }
 
 #[tokio::test]
 async fn closing_standard_input_ends_a_process_that_reads_it() {
-    let mut process = pods().await.exec("one", ["cat"], &AttachParams::default().stdin(true)).await.unwrap();
+    let mut process = pods()
+        .await
+        .exec("one", ["cat"], &AttachParams::default().stdin(true))
+        .await
+        .unwrap();
     let mut stdin = process.stdin().unwrap();
     let mut stdout = process.stdout().unwrap();
     let status = process.take_status().unwrap();
@@ -185,7 +254,10 @@ async fn closing_standard_input_ends_a_process_that_reads_it() {
     stdin.shutdown().await.unwrap();
     drop(stdin);
     let mut out = String::new();
-    tokio::time::timeout(Duration::from_secs(10), stdout.read_to_string(&mut out)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), stdout.read_to_string(&mut out))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(out, "through");
     assert_eq!(status.await.unwrap().status.as_deref(), Some("Success"));
 }
@@ -194,17 +266,30 @@ async fn closing_standard_input_ends_a_process_that_reads_it() {
 async fn a_large_output_arrives_whole() {
     let mut process = pods()
         .await
-        .exec("one", ["sh", "-c", "head -c 3000000 /dev/zero"], &AttachParams::default())
+        .exec(
+            "one",
+            ["sh", "-c", "head -c 3000000 /dev/zero"],
+            &AttachParams::default(),
+        )
         .await
         .unwrap();
     let mut out = Vec::new();
-    process.stdout().unwrap().read_to_end(&mut out).await.unwrap();
+    process
+        .stdout()
+        .unwrap()
+        .read_to_end(&mut out)
+        .await
+        .unwrap();
     assert_eq!(out.len(), 3_000_000);
 }
 
 #[tokio::test]
 async fn a_program_that_is_missing_is_reported_on_the_error_channel() {
-    let mut process = pods().await.exec("one", ["/no/such/program"], &AttachParams::default()).await.unwrap();
+    let mut process = pods()
+        .await
+        .exec("one", ["/no/such/program"], &AttachParams::default())
+        .await
+        .unwrap();
     let status = process.take_status().unwrap().await.unwrap();
     assert_eq!(status.reason.as_deref(), Some("InternalError"));
 }
@@ -212,8 +297,15 @@ async fn a_program_that_is_missing_is_reported_on_the_error_channel() {
 #[tokio::test]
 async fn a_background_process_that_keeps_the_output_open_does_not_hold_the_session() {
     let started = std::time::Instant::now();
-    let mut process =
-        pods().await.exec("one", ["sh", "-c", "sleep 30 & echo done"], &AttachParams::default()).await.unwrap();
+    let mut process = pods()
+        .await
+        .exec(
+            "one",
+            ["sh", "-c", "sleep 30 & echo done"],
+            &AttachParams::default(),
+        )
+        .await
+        .unwrap();
     let status = process.take_status().unwrap().await.unwrap();
     assert_eq!(status.status.as_deref(), Some("Success"));
     assert!(started.elapsed() < Duration::from_secs(10));
@@ -221,21 +313,39 @@ async fn a_background_process_that_keeps_the_output_open_does_not_hold_the_sessi
 
 #[tokio::test]
 async fn attach_follows_the_output() {
-    let mut attached = pods().await.attach("one", &AttachParams::default().stderr(false)).await.unwrap();
+    let mut attached = pods()
+        .await
+        .attach("one", &AttachParams::default().stderr(false))
+        .await
+        .unwrap();
     let mut out = String::new();
-    attached.stdout().unwrap().read_to_string(&mut out).await.unwrap();
+    attached
+        .stdout()
+        .unwrap()
+        .read_to_string(&mut out)
+        .await
+        .unwrap();
     assert_eq!(out, "main Some(0)\nlater\n");
 }
 
 #[tokio::test]
 async fn older_channel_protocols_are_spoken_too() {
     let port = server().await;
-    for (protocol, hello) in [("channel.k8s.io", &b"\x01hi\n"[..]), ("base64.channel.k8s.io", b"1aGkK")] {
-        let url = format!("ws://127.0.0.1:{port}/api/v1/namespaces/ns/pods/one/exec?stdout=1&command=echo&command=hi");
+    for (protocol, hello) in [
+        ("channel.k8s.io", &b"\x01hi\n"[..]),
+        ("base64.channel.k8s.io", b"1aGkK"),
+    ] {
+        let url = format!(
+            "ws://127.0.0.1:{port}/api/v1/namespaces/ns/pods/one/exec?stdout=1&command=echo&command=hi"
+        );
         let mut request = url.into_client_request().unwrap();
-        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", protocol.parse().unwrap());
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+        let (socket, response) = tokio_tungstenite::client_async(request, stream)
+            .await
+            .unwrap();
         assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
         let messages: Vec<Message> = socket.try_collect().await.unwrap();
         assert_eq!(messages[0].clone().into_data().as_ref(), hello);
@@ -244,12 +354,17 @@ async fn older_channel_protocols_are_spoken_too() {
 
 #[tokio::test]
 async fn a_request_without_upgrade_is_refused() {
-    let mut stream = TcpStream::connect(("127.0.0.1", server().await)).await.unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", server().await))
+        .await
+        .unwrap();
     let request = "GET /api/v1/namespaces/ns/pods/one/exec?stdout=1&command=true HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("Upgrade request required"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("Upgrade request required"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -265,7 +380,12 @@ async fn kube_port_forward_reaches_the_port() {
 
 #[tokio::test]
 async fn a_port_that_nobody_listens_on_is_an_error_on_its_channel() {
-    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let unused = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let mut forward = pods().await.portforward("one", &[unused]).await.unwrap();
     let error = forward.take_error(unused).unwrap().await.unwrap();
     assert!(error.contains("refused"), "{error}");
@@ -277,9 +397,14 @@ async fn spdy_in_a_websocket_forwards_ports_as_kubectl_does() {
     let (port, target) = (server().await, echo().await);
     let url = format!("ws://127.0.0.1:{port}/api/v1/namespaces/ns/pods/one/portforward");
     let mut request = url.into_client_request().unwrap();
-    request.headers_mut().insert("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io".parse().unwrap());
+    request.headers_mut().insert(
+        "sec-websocket-protocol",
+        "SPDY/3.1+portforward.k8s.io".parse().unwrap(),
+    );
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
+        .await
+        .unwrap();
     let (mut encoder, mut decoder) = (Encoder::new().unwrap(), Decoder::new());
     let headers = |kind: &str| {
         vec![
@@ -289,16 +414,42 @@ async fn spdy_in_a_websocket_forwards_ports_as_kubectl_does() {
         ]
     };
     for frame in [
-        Frame::SynStream { stream: 1, priority: 0, fin: true, headers: headers("error") },
-        Frame::SynStream { stream: 3, priority: 0, fin: false, headers: headers("data") },
-        Frame::Data { stream: 3, fin: true, payload: Bytes::from_static(b"ping") },
+        Frame::SynStream {
+            stream: 1,
+            priority: 0,
+            fin: true,
+            headers: headers("error"),
+        },
+        Frame::SynStream {
+            stream: 3,
+            priority: 0,
+            fin: false,
+            headers: headers("data"),
+        },
+        Frame::Data {
+            stream: 3,
+            fin: true,
+            payload: Bytes::from_static(b"ping"),
+        },
     ] {
-        socket.send(Message::Binary(encoder.encode(&frame).unwrap())).await.unwrap();
+        socket
+            .send(Message::Binary(encoder.encode(&frame).unwrap()))
+            .await
+            .unwrap();
     }
     let mut bytes = bytes::BytesMut::new();
     let mut frames = Vec::new();
-    while frames.iter().filter(|frame| matches!(frame, Frame::Data { fin: true, .. })).count() < 2 {
-        let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.unwrap().unwrap().unwrap();
+    while frames
+        .iter()
+        .filter(|frame| matches!(frame, Frame::Data { fin: true, .. }))
+        .count()
+        < 2
+    {
+        let message = tokio::time::timeout(Duration::from_secs(10), socket.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         bytes.extend_from_slice(&message.into_data());
         while bytes.len() >= HEADER_LENGTH {
             let header: [u8; HEADER_LENGTH] = bytes[..HEADER_LENGTH].try_into().unwrap();
@@ -306,10 +457,27 @@ async fn spdy_in_a_websocket_forwards_ports_as_kubectl_does() {
             if bytes.len() < HEADER_LENGTH + length {
                 break;
             }
-            let frame = bytes.split_to(HEADER_LENGTH + length).freeze().slice(HEADER_LENGTH..);
+            let frame = bytes
+                .split_to(HEADER_LENGTH + length)
+                .freeze()
+                .slice(HEADER_LENGTH..);
             frames.push(decoder.decode(header, frame).unwrap());
         }
     }
-    assert!(frames.contains(&Frame::Data { stream: 3, fin: false, payload: Bytes::from_static(b"ping") }), "{frames:?}");
-    assert!(frames.contains(&Frame::Data { stream: 1, fin: true, payload: Bytes::new() }), "{frames:?}");
+    assert!(
+        frames.contains(&Frame::Data {
+            stream: 3,
+            fin: false,
+            payload: Bytes::from_static(b"ping")
+        }),
+        "{frames:?}"
+    );
+    assert!(
+        frames.contains(&Frame::Data {
+            stream: 1,
+            fin: true,
+            payload: Bytes::new()
+        }),
+        "{frames:?}"
+    );
 }

@@ -8,7 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 
 use super::frame::{
-    DATA_CHUNK, Decoder, Encoder, Frame, HEADER_LENGTH, Headers, SETTING_INITIAL_WINDOW_SIZE, payload_length,
+    DATA_CHUNK, Decoder, Encoder, Frame, HEADER_LENGTH, Headers, SETTING_INITIAL_WINDOW_SIZE,
+    payload_length,
 };
 
 /// Frames that wait for the writing task.
@@ -72,7 +73,11 @@ impl Flow {
                 }
                 let (enabled, connection) = (windows.enabled, windows.connection);
                 let window = windows.streams.get_mut(&stream)?;
-                let limit = if enabled { (*window).min(connection) } else { i64::MAX };
+                let limit = if enabled {
+                    (*window).min(connection)
+                } else {
+                    i64::MAX
+                };
                 if limit > 0 {
                     let granted = wanted.min(usize::try_from(limit).unwrap_or(usize::MAX));
                     let spent = i64::try_from(granted).unwrap_or(i64::MAX);
@@ -102,7 +107,10 @@ pub(crate) struct SpdyStream {
 impl SpdyStream {
     /// A header of the opening frame.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -122,7 +130,12 @@ impl SpdyReader {
             let delta = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
             // A connection that is gone shows at the next read.
             for stream in [self.id, 0] {
-                if self.outgoing.send(Frame::WindowUpdate { stream, delta }).await.is_err() {
+                if self
+                    .outgoing
+                    .send(Frame::WindowUpdate { stream, delta })
+                    .await
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -143,9 +156,20 @@ impl SpdyWriter {
     /// Sends bytes; false when the stream or the connection is gone.
     pub(crate) async fn send(&mut self, mut bytes: Bytes) -> bool {
         while !bytes.is_empty() {
-            let Some(granted) = self.flow.take(self.id, bytes.len().min(DATA_CHUNK)).await else { return false };
+            let Some(granted) = self.flow.take(self.id, bytes.len().min(DATA_CHUNK)).await else {
+                return false;
+            };
             let payload = bytes.split_to(granted);
-            if self.outgoing.send(Frame::Data { stream: self.id, fin: false, payload }).await.is_err() {
+            if self
+                .outgoing
+                .send(Frame::Data {
+                    stream: self.id,
+                    fin: false,
+                    payload,
+                })
+                .await
+                .is_err()
+            {
                 return false;
             }
         }
@@ -173,9 +197,16 @@ impl SpdyWriter {
         self.finished = true;
         let open = self.flow.lock().streams.remove(&self.id).is_some();
         if open {
-            let last = Frame::Data { stream: self.id, fin: true, payload: Bytes::new() };
+            let last = Frame::Data {
+                stream: self.id,
+                fin: true,
+                payload: Bytes::new(),
+            };
             if self.outgoing.send(last).await.is_err() {
-                tracing::trace!(stream = self.id, "connection was gone before the stream ended");
+                tracing::trace!(
+                    stream = self.id,
+                    "connection was gone before the stream ended"
+                );
             }
         }
     }
@@ -187,7 +218,14 @@ impl Drop for SpdyWriter {
             return;
         }
         // Best effort: without room in the queue the peer learns it when the connection ends.
-        if self.outgoing.try_send(Frame::RstStream { stream: self.id, status: CANCEL }).is_err() {
+        if self
+            .outgoing
+            .try_send(Frame::RstStream {
+                stream: self.id,
+                status: CANCEL,
+            })
+            .is_err()
+        {
             tracing::trace!(stream = self.id, "stream dropped without a reset");
         }
     }
@@ -214,8 +252,14 @@ where
     });
     tokio::spawn(write_frames(write, frames));
     tokio::spawn(async move {
-        let mut connection =
-            Connection { decoder: Decoder::new(), incoming: HashMap::new(), last: 0, opened: opened_sender, outgoing, flow };
+        let mut connection = Connection {
+            decoder: Decoder::new(),
+            incoming: HashMap::new(),
+            last: 0,
+            opened: opened_sender,
+            outgoing,
+            flow,
+        };
         if let Err(error) = connection.read_frames(read).await {
             tracing::debug!(%error, "SPDY connection ended");
         }
@@ -280,7 +324,11 @@ impl Connection {
                     continue;
                 }
                 Err(error) => {
-                    self.send(Frame::GoAway { last_stream: self.last, status: PROTOCOL_ERROR }).await?;
+                    self.send(Frame::GoAway {
+                        last_stream: self.last,
+                        status: PROTOCOL_ERROR,
+                    })
+                    .await?;
                     return Err(std::io::Error::other(error));
                 }
             };
@@ -289,13 +337,25 @@ impl Connection {
     }
 
     async fn send(&self, frame: Frame) -> std::io::Result<()> {
-        self.outgoing.send(frame).await.map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+        self.outgoing
+            .send(frame)
+            .await
+            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
     }
 
     async fn handle(&mut self, frame: Frame) -> std::io::Result<()> {
         match frame {
-            Frame::SynStream { stream, fin, headers, .. } => self.open(stream, fin, headers).await?,
-            Frame::Data { stream, fin, payload } => {
+            Frame::SynStream {
+                stream,
+                fin,
+                headers,
+                ..
+            } => self.open(stream, fin, headers).await?,
+            Frame::Data {
+                stream,
+                fin,
+                payload,
+            } => {
                 match self.incoming.get(&stream) {
                     // A consumer that went away wants no more; the bytes are dropped, as after a shutdown.
                     Some(chunks) if !payload.is_empty() => {
@@ -305,7 +365,11 @@ impl Connection {
                     }
                     Some(_) => {}
                     None if stream > self.last => {
-                        self.send(Frame::RstStream { stream, status: INVALID_STREAM }).await?;
+                        self.send(Frame::RstStream {
+                            stream,
+                            status: INVALID_STREAM,
+                        })
+                        .await?;
                     }
                     None => {}
                 }
@@ -322,7 +386,10 @@ impl Connection {
             // Only the client's pings have odd numbers; an even one would be the answer to ours.
             Frame::Ping(id) if id % 2 == 1 => self.send(Frame::Ping(id)).await?,
             Frame::Settings(settings) => {
-                for (_, value) in settings.into_iter().filter(|(id, _)| *id == SETTING_INITIAL_WINDOW_SIZE) {
+                for (_, value) in settings
+                    .into_iter()
+                    .filter(|(id, _)| *id == SETTING_INITIAL_WINDOW_SIZE)
+                {
                     self.flow.change(|windows| {
                         let difference = i64::from(value) - windows.initial;
                         windows.enabled = true;
@@ -335,24 +402,41 @@ impl Connection {
             }
             Frame::WindowUpdate { stream, delta } => self.flow.change(|windows| {
                 windows.enabled = true;
-                let window = if stream == 0 { Some(&mut windows.connection) } else { windows.streams.get_mut(&stream) };
+                let window = if stream == 0 {
+                    Some(&mut windows.connection)
+                } else {
+                    windows.streams.get_mut(&stream)
+                };
                 if let Some(window) = window {
                     *window = window.saturating_add(i64::from(delta));
                 }
             }),
-            Frame::GoAway { .. } | Frame::Ping(_) | Frame::SynReply { .. } | Frame::Headers { .. } => {}
+            Frame::GoAway { .. }
+            | Frame::Ping(_)
+            | Frame::SynReply { .. }
+            | Frame::Headers { .. } => {}
         }
         Ok(())
     }
 
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) -> std::io::Result<()> {
         if id % 2 == 0 || id <= self.last {
-            return self.send(Frame::RstStream { stream: id, status: PROTOCOL_ERROR }).await;
+            return self
+                .send(Frame::RstStream {
+                    stream: id,
+                    status: PROTOCOL_ERROR,
+                })
+                .await;
         }
         self.last = id;
         self.incoming.retain(|_, chunks| !chunks.is_closed());
         if self.incoming.len() >= MAX_STREAMS {
-            return self.send(Frame::RstStream { stream: id, status: REFUSED_STREAM }).await;
+            return self
+                .send(Frame::RstStream {
+                    stream: id,
+                    status: REFUSED_STREAM,
+                })
+                .await;
         }
         let (sender, chunks) = mpsc::channel(INCOMING);
         if !fin {
@@ -362,14 +446,32 @@ impl Connection {
             let initial = windows.initial;
             windows.streams.insert(id, initial);
         });
-        self.send(Frame::SynReply { stream: id, fin: false, headers: Vec::new() }).await?;
+        self.send(Frame::SynReply {
+            stream: id,
+            fin: false,
+            headers: Vec::new(),
+        })
+        .await?;
         let stream = SpdyStream {
             id,
             headers,
-            reader: SpdyReader { id, chunks, outgoing: self.outgoing.clone(), flow: Arc::clone(&self.flow) },
-            writer: SpdyWriter { id, outgoing: self.outgoing.clone(), flow: Arc::clone(&self.flow), finished: false },
+            reader: SpdyReader {
+                id,
+                chunks,
+                outgoing: self.outgoing.clone(),
+                flow: Arc::clone(&self.flow),
+            },
+            writer: SpdyWriter {
+                id,
+                outgoing: self.outgoing.clone(),
+                flow: Arc::clone(&self.flow),
+                finished: false,
+            },
         };
-        self.opened.send(stream).await.map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+        self.opened
+            .send(stream)
+            .await
+            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -401,19 +503,41 @@ mod tests {
                 self.io.read_exact(&mut payload).await.unwrap();
                 self.decoder.decode(header, payload.freeze()).unwrap()
             };
-            tokio::time::timeout(Duration::from_secs(5), read).await.expect("a frame within 5 s")
+            tokio::time::timeout(Duration::from_secs(5), read)
+                .await
+                .expect("a frame within 5 s")
         }
 
         async fn open(&mut self, stream: u32) {
             let headers = vec![("streamtype".to_owned(), "data".to_owned())];
-            self.send(Frame::SynStream { stream, priority: 0, fin: false, headers }).await;
-            assert_eq!(self.receive().await, Frame::SynReply { stream, fin: false, headers: Vec::new() });
+            self.send(Frame::SynStream {
+                stream,
+                priority: 0,
+                fin: false,
+                headers,
+            })
+            .await;
+            assert_eq!(
+                self.receive().await,
+                Frame::SynReply {
+                    stream,
+                    fin: false,
+                    headers: Vec::new()
+                }
+            );
         }
     }
 
     fn connect() -> (Client, mpsc::Receiver<SpdyStream>) {
         let (near, far) = tokio::io::duplex(1 << 20);
-        (Client { io: near, encoder: Encoder::new().unwrap(), decoder: Decoder::new() }, accept(far))
+        (
+            Client {
+                io: near,
+                encoder: Encoder::new().unwrap(),
+                decoder: Decoder::new(),
+            },
+            accept(far),
+        )
     }
 
     #[tokio::test]
@@ -422,13 +546,33 @@ mod tests {
         client.open(1).await;
         let mut stream = opened.recv().await.unwrap();
         assert_eq!(stream.header("StreamType"), Some("data"));
-        client.send(Frame::Data { stream: 1, fin: true, payload: Bytes::from_static(b"in") }).await;
+        client
+            .send(Frame::Data {
+                stream: 1,
+                fin: true,
+                payload: Bytes::from_static(b"in"),
+            })
+            .await;
         assert_eq!(stream.reader.next().await.unwrap(), "in");
         assert_eq!(stream.reader.next().await, None);
         assert!(stream.writer.send(Bytes::from_static(b"out")).await);
         stream.writer.finish().await;
-        assert_eq!(client.receive().await, Frame::Data { stream: 1, fin: false, payload: Bytes::from_static(b"out") });
-        assert_eq!(client.receive().await, Frame::Data { stream: 1, fin: true, payload: Bytes::new() });
+        assert_eq!(
+            client.receive().await,
+            Frame::Data {
+                stream: 1,
+                fin: false,
+                payload: Bytes::from_static(b"out")
+            }
+        );
+        assert_eq!(
+            client.receive().await,
+            Frame::Data {
+                stream: 1,
+                fin: true,
+                payload: Bytes::new()
+            }
+        );
     }
 
     #[tokio::test]
@@ -443,22 +587,59 @@ mod tests {
         let (mut client, _opened) = connect();
         client.open(3).await;
         for stream in [2, 3] {
-            client.send(Frame::SynStream { stream, priority: 0, fin: false, headers: Vec::new() }).await;
-            assert_eq!(client.receive().await, Frame::RstStream { stream, status: PROTOCOL_ERROR });
+            client
+                .send(Frame::SynStream {
+                    stream,
+                    priority: 0,
+                    fin: false,
+                    headers: Vec::new(),
+                })
+                .await;
+            assert_eq!(
+                client.receive().await,
+                Frame::RstStream {
+                    stream,
+                    status: PROTOCOL_ERROR
+                }
+            );
         }
     }
 
     #[tokio::test]
     async fn a_peer_that_speaks_of_windows_is_not_sent_more_than_they_allow() {
         let (mut client, mut opened) = connect();
-        client.send(Frame::Settings(vec![(SETTING_INITIAL_WINDOW_SIZE, 4)])).await;
+        client
+            .send(Frame::Settings(vec![(SETTING_INITIAL_WINDOW_SIZE, 4)]))
+            .await;
         client.open(1).await;
         let mut stream = opened.recv().await.unwrap();
-        let sending = tokio::spawn(async move { stream.writer.send(Bytes::from_static(b"0123456789")).await });
-        assert_eq!(client.receive().await, Frame::Data { stream: 1, fin: false, payload: Bytes::from_static(b"0123") });
+        let sending =
+            tokio::spawn(
+                async move { stream.writer.send(Bytes::from_static(b"0123456789")).await },
+            );
+        assert_eq!(
+            client.receive().await,
+            Frame::Data {
+                stream: 1,
+                fin: false,
+                payload: Bytes::from_static(b"0123")
+            }
+        );
         assert!(!sending.is_finished());
-        client.send(Frame::WindowUpdate { stream: 1, delta: 100 }).await;
-        assert_eq!(client.receive().await, Frame::Data { stream: 1, fin: false, payload: Bytes::from_static(b"456789") });
+        client
+            .send(Frame::WindowUpdate {
+                stream: 1,
+                delta: 100,
+            })
+            .await;
+        assert_eq!(
+            client.receive().await,
+            Frame::Data {
+                stream: 1,
+                fin: false,
+                payload: Bytes::from_static(b"456789")
+            }
+        );
         assert!(sending.await.unwrap());
     }
 
@@ -467,7 +648,8 @@ mod tests {
         let (mut client, mut opened) = connect();
         client.open(1).await;
         let mut stream = opened.recv().await.unwrap();
-        let sending = tokio::spawn(async move { stream.writer.send(Bytes::from(vec![7; 300_000])).await });
+        let sending =
+            tokio::spawn(async move { stream.writer.send(Bytes::from(vec![7; 300_000])).await });
         let mut received = 0;
         while received < 300_000 {
             if let Frame::Data { payload, .. } = client.receive().await {
@@ -482,7 +664,12 @@ mod tests {
         let (mut client, mut opened) = connect();
         client.open(1).await;
         let mut stream = opened.recv().await.unwrap();
-        client.send(Frame::RstStream { stream: 1, status: CANCEL }).await;
+        client
+            .send(Frame::RstStream {
+                stream: 1,
+                status: CANCEL,
+            })
+            .await;
         assert_eq!(stream.reader.next().await, None);
         assert!(!stream.writer.send(Bytes::from_static(b"x")).await);
     }
@@ -492,6 +679,12 @@ mod tests {
         let (mut client, mut opened) = connect();
         client.open(1).await;
         drop(opened.recv().await.unwrap());
-        assert_eq!(client.receive().await, Frame::RstStream { stream: 1, status: CANCEL });
+        assert_eq!(
+            client.receive().await,
+            Frame::RstStream {
+                stream: 1,
+                status: CANCEL
+            }
+        );
     }
 }

@@ -128,15 +128,71 @@ pub(crate) enum FrameError {
 /// The dictionary that both sides prime their compressors with: 1423 bytes, Adler-32 0xe3c6a7c2.
 fn dictionary() -> Vec<u8> {
     const NAMES: &[&str] = &[
-        "options", "head", "post", "put", "delete", "trace", "accept", "accept-charset", "accept-encoding",
-        "accept-language", "accept-ranges", "age", "allow", "authorization", "cache-control", "connection",
-        "content-base", "content-encoding", "content-language", "content-length", "content-location", "content-md5",
-        "content-range", "content-type", "date", "etag", "expect", "expires", "from", "host", "if-match",
-        "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "last-modified", "location",
-        "max-forwards", "pragma", "proxy-authenticate", "proxy-authorization", "range", "referer", "retry-after",
-        "server", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "vary", "via", "warning",
-        "www-authenticate", "method", "get", "status", "200 OK", "version", "HTTP/1.1", "url", "public", "set-cookie",
-        "keep-alive", "origin",
+        "options",
+        "head",
+        "post",
+        "put",
+        "delete",
+        "trace",
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "accept-ranges",
+        "age",
+        "allow",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-base",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-md5",
+        "content-range",
+        "content-type",
+        "date",
+        "etag",
+        "expect",
+        "expires",
+        "from",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "last-modified",
+        "location",
+        "max-forwards",
+        "pragma",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "range",
+        "referer",
+        "retry-after",
+        "server",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "vary",
+        "via",
+        "warning",
+        "www-authenticate",
+        "method",
+        "get",
+        "status",
+        "200 OK",
+        "version",
+        "HTTP/1.1",
+        "url",
+        "public",
+        "set-cookie",
+        "keep-alive",
+        "origin",
     ];
     const TAIL: &str = concat!(
         "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505",
@@ -169,7 +225,8 @@ impl Encoder {
     /// A fresh compression state.
     pub(crate) fn new() -> Result<Self, FrameError> {
         let mut zlib = Compress::new(Compression::default(), true);
-        zlib.set_dictionary(&dictionary()).map_err(|error| FrameError::Compression(error.to_string()))?;
+        zlib.set_dictionary(&dictionary())
+            .map_err(|error| FrameError::Compression(error.to_string()))?;
         Ok(Self { zlib })
     }
 
@@ -177,14 +234,23 @@ impl Encoder {
     pub(crate) fn encode(&mut self, frame: &Frame) -> Result<Bytes, FrameError> {
         let mut payload = BytesMut::new();
         let (kind, flags) = match frame {
-            Frame::Data { stream, fin, payload } => {
+            Frame::Data {
+                stream,
+                fin,
+                payload,
+            } => {
                 let mut out = BytesMut::with_capacity(HEADER_LENGTH + payload.len());
                 out.put_u32(stream & 0x7fff_ffff);
                 put_flags_and_length(&mut out, u8::from(*fin) * FLAG_FIN, payload.len())?;
                 out.extend_from_slice(payload);
                 return Ok(out.freeze());
             }
-            Frame::SynStream { stream, priority, fin, headers } => {
+            Frame::SynStream {
+                stream,
+                priority,
+                fin,
+                headers,
+            } => {
                 payload.put_u32(*stream);
                 payload.put_u32(0);
                 payload.put_u8((priority & 7) << 5);
@@ -192,12 +258,20 @@ impl Encoder {
                 payload.extend_from_slice(&self.compress(headers)?);
                 (SYN_STREAM, u8::from(*fin) * FLAG_FIN)
             }
-            Frame::SynReply { stream, fin, headers } => {
+            Frame::SynReply {
+                stream,
+                fin,
+                headers,
+            } => {
                 payload.put_u32(*stream);
                 payload.extend_from_slice(&self.compress(headers)?);
                 (SYN_REPLY, u8::from(*fin) * FLAG_FIN)
             }
-            Frame::Headers { stream, fin, headers } => {
+            Frame::Headers {
+                stream,
+                fin,
+                headers,
+            } => {
                 payload.put_u32(*stream);
                 payload.extend_from_slice(&self.compress(headers)?);
                 (HEADERS, u8::from(*fin) * FLAG_FIN)
@@ -219,7 +293,10 @@ impl Encoder {
                 payload.put_u32(*id);
                 (PING, 0)
             }
-            Frame::GoAway { last_stream, status } => {
+            Frame::GoAway {
+                last_stream,
+                status,
+            } => {
                 payload.put_u32(*last_stream);
                 payload.put_u32(*status);
                 (GOAWAY, 0)
@@ -264,7 +341,10 @@ impl Encoder {
 }
 
 fn put_flags_and_length(out: &mut BytesMut, flags: u8, length: usize) -> Result<(), FrameError> {
-    let length = u32::try_from(length).ok().filter(|length| *length < 1 << 24).ok_or(FrameError::TooLarge(length))?;
+    let length = u32::try_from(length)
+        .ok()
+        .filter(|length| *length < 1 << 24)
+        .ok_or(FrameError::TooLarge(length))?;
     out.put_u32(u32::from(flags) << 24 | length);
     Ok(())
 }
@@ -273,7 +353,11 @@ fn put_flags_and_length(out: &mut BytesMut, flags: u8, length: usize) -> Result<
 pub(crate) fn payload_length(header: [u8; HEADER_LENGTH]) -> Result<usize, FrameError> {
     let [_, _, _, _, _, high, middle, low] = header;
     let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-    if length > MAX_PAYLOAD { Err(FrameError::TooLarge(length)) } else { Ok(length) }
+    if length > MAX_PAYLOAD {
+        Err(FrameError::TooLarge(length))
+    } else {
+        Ok(length)
+    }
 }
 
 /// Reads frames.
@@ -284,39 +368,71 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// A fresh decompression state.
     pub(crate) fn new() -> Self {
-        Self { zlib: Decompress::new(true) }
+        Self {
+            zlib: Decompress::new(true),
+        }
     }
 
     /// The frame with this header and payload.
-    pub(crate) fn decode(&mut self, header: [u8; HEADER_LENGTH], mut payload: Bytes) -> Result<Frame, FrameError> {
+    pub(crate) fn decode(
+        &mut self,
+        header: [u8; HEADER_LENGTH],
+        mut payload: Bytes,
+    ) -> Result<Frame, FrameError> {
         let mut start = header.as_slice();
         let word = start.get_u32();
         let flags = start.get_u8();
         let fin = flags & FLAG_FIN != 0;
         if word & 0x8000_0000 == 0 {
-            return Ok(Frame::Data { stream: word, fin, payload });
+            return Ok(Frame::Data {
+                stream: word,
+                fin,
+                payload,
+            });
         }
         let version = u16::try_from(word >> 16 & 0x7fff).unwrap_or_default();
         if version != 3 {
             return Err(FrameError::Version(version));
         }
-        let number = |payload: &mut Bytes, what| payload.try_get_u32().map_err(|_| FrameError::Truncated(what));
+        let number = |payload: &mut Bytes, what| {
+            payload
+                .try_get_u32()
+                .map_err(|_| FrameError::Truncated(what))
+        };
         let kind = u16::try_from(word & 0xffff).unwrap_or_default();
         Ok(match kind {
             SYN_STREAM => {
                 let stream = number(&mut payload, "SYN_STREAM")? & 0x7fff_ffff;
                 number(&mut payload, "SYN_STREAM")?;
-                let priority = payload.try_get_u8().map_err(|_| FrameError::Truncated("SYN_STREAM"))? >> 5;
-                payload.try_get_u8().map_err(|_| FrameError::Truncated("SYN_STREAM"))?;
-                Frame::SynStream { stream, priority, fin, headers: self.decompress(&payload)? }
+                let priority = payload
+                    .try_get_u8()
+                    .map_err(|_| FrameError::Truncated("SYN_STREAM"))?
+                    >> 5;
+                payload
+                    .try_get_u8()
+                    .map_err(|_| FrameError::Truncated("SYN_STREAM"))?;
+                Frame::SynStream {
+                    stream,
+                    priority,
+                    fin,
+                    headers: self.decompress(&payload)?,
+                }
             }
             SYN_REPLY => {
                 let stream = number(&mut payload, "SYN_REPLY")? & 0x7fff_ffff;
-                Frame::SynReply { stream, fin, headers: self.decompress(&payload)? }
+                Frame::SynReply {
+                    stream,
+                    fin,
+                    headers: self.decompress(&payload)?,
+                }
             }
             HEADERS => {
                 let stream = number(&mut payload, "HEADERS")? & 0x7fff_ffff;
-                Frame::Headers { stream, fin, headers: self.decompress(&payload)? }
+                Frame::Headers {
+                    stream,
+                    fin,
+                    headers: self.decompress(&payload)?,
+                }
             }
             RST_STREAM => Frame::RstStream {
                 stream: number(&mut payload, "RST_STREAM")? & 0x7fff_ffff,
@@ -351,11 +467,18 @@ impl Decoder {
         loop {
             let before_in = self.zlib.total_in();
             let before_out = plain.len();
-            match self.zlib.decompress_vec(rest, &mut plain, FlushDecompress::Sync) {
-                Ok(Status::StreamEnd) => return Err(failed("the compressed stream ended".to_owned())),
+            match self
+                .zlib
+                .decompress_vec(rest, &mut plain, FlushDecompress::Sync)
+            {
+                Ok(Status::StreamEnd) => {
+                    return Err(failed("the compressed stream ended".to_owned()));
+                }
                 Ok(_) => {}
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.zlib.set_dictionary(&dictionary()).map_err(|error| failed(error.to_string()))?;
+                    self.zlib
+                        .set_dictionary(&dictionary())
+                        .map_err(|error| failed(error.to_string()))?;
                 }
                 Err(error) => return Err(failed(error.to_string())),
             }
@@ -419,13 +542,29 @@ mod tests {
     #[test]
     fn the_wire_form_of_control_frames_is_the_specified_one() {
         let mut encoder = Encoder::new().unwrap();
-        assert_eq!(encoder.encode(&Frame::Ping(1)).unwrap().as_ref(), [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]);
         assert_eq!(
-            encoder.encode(&Frame::RstStream { stream: 5, status: 1 }).unwrap().as_ref(),
+            encoder.encode(&Frame::Ping(1)).unwrap().as_ref(),
+            [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]
+        );
+        assert_eq!(
+            encoder
+                .encode(&Frame::RstStream {
+                    stream: 5,
+                    status: 1
+                })
+                .unwrap()
+                .as_ref(),
             [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 5, 0, 0, 0, 1]
         );
         assert_eq!(
-            encoder.encode(&Frame::Data { stream: 3, fin: true, payload: Bytes::from_static(b"hi") }).unwrap().as_ref(),
+            encoder
+                .encode(&Frame::Data {
+                    stream: 3,
+                    fin: true,
+                    payload: Bytes::from_static(b"hi")
+                })
+                .unwrap()
+                .as_ref(),
             [0, 0, 0, 3, 1, 0, 0, 2, b'h', b'i']
         );
     }
@@ -433,15 +572,27 @@ mod tests {
     #[test]
     fn a_header_block_that_unpacks_to_a_bomb_is_refused() {
         let mut encoder = Encoder::new().unwrap();
-        let frame = Frame::SynReply { stream: 1, fin: false, headers: vec![("a".to_owned(), "x".repeat(1 << 20))] };
+        let frame = Frame::SynReply {
+            stream: 1,
+            fin: false,
+            headers: vec![("a".to_owned(), "x".repeat(1 << 20))],
+        };
         let (header, payload) = split(&encoder.encode(&frame).unwrap());
-        assert!(matches!(Decoder::new().decode(header, payload), Err(FrameError::Compression(_))));
+        assert!(matches!(
+            Decoder::new().decode(header, payload),
+            Err(FrameError::Compression(_))
+        ));
     }
 
     #[test]
     fn cut_frames_are_refused() {
         let mut encoder = Encoder::new().unwrap();
-        let bytes = encoder.encode(&Frame::WindowUpdate { stream: 1, delta: 2 }).unwrap();
+        let bytes = encoder
+            .encode(&Frame::WindowUpdate {
+                stream: 1,
+                delta: 2,
+            })
+            .unwrap();
         let (header, payload) = split(&bytes);
         assert_eq!(
             Decoder::new().decode(header, payload.slice(..6)),
@@ -456,20 +607,49 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let stream = 0u32..=0x7fff_ffff;
         prop_oneof![
-            (stream.clone(), 0u8..8, any::<bool>(), headers())
-                .prop_map(|(stream, priority, fin, headers)| Frame::SynStream { stream, priority, fin, headers }),
-            (stream.clone(), any::<bool>(), headers())
-                .prop_map(|(stream, fin, headers)| Frame::SynReply { stream, fin, headers }),
-            (stream.clone(), any::<bool>(), headers())
-                .prop_map(|(stream, fin, headers)| Frame::Headers { stream, fin, headers }),
-            (stream.clone(), any::<u32>()).prop_map(|(stream, status)| Frame::RstStream { stream, status }),
-            prop::collection::vec((0u32..0x00ff_ffff, any::<u32>()), 0..4).prop_map(Frame::Settings),
-            any::<u32>().prop_map(Frame::Ping),
+            (stream.clone(), 0u8..8, any::<bool>(), headers()).prop_map(
+                |(stream, priority, fin, headers)| Frame::SynStream {
+                    stream,
+                    priority,
+                    fin,
+                    headers
+                }
+            ),
+            (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| {
+                Frame::SynReply {
+                    stream,
+                    fin,
+                    headers,
+                }
+            }),
+            (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| {
+                Frame::Headers {
+                    stream,
+                    fin,
+                    headers,
+                }
+            }),
             (stream.clone(), any::<u32>())
-                .prop_map(|(last_stream, status)| Frame::GoAway { last_stream, status }),
-            (stream.clone(), 0u32..=0x7fff_ffff).prop_map(|(stream, delta)| Frame::WindowUpdate { stream, delta }),
-            (stream, any::<bool>(), prop::collection::vec(any::<u8>(), 0..100))
-                .prop_map(|(stream, fin, payload)| Frame::Data { stream, fin, payload: payload.into() }),
+                .prop_map(|(stream, status)| Frame::RstStream { stream, status }),
+            prop::collection::vec((0u32..0x00ff_ffff, any::<u32>()), 0..4)
+                .prop_map(Frame::Settings),
+            any::<u32>().prop_map(Frame::Ping),
+            (stream.clone(), any::<u32>()).prop_map(|(last_stream, status)| Frame::GoAway {
+                last_stream,
+                status
+            }),
+            (stream.clone(), 0u32..=0x7fff_ffff)
+                .prop_map(|(stream, delta)| Frame::WindowUpdate { stream, delta }),
+            (
+                stream,
+                any::<bool>(),
+                prop::collection::vec(any::<u8>(), 0..100)
+            )
+                .prop_map(|(stream, fin, payload)| Frame::Data {
+                    stream,
+                    fin,
+                    payload: payload.into()
+                }),
         ]
     }
 

@@ -1,0 +1,50 @@
+//! The lab as it is shipped: every image and every controller.
+//!
+//! Depends on all other parts and is known by none of them. Whoever embeds the lab takes [`configuration`] and
+//! [`controllers`], and calls [`multicall`] first thing in `main`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::controllers::{self, prometheus, spark};
+use crate::images::{find_spark, known_images};
+use crate::lifecycle::{self, Controller, LabConfig};
+
+/// A lab with every image that this machine can offer. `program` is the executable that calls [`multicall`].
+#[must_use]
+pub fn configuration(name: &str, program: &Path) -> LabConfig {
+    let images = known_images(find_spark().as_ref(), program);
+    LabConfig {
+        images,
+        ..LabConfig::new(name)
+    }
+}
+
+/// Every controller; Prometheus where the machine has it, Apache Spark likewise.
+#[must_use]
+pub fn controllers() -> Vec<Controller> {
+    let metrics = prometheus::is_installed().then(prometheus::PrometheusConfig::default);
+    vec![
+        controllers::in_lab(metrics),
+        spark::controller(find_spark()),
+    ]
+}
+
+/// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in
+/// `main`.
+pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is = |index: usize, word: &str| {
+        arguments
+            .get(index)
+            .is_some_and(|argument| argument == word)
+    };
+    if is(1, "lab-internal") && is(2, "pipeline") {
+        return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
+    }
+    if is(1, "lab-internal") && is(2, prometheus::DISCOVERY_ARGUMENT) {
+        return Some(prometheus::discovery::main(arguments.into_iter().skip(3)));
+    }
+    lifecycle::multicall(arguments, controllers)
+}

@@ -1,0 +1,181 @@
+//! `plan`: what WOULD happen. Reads only.
+
+use super::arguments::{Global, PlanArguments};
+use super::cluster::{Connected, override_with};
+use super::exit::{Exit, Failure};
+use super::load;
+use super::streams::Streams;
+use crate::cluster::missing_permissions;
+use crate::engine::{Loaded, needed_permissions, snapshot_candidates, uses_prometheus};
+use crate::experiment::Experiment;
+use crate::fault::FaultKind;
+use crate::plan::{protected_namespace, select};
+
+/// Shows the plan of every experiment. Exit 77 when something would be refused.
+pub(super) async fn plan(
+    global: Global,
+    arguments: PlanArguments,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
+    let mut experiments: Vec<Loaded> = Vec::new();
+    for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
+        let mut loaded = load::with_manifests(from)?;
+        override_with(&mut loaded.experiment, &global, None);
+        experiments.push(loaded);
+    }
+    let connected = Connected::open(&global, streams).await?;
+    let prometheus = connected.prometheus_url(arguments.prometheus).await;
+    let mut exits = vec![Exit::Pass];
+    for loaded in &experiments {
+        match describe(&connected, loaded, prometheus.as_deref(), streams).await {
+            Ok(exit) => exits.push(exit),
+            Err(failure) => {
+                connected.close(streams).await?;
+                return Err(failure);
+            }
+        }
+    }
+    connected.close(streams).await?;
+    Ok(Exit::first_of(&exits))
+}
+
+async fn describe(
+    connected: &Connected,
+    loaded: &Loaded,
+    prometheus: Option<&str>,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
+    let experiment = &loaded.experiment;
+    let mut refusals = Vec::new();
+    streams.say(&format!("{} ({})", experiment.name, loaded.file));
+    streams.say(&format!("  claim: {}", experiment.claim.text));
+    if let Some(pattern) = protected_namespace(experiment) {
+        refusals.push(format!(
+            "namespace {} is protected ({pattern})",
+            experiment.target.namespace
+        ));
+    }
+    if !loaded.manifests.is_empty() {
+        let then = if experiment.setup.keep {
+            "kept afterwards"
+        } else {
+            "removed afterwards when created by the run"
+        };
+        streams.say(&format!("  setup, {then}:"));
+        for manifest in &loaded.manifests {
+            streams.say(&format!("    {}", manifest.title()));
+        }
+    }
+    faults(connected, experiment, &mut refusals, streams).await?;
+    streams.say(&format!(
+        "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after arming",
+        experiment.target.namespace,
+        experiment.guards.deadline.as_secs()
+    ));
+    let needed = needed_permissions(experiment);
+    let missing = missing_permissions(&connected.cluster, &needed).await?;
+    streams.say(&format!(
+        "  permissions: {} needed, {} missing",
+        needed.len(),
+        missing.len()
+    ));
+    for verb in &needed {
+        let mark = if missing.contains(verb) {
+            "MISSING"
+        } else {
+            "held"
+        };
+        streams.say(&format!("    {mark:<7} {verb}"));
+    }
+    refusals.extend(
+        missing
+            .iter()
+            .map(|verb| format!("missing permission: {verb}")),
+    );
+    if uses_prometheus(experiment) && experiment.prometheus_url.is_none() && prometheus.is_none() {
+        refusals.push("a probe asks Prometheus, but no address is known".to_owned());
+    }
+    streams.say(&format!("  duration: {}", duration(experiment)));
+    if refusals.is_empty() {
+        streams.say("  would run: nothing stands in the way");
+        return Ok(Exit::Pass);
+    }
+    for refusal in &refusals {
+        streams.say(&format!("  would be REFUSED: {refusal}"));
+    }
+    Ok(Exit::Refused)
+}
+
+async fn faults(
+    connected: &Connected,
+    experiment: &Experiment,
+    refusals: &mut Vec<String>,
+    streams: &mut Streams,
+) -> Result<(), Failure> {
+    let candidates = snapshot_candidates(&connected.cluster, &experiment.target).await?;
+    for fault in &experiment.faults {
+        let action = match &fault.kind {
+            FaultKind::PodKill { grace_seconds } => {
+                format!("delete with a grace period of {grace_seconds} s")
+            }
+            FaultKind::ContainerKill { container, signal } => {
+                let container = container.as_deref().unwrap_or("the first container");
+                format!("SIG{} inside {container}, by exec", signal.name())
+            }
+        };
+        streams.say(&format!(
+            "  fault {}: {} ({action}), {} s after injection starts",
+            fault.name,
+            fault.kind.word(),
+            fault.after.as_secs_f64()
+        ));
+        streams.say("    ends by itself: a one-shot, the system under test has to recover; proof: the pod's UID or container id");
+        let Some(candidates) = &candidates else {
+            streams.say("    pods: the target does not exist yet (the setup makes it), so they are chosen at run time");
+            continue;
+        };
+        // The seed of the run decides which; the plan shows how many and among whom.
+        match select(fault, &experiment.guards, candidates, 0, 1) {
+            Ok(chosen) => {
+                let among = candidates
+                    .iter()
+                    .filter(|held| fault.role.is_none() || held.role == fault.role);
+                let names: Vec<&str> = among.map(|held| held.pod.name.as_str()).collect();
+                streams.say(&format!(
+                    "    pods: {} of {}",
+                    chosen.len(),
+                    names.join(", ")
+                ));
+            }
+            Err(refusal) => refusals.push(refusal.to_string()),
+        }
+    }
+    Ok(())
+}
+
+fn duration(experiment: &Experiment) -> String {
+    let timeouts = &experiment.timeouts;
+    let holds = experiment
+        .steady_state
+        .probes
+        .iter()
+        .map(|probe| probe.hold)
+        .max()
+        .unwrap_or_default();
+    let count = experiment.trials.count;
+    let drain = experiment
+        .ledger
+        .as_ref()
+        .map(|ledger| ledger.drain)
+        .unwrap_or_default();
+    let least = (holds + timeouts.settle) * count;
+    let pauses = experiment.trials.cooldown * count.saturating_sub(1);
+    let most = timeouts.setup
+        + (timeouts.baseline + timeouts.recovery + timeouts.settle + drain) * count
+        + pauses;
+    format!(
+        "{count} trials, at least {} s, at most {} s",
+        (least + pauses).as_secs(),
+        most.as_secs()
+    )
+}

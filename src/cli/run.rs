@@ -1,0 +1,187 @@
+//! `run`: the main job.
+
+use super::arguments::{Format, Global, RunArguments};
+use super::cluster::{Connected, override_with};
+use super::exit::{Exit, Failure, engine_exit};
+use super::live::Live;
+use super::load;
+use super::streams::Streams;
+use crate::engine::{self, EngineError, Loaded, RunOutcome, RunRequest};
+use crate::evidence::read_log;
+use crate::fault::Undo;
+use crate::report;
+use crate::world::{Clock, FileError, Recorder, listen, write_atomically};
+use std::path::{Path, PathBuf};
+
+/// Runs experiments and writes the run folder.
+pub(super) async fn run(
+    global: Global,
+    arguments: RunArguments,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
+    let mut experiments: Vec<Loaded> = Vec::new();
+    for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
+        let mut loaded = load::with_manifests(from)?;
+        override_with(&mut loaded.experiment, &global, arguments.trials);
+        experiments.push(loaded);
+    }
+    // From here on a signal must lead to an orderly end: a booted lab, a fault, a setup manifest.
+    let signals = listen().map_err(|error| {
+        Failure::Internal(format!("cannot install the signal handlers: {error}"))
+    })?;
+    let clock = Clock::start();
+    let seed = arguments.seed.unwrap_or_else(fresh_seed);
+    let run = run_id(clock, seed);
+    let folder = create_folder(&arguments.out, &run)?;
+    let recorder = Recorder::create(&folder.join("events.jsonl"), clock)?;
+    let connected = match Connected::open(&global, streams).await {
+        Ok(connected) => connected,
+        Err(failure) => {
+            // Nothing was recorded: an empty run folder would only mislead.
+            drop(std::fs::remove_dir_all(&folder));
+            return Err(failure);
+        }
+    };
+    let prometheus_url = connected.prometheus_url(arguments.prometheus.clone()).await;
+    streams.note(&format!(
+        "chaosrun {} against {} {}, seed {seed}, run {run}",
+        env!("CARGO_PKG_VERSION"),
+        connected.cluster.info().kind,
+        connected.cluster.info().version
+    ));
+    let live = Live::start(&recorder, streams.err_is_terminal());
+    let outcome = engine::run(RunRequest {
+        cluster: connected.cluster.clone(),
+        recorder: recorder.clone(),
+        experiments,
+        run: run.clone(),
+        seed,
+        prometheus_url,
+        signals,
+    })
+    .await;
+    live.finish().await;
+    let exit = match outcome {
+        Ok(outcome) => conclude(&outcome, &folder, arguments.format, streams),
+        Err(error) => Err(error.into()),
+    };
+    let closed = connected.close(streams).await;
+    let exit = exit?;
+    closed?;
+    Ok(exit)
+}
+
+/// Report, table, exit code.
+fn conclude(
+    outcome: &RunOutcome,
+    folder: &Path,
+    format: Format,
+    streams: &mut Streams,
+) -> Result<Exit, Failure> {
+    let verdict = write_and_show(folder, format, streams)?;
+    let mut exits = vec![Exit::from(verdict)];
+    for (name, error) in &outcome.errors {
+        streams.note(&format!("chaosrun: {name}: {error}"));
+        if let Some(hint) = error.hint() {
+            streams.note(&format!("  hint: {hint}"));
+        }
+        exits.push(engine_exit(error));
+    }
+    // A signal or a stop condition is the reason for "aborted", not a second finding.
+    if outcome
+        .errors
+        .iter()
+        .any(|(_, error)| matches!(error, EngineError::Signal(_)))
+    {
+        exits.retain(|exit| *exit != Exit::Aborted);
+    }
+    if !outcome.left.is_empty() {
+        exits.push(Exit::NotReverted);
+        streams.note("chaosrun: could not be reverted and is still in the cluster:");
+        for undo in &outcome.left {
+            streams.note(&format!("  {}", describe(undo)));
+        }
+        streams.note("  hint: `chaosrun clean` tries again, from any machine");
+    }
+    Ok(Exit::first_of(&exits))
+}
+
+/// Renders everything from the event log alone, as `report` does later.
+pub(super) fn write_and_show(
+    folder: &Path,
+    format: Format,
+    streams: &mut Streams,
+) -> Result<crate::model::Verdict, Failure> {
+    let log_path = folder.join("events.jsonl");
+    let bytes = std::fs::read(&log_path).map_err(|source| FileError {
+        attempted: "cannot read",
+        path: log_path.clone(),
+        source,
+    })?;
+    let log = read_log(&bytes)
+        .map_err(|error| Failure::Invalid(format!("{}: {error}", log_path.display())))?;
+    let run = report::build(&log.records);
+    let json = report::json(&run);
+    write_atomically(&folder.join("report.json"), json.as_bytes())?;
+    let shown = folder.display().to_string();
+    write_atomically(
+        &folder.join("report.txt"),
+        report::table(&run, false, &shown).as_bytes(),
+    )?;
+    match format {
+        Format::Table => streams.say(report::table(&run, streams.color(), &shown).trim_end()),
+        Format::Json => streams.say(json.trim_end()),
+    }
+    Ok(run.verdict)
+}
+
+pub(super) fn describe(undo: &Undo) -> String {
+    match undo {
+        Undo::Nothing => "nothing".to_owned(),
+        Undo::DeleteObject {
+            kind,
+            namespace: Some(namespace),
+            name,
+            plural,
+            ..
+        } => {
+            format!("{kind} {namespace}/{name}    (kubectl -n {namespace} delete {plural} {name})")
+        }
+        Undo::DeleteObject {
+            kind,
+            namespace: None,
+            name,
+            plural,
+            ..
+        } => {
+            format!("{kind} {name}    (kubectl delete {plural} {name})")
+        }
+    }
+}
+
+fn create_folder(out: &Path, run: &str) -> Result<PathBuf, Failure> {
+    let folder = out.join(run);
+    std::fs::create_dir_all(&folder).map_err(|source| {
+        Failure::File(FileError {
+            attempted: "cannot create the folder",
+            path: folder.clone(),
+            source,
+        })
+    })?;
+    Ok(folder)
+}
+
+/// A seed that fits every JSON reader.
+fn fresh_seed() -> u64 {
+    u64::from(uuid::Uuid::new_v4().as_fields().0)
+}
+
+/// Sorts by time, and is a valid label value and object name.
+fn run_id(clock: Clock, seed: u64) -> String {
+    let unique = uuid::Uuid::new_v4().as_fields().1;
+    format!(
+        "{}-{:04x}",
+        clock.wall().strftime("%Y%m%d-%H%M%S"),
+        unique ^ u16::try_from(seed & 0xffff).unwrap_or(0)
+    )
+}

@@ -1,0 +1,19 @@
+//! All Kubernetes I/O: connecting, calls with a deadline and a readable error, watches that own up to their gaps,
+//! processes inside pods, manifests.
+//!
+//! May depend on the pure half, `world`, kube and k8s-openapi. Contract: every call ends within its deadline, and an
+//! error says what was attempted, on what, and why it failed.
+
+mod access;
+mod connect;
+mod error;
+mod exec;
+mod manifests;
+mod watch;
+
+pub(crate) use access::{Verb, missing_permissions};
+pub(crate) use connect::{Cluster, ConnectOptions};
+pub(crate) use error::{ClusterError, Failed};
+pub(crate) use exec::{Session, run_in_pod};
+pub(crate) use manifests::{Manifest, ManifestError, find_labelled, parse_manifests, undo};
+pub(crate) use watch::{WatchMessage, watch};

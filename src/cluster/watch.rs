@@ -1,0 +1,292 @@
+//! A watch that owns up to its gaps.
+//!
+//! One LIST, then one WATCH that is resumed from its last resource version; after 410 (or when there is nothing to resume
+//! from) a new LIST. kube's own watcher reconnects silently, which a measurement must not: every break is a message with
+//! the instants between which events may have been merged, so that the timeline can widen just that phase.
+
+use super::connect::{CALL_TIMEOUT, Cluster};
+use super::error::{ClusterError, Failed};
+use crate::model::Mono;
+use crate::world::Clock;
+use futures::StreamExt as _;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::core::Resource;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Objects per LIST page: bounds the memory of one answer.
+const PAGE: u32 = 500;
+/// The server ends a watch after this long, and it is resumed without loss. Below kube's own ceiling of 295 s.
+const WATCH_SECONDS: u32 = 290;
+/// Nothing at all, not even a bookmark, for this long: the connection is dead.
+const SILENCE: Duration = Duration::from_secs(75);
+/// Pause between two attempts to connect.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// What a watch says.
+#[derive(Debug)]
+pub(crate) enum WatchMessage<K> {
+    /// A complete list: everything there is. `since` is the last receipt before a gap, `None` for the first list.
+    Listed {
+        /// When the request was sent.
+        sent: Mono,
+        /// When the answer was in.
+        at: Mono,
+        /// Start of the gap that this list closes.
+        gap_from: Option<(Mono, String)>,
+        /// The objects.
+        objects: Vec<K>,
+    },
+    /// ADDED.
+    Added(Mono, K),
+    /// MODIFIED.
+    Modified(Mono, K),
+    /// DELETED, with the last state.
+    Deleted(Mono, K),
+    /// The watch broke and was resumed without loss.
+    Resumed {
+        /// Last receipt before the break.
+        from: Mono,
+        /// First receipt after.
+        to: Mono,
+        /// Why it broke.
+        why: String,
+    },
+}
+
+enum State {
+    List {
+        gap_from: Option<(Mono, String)>,
+    },
+    Watch {
+        version: String,
+        broken: Option<(Mono, String)>,
+    },
+}
+
+/// Follows a kind until cancelled. The first LIST failing is an error for the caller (nothing can be observed); later
+/// failures are retried with back-off for as long as it takes, each closed by a gap message.
+///
+/// # Errors
+/// When the first LIST fails, or permission is withdrawn.
+pub(crate) async fn watch<K>(
+    cluster: Cluster,
+    api: Api<K>,
+    what: String,
+    selector: ListParams,
+    clock: Clock,
+    messages: mpsc::Sender<WatchMessage<K>>,
+    cancel: CancellationToken,
+) -> Result<(), ClusterError>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut state = State::List { gap_from: None };
+    let mut pause = RETRY_FIRST;
+    let mut listed_once = false;
+    let mut last_receipt = clock.now();
+    loop {
+        let step = async {
+            match &mut state {
+                State::List { gap_from } => {
+                    let sent = clock.now();
+                    let (objects, version) = list(&cluster, &api, &what, &selector).await?;
+                    let at = clock.now();
+                    let message = WatchMessage::Listed {
+                        sent,
+                        at,
+                        gap_from: gap_from.take(),
+                        objects,
+                    };
+                    Ok((
+                        Some(State::Watch {
+                            version,
+                            broken: None,
+                        }),
+                        Some(message),
+                    ))
+                }
+                State::Watch { version, broken } => {
+                    let connection = Connection {
+                        what: &what,
+                        clock,
+                        messages: &messages,
+                    };
+                    connection
+                        .follow(&api, &selector, version, broken, &mut last_receipt)
+                        .await
+                        .map(|()| (None, None))
+                }
+            }
+        };
+        let outcome: Result<_, ClusterError> = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            outcome = step => outcome,
+        };
+        match outcome {
+            Ok((next, message)) => {
+                if messages.is_closed() {
+                    return Ok(());
+                }
+                if let Some(message) = message {
+                    last_receipt = clock.now();
+                    listed_once = true;
+                    if messages.send(message).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                pause = RETRY_FIRST;
+                if let Some(next) = next {
+                    state = next;
+                }
+            }
+            Err(error)
+                if !listed_once
+                    || matches!(error.failed, Failed::Forbidden | Failed::Unauthorized) =>
+            {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "watch broke");
+                state = match state {
+                    State::List { gap_from } => State::List {
+                        gap_from: gap_from.or(Some((last_receipt, error.why))),
+                    },
+                    State::Watch { broken, .. } if error.failed == Failed::Gone => State::List {
+                        gap_from: broken.or(Some((last_receipt, error.why))),
+                    },
+                    State::Watch { version, broken } => State::Watch {
+                        version,
+                        broken: broken.or(Some((last_receipt, error.why))),
+                    },
+                };
+                tokio::select! {
+                    () = cancel.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(RETRY_MOST);
+            }
+        }
+    }
+}
+
+async fn list<K>(
+    cluster: &Cluster,
+    api: &Api<K>,
+    what: &str,
+    selector: &ListParams,
+) -> Result<(Vec<K>, String), ClusterError>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let mut objects = Vec::new();
+    let mut params = selector.clone().limit(PAGE);
+    loop {
+        let page = cluster
+            .call(format!("list {what}"), api.list(&params))
+            .await?;
+        objects.extend(page.items);
+        let version = page.metadata.resource_version.unwrap_or_default();
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok((objects, version)),
+        }
+    }
+}
+
+/// What one WATCH connection needs besides its position.
+struct Connection<'a, K> {
+    what: &'a str,
+    clock: Clock,
+    messages: &'a mpsc::Sender<WatchMessage<K>>,
+}
+
+impl<K> Connection<'_, K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    /// Follows one connection from `version`, which moves along with what was received, until the server ends it in good
+    /// order (`Ok`) or it breaks (`Err`). `broken` is taken once the server has accepted the version.
+    async fn follow(
+        &self,
+        api: &Api<K>,
+        selector: &ListParams,
+        version: &mut String,
+        broken: &mut Option<(Mono, String)>,
+        last_receipt: &mut Mono,
+    ) -> Result<(), ClusterError> {
+        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        params.label_selector.clone_from(&selector.label_selector);
+        params.field_selector.clone_from(&selector.field_selector);
+        let attempted = || format!("watch {}", self.what);
+        let opened = tokio::time::timeout(CALL_TIMEOUT, api.watch(&params, version)).await;
+        let stream = match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(ClusterError::from_kube(attempted(), &error)),
+            Err(_elapsed) => return Err(ClusterError::timed_out(attempted(), CALL_TIMEOUT)),
+        };
+        let opened_at = self.clock.now();
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            let Ok(next) = tokio::time::timeout(SILENCE, stream.next()).await else {
+                return Err(ClusterError::timed_out(attempted(), SILENCE));
+            };
+            let at = self.clock.now();
+            let message = match next {
+                None if at.since(opened_at) + Duration::from_secs(5)
+                    >= Duration::from_secs(WATCH_SECONDS.into()) =>
+                {
+                    return Ok(());
+                }
+                None => {
+                    return Err(ClusterError {
+                        attempted: attempted(),
+                        failed: Failed::Unreachable,
+                        why: "the server closed the connection".to_owned(),
+                    });
+                }
+                Some(Err(error)) => return Err(ClusterError::from_kube(attempted(), &error)),
+                Some(Ok(WatchEvent::Error(status))) => {
+                    return Err(ClusterError::from_status(attempted(), &status));
+                }
+                Some(Ok(WatchEvent::Bookmark(bookmark))) => {
+                    *version = bookmark.metadata.resource_version;
+                    self.say_resumed(broken, at).await;
+                    *last_receipt = at;
+                    continue;
+                }
+                Some(Ok(WatchEvent::Added(object))) => WatchMessage::Added(at, object),
+                Some(Ok(WatchEvent::Modified(object))) => WatchMessage::Modified(at, object),
+                Some(Ok(WatchEvent::Deleted(object))) => WatchMessage::Deleted(at, object),
+            };
+            self.say_resumed(broken, at).await;
+            *last_receipt = at;
+            if let WatchMessage::Added(_, object)
+            | WatchMessage::Modified(_, object)
+            | WatchMessage::Deleted(_, object) = &message
+                && let Some(seen) = &object.meta().resource_version
+            {
+                version.clone_from(seen);
+            }
+            if self.messages.send(message).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The old version was accepted: everything missed is delivered now, only late.
+    async fn say_resumed(&self, broken: &mut Option<(Mono, String)>, to: Mono) {
+        if let Some((from, why)) = broken.take() {
+            // A closed channel is noticed at the next message.
+            drop(
+                self.messages
+                    .send(WatchMessage::Resumed { from, to, why })
+                    .await,
+            );
+        }
+    }
+}

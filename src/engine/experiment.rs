@@ -1,0 +1,269 @@
+//! One experiment: setup, trials, teardown.
+
+use super::error::EngineError;
+use super::preflight::{check_namespace, check_permissions, find_target, title, uses_prometheus};
+use super::trial::Trial;
+use crate::cluster::{Cluster, Manifest, undo};
+use crate::evidence::{Event, Step, TrialEnd, open_undos};
+use crate::experiment::{Experiment, Workload};
+use crate::fault::Undo;
+use crate::observe::{LivePod, Observers, Wanted};
+use crate::prometheus::Prometheus;
+use crate::world::{Recorder, Signalled};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long one revert may take.
+const UNDO_LIMIT: Duration = Duration::from_secs(60);
+
+/// What an experiment runs with. Owned, so that its body can run in a task of its own.
+pub(crate) struct Body {
+    pub(crate) cluster: Cluster,
+    pub(crate) recorder: Recorder,
+    pub(crate) experiment: Experiment,
+    pub(crate) manifests: Vec<Manifest>,
+    pub(crate) prometheus_url: Option<String>,
+    pub(crate) signals: watch::Receiver<Option<Signalled>>,
+    pub(crate) run: String,
+    pub(crate) seed: u64,
+}
+
+impl Body {
+    /// Runs to the end or to the first reason to stop. Reverting what is still open afterwards is the caller's.
+    ///
+    /// # Errors
+    /// Why it stopped.
+    pub(crate) async fn run(mut self) -> Result<(), EngineError> {
+        check_namespace(&self.experiment)?;
+        self.setup().await?;
+        let clock = self.recorder.clock();
+        let patience = if self.manifests.is_empty() {
+            Duration::ZERO
+        } else {
+            self.experiment.timeouts.setup
+        };
+        let target = find_target(&self.cluster, clock, &self.experiment.target, patience).await?;
+        check_permissions(&self.cluster, &self.experiment).await?;
+        let prometheus = self.connect_prometheus().await?;
+        let mut observers = Observers::start(Wanted {
+            cluster: self.cluster.clone(),
+            recorder: self.recorder.clone(),
+            experiment: self.experiment.clone(),
+            target,
+            prometheus,
+        })?;
+        let result = self.trials(&mut observers).await;
+        observers.stop().await;
+        result
+    }
+
+    async fn setup(&mut self) -> Result<(), EngineError> {
+        if self.manifests.is_empty() {
+            return Ok(());
+        }
+        self.recorder.record(Event::StepStarted {
+            step: Step::Setup,
+            at: self.recorder.clock().now(),
+        })?;
+        let keep = self.experiment.setup.keep;
+        for manifest in &self.manifests {
+            if let Some(signal) = *self.signals.borrow() {
+                return Err(EngineError::Signal(signal));
+            }
+            let recorder = &self.recorder;
+            let arm = |undo: Undo| {
+                let undo = if keep { Undo::Nothing } else { undo };
+                Ok::<(), EngineError>(recorder.record_durably(Event::ObjectArmed {
+                    purpose: "setup".to_owned(),
+                    undo,
+                })?)
+            };
+            let namespace = &self.experiment.target.namespace;
+            manifest
+                .create(
+                    &self.cluster,
+                    namespace,
+                    &self.run,
+                    &self.experiment.name,
+                    arm,
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn connect_prometheus(&self) -> Result<Option<Prometheus>, EngineError> {
+        if !uses_prometheus(&self.experiment) {
+            return Ok(None);
+        }
+        let url = self.experiment.prometheus_url.as_ref().or(self.prometheus_url.as_ref()).ok_or_else(|| {
+            EngineError::Refused(
+                "the experiment asks Prometheus, but no address is known; set prometheus.url in the file or give --prometheus URL".to_owned(),
+            )
+        })?;
+        Ok(Some(Prometheus::connect(url).await?))
+    }
+
+    async fn trials(&mut self, observers: &mut Observers) -> Result<(), EngineError> {
+        let count = self.experiment.trials.count;
+        for number in 1..=count {
+            self.recorder
+                .record(Event::TrialStarted { trial: number })?;
+            let requests_before = self.cluster.requests();
+            let setup_undos = open_undos(&self.recorder.events());
+            let mut trial = Trial {
+                cluster: &self.cluster,
+                recorder: &self.recorder,
+                experiment: &self.experiment,
+                observers,
+                signals: &mut self.signals,
+                run: &self.run,
+                seed: self.seed,
+                number,
+            };
+            // From here to the settle step no early return: whatever happened is reverted first.
+            let broken = trial.break_and_watch().await;
+            let at = self.recorder.clock().now();
+            if let Err(error @ (EngineError::Signal(_) | EngineError::Stopped(_))) = &broken {
+                self.recorder.record(Event::Stopping {
+                    why: error.to_string(),
+                    at,
+                })?;
+            }
+            self.recorder.record(Event::StepStarted {
+                step: Step::Revert,
+                at,
+            })?;
+            let left = revert(&self.cluster, &self.recorder, |open| {
+                !setup_undos.contains(open)
+            })
+            .await;
+            if !left.is_empty() {
+                tracing::warn!(
+                    count = left.len(),
+                    "something could not be reverted; it is tried again at the end"
+                );
+            }
+            let result = match broken {
+                Ok(()) => {
+                    self.identify(observers)?;
+                    trial = Trial {
+                        cluster: &self.cluster,
+                        recorder: &self.recorder,
+                        experiment: &self.experiment,
+                        observers,
+                        signals: &mut self.signals,
+                        run: &self.run,
+                        seed: self.seed,
+                        number,
+                    };
+                    trial.settle().await
+                }
+                Err(error) => Err(error),
+            };
+            self.recorder.record(Event::CostCounted {
+                api_requests: self.cluster.requests().saturating_sub(requests_before),
+                max_rss_bytes: max_rss_bytes(),
+            })?;
+            self.recorder.record(Event::TrialEnded {
+                trial: number,
+                end: trial_end(&result),
+                at: self.recorder.clock().now(),
+            })?;
+            result?;
+            if number < count {
+                let cooldown = self.experiment.trials.cooldown;
+                let mut watched = super::wait::Watched {
+                    recorder: &self.recorder,
+                    observers,
+                    signals: &mut self.signals,
+                    stoppable: false,
+                };
+                watched.pause(cooldown).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what really runs, from the pods themselves.
+    fn identify(&self, observers: &Observers) -> Result<(), EngineError> {
+        let pods = observers.pods().present();
+        let members: Vec<&LivePod> = pods.iter().filter(|pod| pod.facts.member).collect();
+        let images: std::collections::BTreeSet<&str> = members
+            .iter()
+            .flat_map(|pod| pod.images.iter().map(String::as_str))
+            .collect();
+        let stand_in = images
+            .iter()
+            .any(|image| image.contains("chaosrun/pipeline"));
+        let spark_version = members
+            .iter()
+            .find_map(|pod| pod.labels.get("spark-version"));
+        let workload = match (&self.experiment.target.workload, stand_in, spark_version) {
+            (Workload::SparkApplication { .. }, true, _) => "built-in pipeline".to_owned(),
+            (Workload::SparkApplication { .. }, false, Some(version)) => {
+                format!("apache-spark {version}")
+            }
+            _ => {
+                let images: Vec<&str> = images.into_iter().collect();
+                format!("{} ({})", title(&self.experiment.target), images.join(", "))
+            }
+        };
+        self.recorder
+            .record(Event::WorkloadIdentified { workload, stand_in })?;
+        Ok(())
+    }
+}
+
+fn trial_end(result: &Result<(), EngineError>) -> TrialEnd {
+    match result {
+        Ok(()) => TrialEnd::Completed,
+        Err(error) if error.is_refusal() => TrialEnd::Refused {
+            why: error.to_string(),
+        },
+        Err(error @ (EngineError::Signal(_) | EngineError::Stopped(_))) => TrialEnd::Aborted {
+            why: error.to_string(),
+        },
+        Err(error) => TrialEnd::Errored {
+            why: error.to_string(),
+        },
+    }
+}
+
+/// Reverts everything that the log says is open and `which` accepts, newest first; tries each, logs each, and returns what
+/// is left.
+pub(crate) async fn revert(
+    cluster: &Cluster,
+    recorder: &Recorder,
+    which: impl Fn(&Undo) -> bool,
+) -> Vec<Undo> {
+    let mut left = Vec::new();
+    for open in open_undos(&recorder.events()).into_iter().filter(which) {
+        let mut outcome = undo(cluster, &open, UNDO_LIMIT).await;
+        if outcome.is_err() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            outcome = undo(cluster, &open, UNDO_LIMIT).await;
+        }
+        let error = outcome.err().map(|error| error.to_string());
+        let failed = error.is_some();
+        if let Err(error) = recorder.record(Event::Undone {
+            undo: open.clone(),
+            error,
+        }) {
+            // The revert itself matters more than its record.
+            tracing::warn!(%error, "a revert could not be logged");
+        }
+        if failed {
+            left.push(open);
+        }
+    }
+    left
+}
+
+/// Largest resident memory of this process so far, from the kernel's own account; 0 where there is none.
+fn max_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}

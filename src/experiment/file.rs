@@ -1,0 +1,504 @@
+//! The file as a person writes it. These types are the one source of the JSON Schema, of the shape check and of decoding;
+//! their doc comments are what an editor shows.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// One chaos experiment: a claim, a target, a fault, and the limits under test.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ExperimentFile {
+    /// Version of this format.
+    #[schemars(extend("const" = "chaosrun.dev/v1"))]
+    pub(super) api_version: String,
+    /// Always `Experiment`.
+    #[schemars(extend("const" = "Experiment"))]
+    pub(super) kind: String,
+    /// Name and description.
+    pub(super) metadata: Metadata,
+    /// The sentence under test.
+    pub(super) claim: ClaimFile,
+    /// The workload that is broken.
+    pub(super) target: TargetFile,
+    /// Manifests that are applied first and removed afterwards.
+    #[serde(default)]
+    pub(super) setup: SetupFile,
+    /// What must hold before anything is touched, and again for service to count as restored.
+    pub(super) steady_state: SteadyStateFile,
+    /// What is done, in order.
+    pub(super) faults: Vec<FaultFile>,
+    /// The limits. At least one.
+    pub(super) slos: SlosFile,
+    /// Numbered records in and out: needed for rpo, lost, duplicated and progress.
+    pub(super) ledger: Option<LedgerFile>,
+    /// Where Prometheus answers. In the lab its own is used when this is left out.
+    pub(super) prometheus: Option<PrometheusFile>,
+    /// How often.
+    #[serde(default)]
+    pub(super) trials: TrialsFile,
+    /// How long each step may take.
+    #[serde(default)]
+    pub(super) timeouts: TimeoutsFile,
+    /// Probes that end the run at once when they are bad for their hold time; faults are reverted first.
+    #[serde(default)]
+    pub(super) stop: Vec<ProbeFile>,
+    /// What is refused.
+    #[serde(default)]
+    pub(super) guards: GuardsFile,
+}
+
+/// Name and description.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Metadata {
+    /// Lower-case letters, digits and dashes; used in labels and file names.
+    pub(super) name: String,
+    /// What the experiment is about.
+    pub(super) description: Option<String>,
+}
+
+/// The sentence under test.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ClaimFile {
+    /// As it was promised: "pod failure: RTO under 2 minutes, no data lost".
+    pub(super) text: String,
+    /// Where it was promised: document, runbook, contract.
+    pub(super) source: Option<String>,
+}
+
+/// The workload: a namespace and exactly one of sparkApplication, deployment, statefulSet, job, labels.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TargetFile {
+    /// Namespace.
+    pub(super) namespace: String,
+    /// Name of a Kubeflow SparkApplication; its pods have the roles `driver` and `executor`.
+    pub(super) spark_application: Option<String>,
+    /// Name of a Deployment.
+    pub(super) deployment: Option<String>,
+    /// Name of a StatefulSet.
+    pub(super) stateful_set: Option<String>,
+    /// Name of a Job.
+    pub(super) job: Option<String>,
+    /// Every pod with all of these labels.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+}
+
+/// Manifests that are applied first and removed afterwards. Objects that exist already are left alone, before and after.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct SetupFile {
+    /// Paths, relative to this file.
+    #[serde(default)]
+    pub(super) manifests: Vec<String>,
+    /// Changes to objects of the manifests before they are created, as JSON merge patches.
+    #[serde(default)]
+    pub(super) patches: Vec<PatchFile>,
+    /// Leave them in place afterwards.
+    #[serde(default)]
+    pub(super) keep: bool,
+}
+
+/// A change to one object of the manifests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PatchFile {
+    /// Kind of the object, such as `SparkApplication`.
+    pub(super) kind: String,
+    /// Its name.
+    pub(super) name: String,
+    /// JSON merge patch (RFC 7386): mappings are merged, everything else replaces, null removes.
+    pub(super) merge: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Probes that must all hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct SteadyStateFile {
+    /// The conditions.
+    pub(super) probes: Vec<ProbeFile>,
+}
+
+/// One condition: a name and exactly one of pods, resource, promql, http, metrics, log, command, progress.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ProbeFile {
+    /// Unique within the experiment.
+    pub(super) name: String,
+    /// Number of ready pods of the target, followed by watch.
+    pub(super) pods: Option<PodsFile>,
+    /// A field of the target's own object or of another one, followed by watch.
+    pub(super) resource: Option<ResourceFile>,
+    /// A PromQL query; good when it returns at least one series and EVERY value satisfies `is`.
+    pub(super) promql: Option<PromqlFile>,
+    /// An HTTP request from this machine.
+    pub(super) http: Option<HttpFile>,
+    /// A metric scraped directly from a pod.
+    pub(super) metrics: Option<MetricsFile>,
+    /// A line in the log of the target's pod.
+    pub(super) log: Option<LogFile>,
+    /// A program on this machine.
+    pub(super) command: Option<CommandFile>,
+    /// The ledger's sink committed a batch recently.
+    pub(super) progress: Option<ProgressFile>,
+    /// Sampling period of probes that ask (default 1s; metrics 250ms, http 100ms). Watched probes have none.
+    pub(super) interval: Option<DurationText>,
+    /// How long one sample may take before it counts as bad (default 2s).
+    pub(super) timeout: Option<DurationText>,
+    /// How long it must stay good before it counts as holding (default 3s). Confirms recovery, never moves its instant.
+    pub(super) hold: Option<DurationText>,
+}
+
+/// Number of ready pods.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PodsFile {
+    /// Only this role (SparkApplication: driver or executor).
+    pub(super) role: Option<String>,
+    /// Condition on the number of ready pods, such as ">= 2"; a plain number means exactly that many.
+    pub(super) ready: ComparisonText,
+}
+
+/// A field of an object. Without apiVersion, kind and name it is the target's own object.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ResourceFile {
+    /// Such as `apps/v1`.
+    pub(super) api_version: Option<String>,
+    /// Such as `Deployment`.
+    pub(super) kind: Option<String>,
+    /// Name.
+    pub(super) name: Option<String>,
+    /// Dotted path, such as `status.applicationState.state`.
+    pub(super) field: String,
+    /// Expected value, as text.
+    pub(super) equals: String,
+}
+
+/// A PromQL query.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PromqlFile {
+    /// Query.
+    pub(super) query: String,
+    /// Condition on every value, such as ">= 1".
+    pub(super) is: ComparisonText,
+}
+
+/// An HTTP request.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HttpFile {
+    /// http or https URL; `{podIP}` stands for the address of the target's pod.
+    pub(super) url: String,
+    /// Expected status code (default 200).
+    pub(super) status: Option<u16>,
+    /// Text that the body must contain.
+    pub(super) body_contains: Option<String>,
+    /// Role of the pod whose address replaces `{podIP}`.
+    pub(super) role: Option<String>,
+}
+
+/// A metric in a pod's own metrics endpoint.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct MetricsFile {
+    /// Role of the pod.
+    pub(super) role: Option<String>,
+    /// Port.
+    pub(super) port: u16,
+    /// Path (default /metrics).
+    pub(super) path: Option<String>,
+    /// Metric name, with label matchers in braces if needed.
+    pub(super) metric: String,
+    /// Condition on every value, such as "> 0".
+    pub(super) is: ComparisonText,
+}
+
+/// A line in a log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct LogFile {
+    /// Role of the pod.
+    pub(super) role: Option<String>,
+    /// Text that a line must contain.
+    pub(super) contains: String,
+}
+
+/// A program on this machine.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct CommandFile {
+    /// Program and arguments; no shell.
+    pub(super) run: Vec<String>,
+    /// Expected exit code (default 0).
+    pub(super) exit_code: Option<i32>,
+}
+
+/// Data progress.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ProgressFile {
+    /// Longest acceptable age of the last commit.
+    pub(super) within: DurationText,
+}
+
+/// One fault: a name and exactly one of podKill, containerKill.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct FaultFile {
+    /// Unique within the experiment.
+    pub(super) name: String,
+    /// Delete pods.
+    pub(super) pod_kill: Option<PodKillFile>,
+    /// Send a signal into a container.
+    pub(super) container_kill: Option<ContainerKillFile>,
+    /// How many: one (default), all, {fixed: 2} or {percent: 50}. Percentages round down.
+    pub(super) mode: Option<ModeFile>,
+    /// Who does it. This version has `direct`: the Kubernetes API alone, nothing is installed.
+    #[schemars(extend("enum" = ["direct"]))]
+    pub(super) injector: Option<String>,
+    /// Offset from the start of the injection (default 0s).
+    pub(super) after: Option<DurationText>,
+}
+
+/// Delete pods.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PodKillFile {
+    /// Only pods of this role.
+    pub(super) role: Option<String>,
+    /// Only pods that carry these labels as well.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// Whole seconds of grace (default 0s: the pod object goes at once, as with a lost node).
+    pub(super) grace_period: Option<DurationText>,
+}
+
+/// Send a signal into a container, by exec.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ContainerKillFile {
+    /// Only pods of this role.
+    pub(super) role: Option<String>,
+    /// Only pods that carry these labels as well.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// Container (default: the first one of the pod).
+    pub(super) container: Option<String>,
+    /// Signal (default KILL). A container whose program is its own init ignores KILL from inside; use TERM there.
+    #[schemars(extend("enum" = ["KILL", "TERM", "INT", "SEGV", "ABRT"]))]
+    pub(super) signal: Option<String>,
+}
+
+/// How many pods: `one`, `all`, or a mapping with `fixed` or `percent`.
+#[derive(Debug)]
+pub(super) enum ModeFile {
+    Word(String),
+    Fixed(u32),
+    Percent(u8),
+}
+
+impl<'de> Deserialize<'de> for ModeFile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let number = |key: &str| value.get(key).and_then(serde_json::Value::as_u64);
+        if let Some(word) = value.as_str() {
+            return Ok(Self::Word(word.to_owned()));
+        }
+        if let Some(count) = number("fixed") {
+            return u32::try_from(count)
+                .map(Self::Fixed)
+                .map_err(D::Error::custom);
+        }
+        let percent = number("percent")
+            .ok_or_else(|| D::Error::custom("wanted one, all, {fixed: n} or {percent: n}"))?;
+        u8::try_from(percent)
+            .map(Self::Percent)
+            .map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for ModeFile {
+    fn schema_name() -> Cow<'static, str> {
+        "Mode".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let number = |key: &str, least: u32, most: u32| {
+            serde_json::json!({"type": "object", "additionalProperties": false, "required": [key],
+                "properties": {key: {"type": "integer", "minimum": least, "maximum": most}}})
+        };
+        json_schema!({"anyOf": [
+            {"type": "string", "enum": ["one", "all"]},
+            number("fixed", 1, 1_000_000),
+            number("percent", 1, 100),
+        ]})
+    }
+}
+
+/// The limits under test.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct SlosFile {
+    /// Recovery time, such as "< 120s".
+    pub(super) rto: Option<LimitText>,
+    /// Where the recovery clock starts: `fault` (when it took effect, the default) or `impact` (the first symptom).
+    #[schemars(extend("enum" = ["fault", "impact"]))]
+    pub(super) rto_from: Option<String>,
+    /// Age of the oldest lost record at the fault, such as "< 10s".
+    pub(super) rpo: Option<LimitText>,
+    /// Most lost records, such as 0.
+    pub(super) lost: Option<LimitText>,
+    /// Most duplicated records, such as 0.
+    pub(super) duplicated: Option<LimitText>,
+    /// Least share of good time between fault and the end of the settle step, such as ">= 90%".
+    pub(super) availability: Option<ShareText>,
+    /// Probes that must hold during the outage or after it.
+    #[serde(default)]
+    pub(super) assertions: Vec<AssertionFile>,
+}
+
+/// A probe as a limit.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct AssertionFile {
+    /// `during` (every sample between injection and recovery) or `after` (every sample of the settle step).
+    #[schemars(extend("enum" = ["during", "after"]))]
+    pub(super) when: String,
+    /// The condition; its name is the claim's name.
+    pub(super) probe: ProbeFile,
+}
+
+/// Where numbered records go in and come out. Read by exec in a pod that mounts the volume.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct LedgerFile {
+    /// Labels of a pod that can read the volume and is not itself a target.
+    pub(super) reader: BTreeMap<String, String>,
+    /// Container of that pod (default: the first).
+    pub(super) container: Option<String>,
+    /// The producer's own log: lines `first_id last_id at_ms acked_ms`.
+    pub(super) acknowledged: String,
+    /// Folder of Spark's file sink (JSON lines), audited through its `_spark_metadata` manifest.
+    pub(super) sink: String,
+    /// Field with the number of a record (default id).
+    pub(super) id_field: Option<String>,
+    /// Checkpoint folder with `offsets/` and `commits/`.
+    pub(super) checkpoint: String,
+    /// How often commits are looked for (default 100ms).
+    pub(super) interval: Option<DurationText>,
+    /// How long the audit waits for acknowledged records before they count as lost (default 60s).
+    pub(super) drain: Option<DurationText>,
+}
+
+/// Where Prometheus answers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PrometheusFile {
+    /// http or https URL.
+    pub(super) url: String,
+}
+
+/// How often.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TrialsFile {
+    /// Number of trials (default 1).
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) count: Option<u32>,
+    /// Pause between two trials (default 10s).
+    pub(super) cooldown: Option<DurationText>,
+}
+
+/// How long each step may take.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TimeoutsFile {
+    /// Manifests applied and the target there (default 2m).
+    pub(super) setup: Option<DurationText>,
+    /// Steady state before the fault (default 5m).
+    pub(super) baseline: Option<DurationText>,
+    /// From the fault to service restored (default: the rto limit and a quarter, at least 60s).
+    pub(super) recovery: Option<DurationText>,
+    /// Observation after recovery (default 15s).
+    pub(super) settle: Option<DurationText>,
+}
+
+/// What is refused.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct GuardsFile {
+    /// Namespaces that are never touched, `*` at the end as wildcard (default: kube-*, chaos-mesh, litmus, monitoring,
+    /// spark-operator, istio-system, cert-manager).
+    pub(super) protected_namespaces: Option<Vec<String>>,
+    /// Largest share of a role's pods that one fault may hit, in percent (default 50). A single pod may always be hit.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) max_percent: Option<u8>,
+    /// How long after arming the cluster itself removes whatever is left of a fault (default 15m).
+    pub(super) deadline: Option<DurationText>,
+}
+
+macro_rules! text_type {
+    ($name:ident, $schema_name:literal, $types:tt, $description:literal, $pattern:literal, $examples:tt) => {
+        #[doc = $description]
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(transparent)]
+        pub(super) struct $name(pub(super) String);
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                $schema_name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": $types, "description": $description, "pattern": $pattern, "examples": $examples})
+            }
+        }
+    };
+}
+
+text_type!(
+    DurationText,
+    "Duration",
+    "string",
+    "A span of time with its unit: 250ms, 10s, 2m, 1h30m.",
+    r"^\s*([0-9]+(\.[0-9]+)?(ms|s|m|h))+\s*$",
+    ["250ms", "10s", "2m"]
+);
+text_type!(
+    ComparisonText,
+    "Comparison",
+    ["string", "number"],
+    "A condition on a number: \">= 2\", \"== 0\", \"< 1.5\". A plain number means exactly that.",
+    r"^\s*(==|!=|<=|>=|<|>)?\s*-?[0-9]+(\.[0-9]+)?\s*$",
+    [">= 2", "== 0"]
+);
+text_type!(
+    LimitText,
+    "Limit",
+    ["string", "number"],
+    "An upper limit: \"< 120s\" or \"<= 5\". Without an operator it is <=. Times need their unit.",
+    r"^\s*(<=|<)?\s*([0-9]+(\.[0-9]+)?(ms|s|m|h)?)+\s*$",
+    ["< 120s", 0]
+);
+text_type!(
+    ShareText,
+    "Share",
+    "string",
+    "A lower limit on a share: \">= 90%\".",
+    r"^\s*(>=)?\s*[0-9]+(\.[0-9]+)?\s*%\s*$",
+    [">= 90%"]
+);
+
+/// The JSON Schema of an experiment file.
+#[must_use]
+pub fn json_schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(ExperimentFile).to_value();
+    if let Some(root) = schema.as_object_mut() {
+        root.insert("title".to_owned(), "chaosrun experiment".into());
+    }
+    schema
+}

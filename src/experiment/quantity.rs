@@ -1,0 +1,187 @@
+//! Durations, comparisons and limits as people write them.
+
+use super::types::{Comparison, Limit, Operator};
+use std::time::Duration;
+
+/// `1h30m`, `250ms`, `1.5s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err("a duration is missing".to_owned());
+    }
+    if rest
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(format!(
+            "the duration {text:?} has no unit; write {rest}s or {rest}ms"
+        ));
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let end = rest
+            .find(|held: char| !(held.is_ascii_digit() || held == '.'))
+            .unwrap_or(rest.len());
+        let (digits, after) = rest.split_at(end);
+        let unit_end = after
+            .find(|held: char| held.is_ascii_digit() || held == '.')
+            .unwrap_or(after.len());
+        let (unit, next) = after.split_at(unit_end);
+        let seconds = match unit.trim() {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => {
+                return Err(format!(
+                    "{text:?} is no duration; units are ms, s, m, h: 250ms, 10s, 2m, 1h30m"
+                ));
+            }
+        };
+        let number: f64 = digits
+            .parse()
+            .map_err(|_| format!("{text:?} is no duration; write 250ms, 10s, 2m, 1h30m"))?;
+        let part = Duration::try_from_secs_f64(number * seconds)
+            .map_err(|_| format!("the duration {text:?} is too long"))?;
+        total = total
+            .checked_add(part)
+            .ok_or_else(|| format!("the duration {text:?} is too long"))?;
+        rest = next.trim_start();
+    }
+    // The event log keeps milliseconds.
+    Ok(Duration::from_millis(
+        u64::try_from((total.as_micros() + 500) / 1000).unwrap_or(u64::MAX),
+    ))
+}
+
+/// `>= 2`; a plain number means `==`.
+pub(super) fn comparison(text: &str) -> Result<Comparison, String> {
+    let trimmed = text.trim();
+    let operators = [
+        (">=", Operator::GreaterOrEqual),
+        ("<=", Operator::LessOrEqual),
+        ("==", Operator::Equal),
+        ("!=", Operator::NotEqual),
+        (">", Operator::Greater),
+        ("<", Operator::Less),
+    ];
+    let found = operators
+        .into_iter()
+        .find_map(|(word, operator)| Some((trimmed.strip_prefix(word)?, operator)));
+    let (number, operator) = found.unwrap_or((trimmed, Operator::Equal));
+    match number.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(Comparison { operator, value }),
+        _ => Err(format!(
+            "{text:?} is no condition on a number; write \">= 2\", \"== 0\" or \"< 1.5\""
+        )),
+    }
+}
+
+fn split_limit(text: &str) -> (bool, &str) {
+    let text = text.trim();
+    match (text.strip_prefix("<="), text.strip_prefix('<')) {
+        (Some(rest), _) => (false, rest.trim()),
+        (None, Some(rest)) => (true, rest.trim()),
+        (None, None) => (false, text),
+    }
+}
+
+/// `< 120s` in seconds.
+pub(super) fn time_limit(text: &str) -> Result<Limit, String> {
+    let (strict, rest) = split_limit(text);
+    duration(rest).map(|limit| Limit {
+        max: limit.as_secs_f64(),
+        strict,
+    })
+}
+
+/// `0`, `<= 5`.
+pub(super) fn count_limit(text: &str) -> Result<Limit, String> {
+    let (strict, rest) = split_limit(text);
+    match rest.parse::<u32>() {
+        Ok(max) => Ok(Limit {
+            max: f64::from(max),
+            strict,
+        }),
+        Err(_) => Err(format!(
+            "{text:?} is no number of records; write 0 or \"<= 5\""
+        )),
+    }
+}
+
+/// `>= 90%` as 0.9.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let rest = text.trim().strip_prefix(">=").unwrap_or(text).trim();
+    let number = rest
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse::<f64>().ok());
+    match number {
+        Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(format!("{text:?} is no share; write \">= 90%\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_add_up_and_need_a_unit() {
+        assert_eq!(duration("1h30m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration(" 250ms ").unwrap(), Duration::from_millis(250));
+        assert_eq!(duration("1.5s").unwrap(), Duration::from_millis(1500));
+        assert!(duration("10").unwrap_err().contains("write 10s"));
+        for wrong in [
+            "",
+            "s",
+            "10 parsecs",
+            "1..5s",
+            "-1s",
+            "9999999999999999999999h",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn comparisons_and_limits_keep_their_strictness() {
+        assert_eq!(
+            comparison(">= 2").unwrap(),
+            Comparison {
+                operator: Operator::GreaterOrEqual,
+                value: 2.0
+            }
+        );
+        assert_eq!(
+            comparison("3").unwrap(),
+            Comparison {
+                operator: Operator::Equal,
+                value: 3.0
+            }
+        );
+        assert!(comparison("> many").is_err());
+        assert_eq!(
+            time_limit("< 2m").unwrap(),
+            Limit {
+                max: 120.0,
+                strict: true
+            }
+        );
+        assert_eq!(
+            time_limit("120s").unwrap(),
+            Limit {
+                max: 120.0,
+                strict: false
+            }
+        );
+        assert_eq!(
+            count_limit("0").unwrap(),
+            Limit {
+                max: 0.0,
+                strict: false
+            }
+        );
+        assert!((share(">= 90%").unwrap() - 0.9).abs() < 1e-12);
+        assert!(share("90").is_err());
+    }
+}

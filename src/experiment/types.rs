@@ -1,0 +1,440 @@
+//! A valid experiment. Parsed once into types that cannot be wrong; afterwards nobody checks again.
+//! All durations are `Duration`; all limits carry their unit in the name.
+
+use crate::fault::{FaultSpec, duration_millis};
+use crate::model::Role;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// One experiment document, valid and with its variables filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Experiment {
+    /// `metadata.name`: DNS-1123, used in labels and file names.
+    pub name: String,
+    /// `metadata.description`.
+    pub description: Option<String>,
+    /// The sentence under test.
+    pub claim: Claim,
+    /// What is broken.
+    pub target: Target,
+    /// What is deployed first.
+    pub setup: Setup,
+    /// What must hold before, and again after.
+    pub steady_state: SteadyState,
+    /// What is done, in order.
+    pub faults: Vec<FaultSpec>,
+    /// The limits.
+    pub slos: Slos,
+    /// Where records go in and come out.
+    pub ledger: Option<Ledger>,
+    /// How often.
+    pub trials: Trials,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// What ends the run at once.
+    pub stop: Vec<StopCondition>,
+    /// What is refused.
+    pub guards: Guards,
+    /// Where Prometheus answers, when the file says so (else the lab's own, or `--prometheus`).
+    pub prometheus_url: Option<String>,
+}
+
+/// The claim and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The sentence.
+    pub text: String,
+    /// Where it was made (document, runbook, contract).
+    pub source: Option<String>,
+}
+
+/// The workload under test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Namespace.
+    pub namespace: String,
+    /// What it is.
+    pub workload: Workload,
+}
+
+/// Kind of workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum Workload {
+    /// Kubeflow `SparkApplication` (`sparkoperator.k8s.io/v1beta2`); roles `driver` and `executor`.
+    SparkApplication {
+        /// Name.
+        name: String,
+    },
+    /// `apps/v1` Deployment.
+    Deployment {
+        /// Name.
+        name: String,
+    },
+    /// `apps/v1` StatefulSet.
+    StatefulSet {
+        /// Name.
+        name: String,
+    },
+    /// `batch/v1` Job.
+    Job {
+        /// Name.
+        name: String,
+    },
+    /// Every pod with these labels.
+    Labels {
+        /// Exact matches, all of them.
+        labels: Vec<(String, String)>,
+    },
+}
+
+/// Manifests applied before the baseline and removed after the run, when they were not there before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Setup {
+    /// Paths, relative to the experiment file.
+    pub manifests: Vec<String>,
+    /// Changes to their objects before they are created.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patches: Vec<SetupPatch>,
+    /// Leave them in place afterwards.
+    pub keep: bool,
+}
+
+/// A JSON merge patch (RFC 7386) to one object of the setup manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetupPatch {
+    /// Kind of the object.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The patch.
+    pub merge: serde_json::Value,
+}
+
+/// All probes hold, each for its hold time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SteadyState {
+    /// The conditions.
+    pub probes: Vec<Probe>,
+}
+
+/// One condition, sampled or watched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    /// Unique within the experiment.
+    pub name: String,
+    /// What is looked at and what makes it good.
+    pub check: Check,
+    /// Sampling period; meaningless for watched probes (pods, resource).
+    #[serde(with = "duration_millis")]
+    pub interval: Duration,
+    /// How long one sample may take before it counts as bad.
+    #[serde(with = "duration_millis")]
+    pub timeout: Duration,
+    /// How long it must stay good before it counts as holding (confirms; never moves the instant).
+    #[serde(with = "duration_millis")]
+    pub hold: Duration,
+}
+
+/// What a probe looks at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum Check {
+    /// Number of ready pods of the target, by watch.
+    Pods {
+        /// Only this role.
+        role: Option<Role>,
+        /// Condition on the number of ready pods.
+        ready: Comparison,
+    },
+    /// A field of the target's own object (or another), by watch.
+    Resource {
+        /// `group/version`; `None` means the target's own object.
+        api_version: Option<String>,
+        /// Kind; `None` means the target's own.
+        resource_kind: Option<String>,
+        /// Name; `None` means the target's own.
+        name: Option<String>,
+        /// Dotted path such as `status.applicationState.state`.
+        field: String,
+        /// Expected value, as text.
+        equals: String,
+    },
+    /// A PromQL query; good when it returns at least one series and EVERY value satisfies the condition.
+    Promql {
+        /// Query.
+        query: String,
+        /// Condition on each value.
+        is: Comparison,
+    },
+    /// An HTTP request from the runner.
+    Http {
+        /// URL; `{podIP}` is replaced by the address of the target's pod of `role`.
+        url: String,
+        /// Expected status code.
+        status: u16,
+        /// Text that the body must contain.
+        body_contains: Option<String>,
+        /// Role whose pod address replaces `{podIP}`.
+        role: Option<Role>,
+    },
+    /// A metric scraped directly from a pod's metrics endpoint, through the API server's pod network or address.
+    Metrics {
+        /// Role of the pod.
+        role: Option<Role>,
+        /// Port.
+        port: u16,
+        /// Path.
+        path: String,
+        /// Metric name (exact), optionally with `{label="value"}` matchers.
+        metric: String,
+        /// Condition on the value (every matching series).
+        is: Comparison,
+    },
+    /// A line in the log of the target's pods, written since the pod became a member.
+    Log {
+        /// Role of the pod.
+        role: Option<Role>,
+        /// Text that the line must contain.
+        contains: String,
+    },
+    /// A program on the runner's machine; good when it exits with `exit_code`.
+    Command {
+        /// Program and arguments.
+        run: Vec<String>,
+        /// Expected exit code.
+        exit_code: i32,
+    },
+    /// The ledger's sink committed a batch within this long.
+    Progress {
+        /// Longest acceptable age of the last observed commit.
+        #[serde(with = "duration_millis")]
+        within: Duration,
+    },
+}
+
+impl Check {
+    /// True for probes that follow a watch and therefore have no sampling period.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        matches!(self, Self::Pods { .. } | Self::Resource { .. })
+    }
+}
+
+/// `>= 2`, `== 0`, `< 1.5` ...
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Operator.
+    pub operator: Operator,
+    /// Right-hand side.
+    pub value: f64,
+}
+
+impl Comparison {
+    /// Whether `left` satisfies the condition. NaN satisfies nothing.
+    #[must_use]
+    #[expect(
+        clippy::float_cmp,
+        reason = "counts and states are compared exactly on purpose"
+    )]
+    pub fn holds(self, left: f64) -> bool {
+        if left.is_nan() {
+            return false;
+        }
+        match self.operator {
+            Operator::Equal => left == self.value,
+            Operator::NotEqual => left != self.value,
+            Operator::Less => left < self.value,
+            Operator::LessOrEqual => left <= self.value,
+            Operator::Greater => left > self.value,
+            Operator::GreaterOrEqual => left >= self.value,
+        }
+    }
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let operator = match self.operator {
+            Operator::Equal => "==",
+            Operator::NotEqual => "!=",
+            Operator::Less => "<",
+            Operator::LessOrEqual => "<=",
+            Operator::Greater => ">",
+            Operator::GreaterOrEqual => ">=",
+        };
+        write!(formatter, "{operator} {}", self.value)
+    }
+}
+
+/// Comparison operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Operator {
+    /// `==`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+}
+
+/// The limits under test. At least one is set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slos {
+    /// Recovery time.
+    pub rto: Option<RtoSlo>,
+    /// Age of the oldest lost record at the fault, in seconds.
+    pub rpo_seconds: Option<Limit>,
+    /// Lost records.
+    pub lost: Option<Limit>,
+    /// Duplicated records.
+    pub duplicated: Option<Limit>,
+    /// Lowest acceptable share of good time between fault and settle, 0 to 1.
+    pub availability: Option<f64>,
+    /// Conditions that must hold during or after.
+    pub assertions: Vec<Assertion>,
+}
+
+/// An upper limit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The number.
+    pub max: f64,
+    /// `true` for `<`, `false` for `<=`.
+    pub strict: bool,
+}
+
+/// Limit on the recovery time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RtoSlo {
+    /// Limit in seconds.
+    pub limit: Limit,
+    /// Where the clock starts.
+    pub from: RtoStart,
+}
+
+/// Where recovery time starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RtoStart {
+    /// When the fault took effect (default: a deaf probe cannot improve it).
+    #[default]
+    Fault,
+    /// At the first symptom.
+    Impact,
+}
+
+/// A probe used as an SLO.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assertion {
+    /// The condition; its name is the claim's name.
+    pub probe: Probe,
+    /// When it must hold.
+    pub when: When,
+}
+
+/// When an assertion is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum When {
+    /// In every sample between injection and recovery.
+    During,
+    /// In every sample of the settle step.
+    After,
+}
+
+/// Where numbered records go in and come out. Read by commands inside a pod that mounts the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ledger {
+    /// Pods that can read the volume (labels, all must match); the first ready one is used.
+    pub reader: Vec<(String, String)>,
+    /// Container of that pod.
+    pub container: Option<String>,
+    /// The producer's own log of acknowledged records: lines `first_id last_id at_ms acked_ms`.
+    pub acknowledged: String,
+    /// Folder of the file sink, audited through its `_spark_metadata` manifest.
+    pub sink: String,
+    /// Field of a sink record that carries the number.
+    pub id_field: String,
+    /// Checkpoint folder (`offsets/`, `commits/`).
+    pub checkpoint: String,
+    /// How often commits are looked for.
+    #[serde(with = "duration_millis")]
+    pub interval: Duration,
+    /// How long the audit waits for acknowledged records to arrive before they count as lost.
+    #[serde(with = "duration_millis")]
+    pub drain: Duration,
+}
+
+/// How often the fault is injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trials {
+    /// Number of trials.
+    pub count: u32,
+    /// Pause between two trials.
+    #[serde(with = "duration_millis")]
+    pub cooldown: Duration,
+}
+
+/// How long each step may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// Setup manifests applied and the target present.
+    #[serde(with = "duration_millis")]
+    pub setup: Duration,
+    /// Steady state before the fault.
+    #[serde(with = "duration_millis")]
+    pub baseline: Duration,
+    /// From the fault to service restored.
+    #[serde(with = "duration_millis")]
+    pub recovery: Duration,
+    /// Observation after recovery (flaps, assertions `after`, catching up).
+    #[serde(with = "duration_millis")]
+    pub settle: Duration,
+}
+
+/// Ends the run at once, faults reverted first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StopCondition {
+    /// Stop when this probe is bad (for `hold`).
+    pub probe: Probe,
+}
+
+/// Refusals, on by default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guards {
+    /// Namespaces (with `*` at the end as wildcard) that are never touched.
+    pub protected_namespaces: Vec<String>,
+    /// Largest share of a role's pods that one fault may hit, in percent; a single-pod role may be hit when `mode` is `one` or `all`.
+    pub max_percent: u8,
+    /// How long an armed fault may live before the cluster itself removes it.
+    #[serde(with = "duration_millis")]
+    pub deadline: Duration,
+}

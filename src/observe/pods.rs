@@ -1,0 +1,327 @@
+//! The pods of the target's namespace, by one LIST and one WATCH.
+
+use super::facts::pod_facts;
+use super::target::Membership;
+use crate::cluster::{Cluster, WatchMessage};
+use crate::evidence::{Event, Seen};
+use crate::model::{ContainerState, Mono, PodFacts};
+use crate::world::{RecordError, Recorder};
+use k8s_openapi::api::core::v1::Pod;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// A pod as it is now (or was when it went away).
+#[derive(Debug, Clone)]
+pub(crate) struct LivePod {
+    /// Facts.
+    pub(crate) facts: PodFacts,
+    /// Address.
+    pub(crate) ip: Option<String>,
+    /// Labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Names of its containers, in order.
+    pub(crate) containers: Vec<String>,
+    /// Images of its containers.
+    pub(crate) images: Vec<String>,
+    /// When it was seen to be gone.
+    pub(crate) gone: Option<Mono>,
+    /// Receipt of the last word on it.
+    pub(crate) at: Mono,
+}
+
+impl LivePod {
+    /// Ready, and not on its way out.
+    pub(crate) fn serves(&self) -> bool {
+        self.gone.is_none() && self.facts.ready && self.facts.deletion_at.is_none()
+    }
+
+    /// Ended for good, or gone.
+    pub(crate) fn ended(&self) -> bool {
+        self.gone.is_some() || matches!(self.facts.phase.as_str(), "Failed" | "Succeeded")
+    }
+
+    /// Facts of one container (the first one when not named).
+    pub(crate) fn container(&self, name: Option<&str>) -> Option<&crate::model::ContainerFacts> {
+        let wanted = name.or_else(|| self.containers.first().map(String::as_str))?;
+        self.facts
+            .containers
+            .iter()
+            .find(|container| container.name == wanted)
+    }
+
+    /// Has the named container ended since it had this runtime id?
+    pub(crate) fn container_ended(
+        &self,
+        name: Option<&str>,
+        id: Option<&str>,
+        restarts: i32,
+    ) -> bool {
+        if self.ended() {
+            return true;
+        }
+        self.container(name).is_some_and(|container| {
+            container.restarts > restarts
+                || id.is_some_and(|id| {
+                    !container.container_id.is_empty() && container.container_id != id
+                })
+                || matches!(container.state, ContainerState::Terminated { .. })
+        })
+    }
+}
+
+/// The present pods, shared with whoever has to pick one. Members of the target and pods that read the ledger.
+#[derive(Clone)]
+pub(crate) struct PodIndex {
+    pods: Arc<Mutex<BTreeMap<String, LivePod>>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl PodIndex {
+    pub(crate) fn new() -> Self {
+        Self {
+            pods: Arc::default(),
+            changed: Arc::new(watch::channel(0).0),
+        }
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut BTreeMap<String, LivePod>) -> T) -> T {
+        let result = change(&mut self.pods.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_modify(|count| *count += 1);
+        result
+    }
+
+    /// Wakes up at every change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// One pod.
+    pub(crate) fn get(&self, uid: &str) -> Option<LivePod> {
+        self.pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned()
+    }
+
+    /// Every pod that is still there, in order of name.
+    pub(crate) fn present(&self) -> Vec<LivePod> {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present: Vec<LivePod> = pods
+            .values()
+            .filter(|pod| pod.gone.is_none())
+            .cloned()
+            .collect();
+        present.sort_by(|a, b| a.facts.pod.cmp(&b.facts.pod));
+        present
+    }
+
+    /// The newest serving member of a role.
+    pub(crate) fn member(&self, role: Option<&crate::model::Role>) -> Option<LivePod> {
+        self.present()
+            .into_iter()
+            .filter(|pod| pod.facts.member && (role.is_none() || pod.facts.role.as_ref() == role))
+            .filter(|pod| pod.facts.deletion_at.is_none() && !pod.ended())
+            .max_by(|a, b| a.facts.created_at.cmp(&b.facts.created_at))
+    }
+
+    /// A ready pod with all of these labels.
+    pub(crate) fn ready_with(&self, labels: &[(String, String)]) -> Option<LivePod> {
+        self.present()
+            .into_iter()
+            .filter(LivePod::serves)
+            .find(|pod| {
+                labels
+                    .iter()
+                    .all(|(key, value)| pod.labels.get(key) == Some(value))
+            })
+    }
+}
+
+/// Turns watch messages into events and keeps the index.
+pub(crate) struct PodObserver {
+    pub(crate) cluster: Cluster,
+    pub(crate) recorder: Recorder,
+    pub(crate) membership: Membership,
+    pub(crate) index: PodIndex,
+    /// Labels of the ledger's reader pods, which are kept in the index too.
+    pub(crate) reader: Option<Vec<(String, String)>>,
+}
+
+impl PodObserver {
+    /// Runs until the watch ends.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub(crate) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<WatchMessage<Pod>>,
+    ) -> Result<(), RecordError> {
+        while let Some(message) = messages.recv().await {
+            match message {
+                WatchMessage::Listed {
+                    sent,
+                    at,
+                    gap_from,
+                    objects,
+                } => self.listed(sent, at, gap_from, objects).await?,
+                WatchMessage::Added(at, pod) => self.seen(Seen::Added, at, None, &pod).await?,
+                WatchMessage::Modified(at, pod) => {
+                    self.seen(Seen::Modified, at, None, &pod).await?
+                }
+                WatchMessage::Deleted(at, pod) => self.seen(Seen::Deleted, at, None, &pod).await?,
+                WatchMessage::Resumed { from, to, why } => {
+                    self.recorder.record(Event::WatchGap {
+                        kind: "pods".to_owned(),
+                        from,
+                        to,
+                        resumed: true,
+                        why,
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn listed(
+        &mut self,
+        sent: Mono,
+        at: Mono,
+        gap_from: Option<(Mono, String)>,
+        pods: Vec<Pod>,
+    ) -> Result<(), RecordError> {
+        let not_before = gap_from.as_ref().map(|(from, _)| *from);
+        if let Some((from, why)) = gap_from {
+            self.recorder.record(Event::WatchGap {
+                kind: "pods".to_owned(),
+                from,
+                to: at,
+                resumed: false,
+                why,
+            })?;
+        }
+        let listed: std::collections::BTreeSet<&str> = pods
+            .iter()
+            .filter_map(|pod| pod.metadata.uid.as_deref())
+            .collect();
+        let missing: Vec<LivePod> = self
+            .index
+            .present()
+            .into_iter()
+            .filter(|pod| !listed.contains(pod.facts.pod.uid.as_str()))
+            .collect();
+        for pod in missing {
+            self.index.update(|pods| {
+                if let Some(held) = pods.get_mut(&pod.facts.pod.uid) {
+                    held.gone = Some(at);
+                    held.at = at;
+                }
+            });
+            self.recorder.record(Event::PodSeen {
+                seen: Seen::Vanished,
+                at,
+                not_before,
+                pod: Box::new(pod.facts),
+            })?;
+        }
+        let _ = sent;
+        for pod in &pods {
+            self.seen(Seen::Listed, at, not_before, pod).await?;
+        }
+        Ok(())
+    }
+
+    async fn seen(
+        &mut self,
+        seen: Seen,
+        at: Mono,
+        not_before: Option<Mono>,
+        pod: &Pod,
+    ) -> Result<(), RecordError> {
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let selected = self.membership.target.selects(pod);
+        let reads = self.reader.as_ref().is_some_and(|reader| {
+            reader
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
+        });
+        if !selected && !reads {
+            return Ok(());
+        }
+        let member = selected && self.membership.is_member(&self.cluster, pod).await;
+        let role = if selected {
+            self.membership.target.role(pod)
+        } else {
+            None
+        };
+        let generation = self.membership.target.generation(pod);
+        let facts = pod_facts(pod, role, member, generation);
+        let live = LivePod {
+            gone: (seen == Seen::Deleted).then_some(at),
+            ..live_pod(pod, facts.clone(), at)
+        };
+        self.index.update(|pods| {
+            // Pods that are gone are kept a while for whoever waits for their end, but not without bound.
+            if pods.len() > 20_000 {
+                pods.retain(|_, pod| pod.gone.is_none());
+            }
+            pods.insert(facts.pod.uid.clone(), live);
+        });
+        if selected {
+            self.recorder.record(Event::PodSeen {
+                seen,
+                at,
+                not_before,
+                pod: Box::new(facts),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn live_pod(pod: &Pod, facts: PodFacts, at: Mono) -> LivePod {
+    let spec = pod.spec.as_ref();
+    let of_containers = |read: fn(&k8s_openapi::api::core::v1::Container) -> Option<String>| {
+        spec.map(|spec| spec.containers.iter().filter_map(read).collect())
+            .unwrap_or_default()
+    };
+    LivePod {
+        ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        containers: of_containers(|held| Some(held.name.clone())),
+        images: of_containers(|held| held.image.clone()),
+        gone: None,
+        at,
+        facts,
+    }
+}
+
+/// The target's pods right now, by one LIST.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub(crate) async fn list_members(
+    cluster: &Cluster,
+    target: super::target::ResolvedTarget,
+) -> Result<Vec<LivePod>, crate::cluster::ClusterError> {
+    let api: kube::Api<Pod> = kube::Api::namespaced(cluster.client(), &target.namespace);
+    let parameters = kube::api::ListParams::default().labels(&target.selector);
+    let attempted = format!("list pods in namespace {}", target.namespace);
+    let pods = cluster.call(attempted, api.list(&parameters)).await?;
+    let mut membership = Membership::new(target);
+    let mut members = Vec::new();
+    for pod in &pods.items {
+        if membership.is_member(cluster, pod).await {
+            let facts = pod_facts(
+                pod,
+                membership.target.role(pod),
+                true,
+                membership.target.generation(pod),
+            );
+            members.push(live_pod(pod, facts, Mono::default()));
+        }
+    }
+    Ok(members)
+}

@@ -1,0 +1,425 @@
+//! The fold itself: events in, lanes and facts out.
+
+use super::commits::{CommitLane, FirstCommit};
+use super::lane::{Counts, ProbeState, SampledLane, Span, WatchedLane};
+use super::moment::{Moment, Receipt, Revisions};
+use super::pods::PodTable;
+use super::trial::TrialFacts;
+use crate::evidence::{Event, Outcome, Seen};
+use crate::experiment::{Check, Experiment, Probe};
+use crate::model::{Interval, Mono, Role};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a probe is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Part of the steady state: must hold before, and again after.
+    Steady,
+    /// An assertion among the SLOs.
+    Assertion,
+    /// A stop condition.
+    Stop,
+}
+
+#[derive(Debug, Clone)]
+enum Lane {
+    Sampled(SampledLane),
+    Watched(WatchedLane),
+    Progress(Duration),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ProbeLane {
+    pub(crate) probe: Probe,
+    pub(crate) purpose: Purpose,
+    lane: Lane,
+}
+
+/// A watch that was not connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// What was watched.
+    pub kind: String,
+    /// From the last receipt before to the first after.
+    pub during: Interval,
+    /// Resumed without loss.
+    pub resumed: bool,
+    /// Why it broke.
+    pub why: String,
+}
+
+/// Everything that one experiment's events say, ready to be asked. Used live by the engine and again by the report, so that both
+/// share one judgement.
+#[derive(Debug, Clone)]
+pub struct Timeline {
+    pub(crate) has_ledger: bool,
+    pub(crate) lanes: Vec<ProbeLane>,
+    pub(crate) pods: PodTable,
+    pub(crate) commits: CommitLane,
+    pub(crate) revisions: Revisions,
+    pub(crate) trials: Vec<TrialFacts>,
+    pub(crate) gaps: Vec<Gap>,
+    pub(crate) offsets: BTreeMap<String, Vec<(f64, f64)>>,
+    pub(crate) pairs: Vec<(Mono, f64)>,
+    now: Mono,
+}
+
+impl Timeline {
+    /// An empty timeline of this experiment.
+    #[must_use]
+    pub fn new(experiment: &Experiment) -> Self {
+        let steady = experiment
+            .steady_state
+            .probes
+            .iter()
+            .map(|probe| (probe, Purpose::Steady));
+        let assertions = experiment
+            .slos
+            .assertions
+            .iter()
+            .map(|assertion| (&assertion.probe, Purpose::Assertion));
+        let stops = experiment
+            .stop
+            .iter()
+            .map(|stop| (&stop.probe, Purpose::Stop));
+        let lanes = steady
+            .chain(assertions)
+            .chain(stops)
+            .map(|(probe, purpose)| ProbeLane {
+                probe: probe.clone(),
+                purpose,
+                lane: match &probe.check {
+                    Check::Pods { .. } | Check::Resource { .. } => {
+                        Lane::Watched(WatchedLane::default())
+                    }
+                    Check::Progress { within } => Lane::Progress(*within),
+                    _ => Lane::Sampled(SampledLane::default()),
+                },
+            })
+            .collect();
+        Self {
+            has_ledger: experiment.ledger.is_some(),
+            lanes,
+            pods: PodTable::default(),
+            commits: CommitLane::default(),
+            revisions: Revisions::default(),
+            trials: Vec::new(),
+            gaps: Vec::new(),
+            offsets: BTreeMap::new(),
+            pairs: Vec::new(),
+            now: Mono(0),
+        }
+    }
+
+    /// Takes one event in. Events that say nothing about this experiment are ignored.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::TrialStarted { trial } => self.trials.push(TrialFacts {
+                trial: *trial,
+                ..TrialFacts::default()
+            }),
+            Event::ProbeSample {
+                probe,
+                sent,
+                received,
+                outcome,
+                value,
+                ..
+            } => self.sample(probe, *sent, *received, outcome, *value),
+            Event::PodSeen {
+                seen,
+                at,
+                not_before,
+                pod,
+            } => {
+                self.see(*at);
+                if let Some(receipt) = self.pods.apply(*seen, *at, *not_before, pod) {
+                    self.count_pods(receipt);
+                }
+            }
+            Event::ResourceSeen {
+                subject,
+                seen,
+                at,
+                not_before,
+                fields,
+                ..
+            } => self.resource(subject, *seen, *at, *not_before, fields),
+            Event::WatchGap {
+                kind,
+                from,
+                to,
+                resumed,
+                why,
+            } => {
+                self.see(*to);
+                self.gaps.push(Gap {
+                    kind: kind.clone(),
+                    during: Interval::between(*from, *to),
+                    resumed: *resumed,
+                    why: why.clone(),
+                });
+            }
+            Event::RevisionTick {
+                sent,
+                received,
+                resource_version,
+            } => {
+                self.see(*received);
+                self.revisions.add(*sent, *received, *resource_version);
+            }
+            Event::LedgerSample {
+                sent,
+                received,
+                committed,
+                error,
+                ..
+            } => {
+                self.see(*received);
+                match error {
+                    None => self.commits.add(*sent, *received, *committed),
+                    Some(why) => self.commits.fail(*sent, why),
+                }
+            }
+            Event::ClockOffset {
+                clock,
+                lower_ms,
+                upper_ms,
+            } => self
+                .offsets
+                .entry(clock.clone())
+                .or_default()
+                .push((*lower_ms, *upper_ms)),
+            Event::ClockPair { mono, wall_ms } => self.pairs.push((*mono, *wall_ms)),
+            _ => {}
+        }
+        if let Event::StepStarted { at, .. } | Event::TrialEnded { at, .. } = event {
+            self.see(*at);
+        }
+        if let Some(trial) = self.trials.last_mut() {
+            trial.apply(event);
+        }
+    }
+
+    fn see(&mut self, at: Mono) {
+        self.now = self.now.max(at);
+    }
+
+    fn sample(
+        &mut self,
+        name: &str,
+        sent: Mono,
+        received: Mono,
+        outcome: &Outcome,
+        value: Option<f64>,
+    ) {
+        self.see(received);
+        for lane in &mut self.lanes {
+            if lane.probe.name == name
+                && let Lane::Sampled(samples) = &mut lane.lane
+            {
+                samples.add(sent, received, outcome, value);
+            }
+        }
+    }
+
+    fn count_pods(&mut self, receipt: Receipt) {
+        for lane in &mut self.lanes {
+            let Check::Pods { role, ready } = &lane.probe.check else {
+                continue;
+            };
+            let Lane::Watched(watched) = &mut lane.lane else {
+                continue;
+            };
+            let count = self.pods.ready_count(role.as_ref());
+            let holds = u32::try_from(count).is_ok_and(|count| ready.holds(f64::from(count)));
+            let state = if holds {
+                ProbeState::Good
+            } else {
+                ProbeState::Bad
+            };
+            let why = if holds {
+                String::new()
+            } else {
+                let noun = if count == 1 { "pod" } else { "pods" };
+                format!("{count} ready {noun}, {ready} wanted")
+            };
+            watched.add(receipt, state, why);
+        }
+    }
+
+    fn resource(
+        &mut self,
+        subject: &str,
+        seen: Seen,
+        at: Mono,
+        not_before: Option<Mono>,
+        fields: &BTreeMap<String, String>,
+    ) {
+        self.see(at);
+        for lane in &mut self.lanes {
+            let Check::Resource {
+                api_version,
+                resource_kind,
+                name,
+                field,
+                equals,
+            } = &lane.probe.check
+            else {
+                continue;
+            };
+            let own = api_version.is_none() && resource_kind.is_none() && name.is_none();
+            let concerns = lane.probe.name == subject || (own && subject == "target");
+            let Lane::Watched(watched) = &mut lane.lane else {
+                continue;
+            };
+            if !concerns {
+                continue;
+            }
+            let short = field.rsplit('.').next().unwrap_or(field);
+            let why = match (seen, fields.get(field)) {
+                (Seen::Deleted | Seen::Vanished, _) => "the object is gone".to_owned(),
+                (_, Some(value)) if value == equals => String::new(),
+                (_, Some(value)) if value.is_empty() => format!("{short} is empty"),
+                (_, Some(value)) => format!("{short} is {value}"),
+                (_, None) => format!("{short} is not set"),
+            };
+            let state = if why.is_empty() {
+                ProbeState::Good
+            } else {
+                ProbeState::Bad
+            };
+            let receipt = Receipt {
+                at,
+                not_before,
+                // These events carry no revision; the observer states `not_before` when it knows better than the order.
+                revision: None,
+                after: watched.last_receipt(),
+            };
+            watched.add(receipt, state, why);
+        }
+    }
+
+    /// The latest instant that any event spoke of.
+    #[must_use]
+    pub fn now(&self) -> Mono {
+        self.now
+    }
+
+    /// The trials so far.
+    #[must_use]
+    pub fn trials(&self) -> &[TrialFacts] {
+        &self.trials
+    }
+
+    /// Watches that were not connected, and for how long.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// Number of member pods of `role` (of all roles when none is named) that are ready and not asked to go.
+    #[must_use]
+    pub fn ready_count(&self, role: Option<&Role>) -> usize {
+        self.pods.ready_count(role)
+    }
+
+    /// The first commit surely made after `effective`.
+    #[must_use]
+    pub fn first_commit_after(&self, effective: Mono) -> FirstCommit {
+        self.commits.first_after(effective)
+    }
+
+    /// The stretches of a probe up to now, in order; empty for a name that is not known or has no data.
+    #[must_use]
+    pub fn spans(&self, probe: &str) -> Vec<Span> {
+        self.lanes
+            .iter()
+            .find(|lane| lane.probe.name == probe)
+            .map(|lane| self.spans_of(lane, self.now))
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.spans(),
+            Lane::Watched(watched) => watched.spans(&self.revisions, now.max(self.now), now),
+            Lane::Progress(within) => self.commits.progress(*within),
+        }
+    }
+
+    /// Stretches of a lane about which nothing is known although it has data before and after.
+    pub(crate) fn holes_of(&self, lane: &ProbeLane) -> Vec<Interval> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.holes(lane.probe.interval.mul_f64(2.5)),
+            Lane::Watched(_) => self
+                .gaps
+                .iter()
+                .filter(|gap| !gap.resumed && lane.follows(&gap.kind))
+                .map(|gap| gap.during)
+                .collect(),
+            Lane::Progress(_) => Vec::new(),
+        }
+    }
+
+    /// Bounds of `clock - runner's wall clock` in milliseconds, all exchanges intersected; lower above upper when it stepped.
+    pub(crate) fn clock_offset(&self, clock: &str) -> Option<(f64, f64)> {
+        self.offsets.get(clock)?.iter().copied().reduce(
+            |(lower, upper), (next_lower, next_upper)| {
+                (lower.max(next_lower), upper.min(next_upper))
+            },
+        )
+    }
+
+    /// Bounds of `wall - monotonic` of the runner in milliseconds: the extremes of all pairs, so that a slewed clock widens.
+    pub(crate) fn wall_minus_mono(&self) -> Option<(f64, f64)> {
+        self.pairs
+            .iter()
+            .map(|(mono, wall)| wall - mono.seconds() * 1e3)
+            .map(|difference| (difference, difference))
+            .reduce(|(lower, upper), (next, _)| (lower.min(next), upper.max(next)))
+    }
+
+    pub(crate) fn place(&self, receipt: Receipt) -> Moment {
+        self.revisions.place(receipt)
+    }
+}
+
+impl ProbeLane {
+    /// Whether the watch of this kind feeds the probe.
+    fn follows(&self, kind: &str) -> bool {
+        matches!(self.probe.check, Check::Pods { .. }) == (kind == "pods")
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        matches!(self.lane, Lane::Watched(_))
+    }
+
+    pub(crate) fn is_sampled(&self) -> bool {
+        matches!(self.lane, Lane::Sampled(_))
+    }
+
+    /// The longest outage that the lane could have missed in this window.
+    pub(crate) fn resolution(&self, from: Mono, to: Mono) -> Option<Duration> {
+        match &self.lane {
+            Lane::Sampled(samples) => samples.resolution(from, to),
+            Lane::Watched(_) | Lane::Progress(_) => None,
+        }
+    }
+
+    pub(crate) fn counts(&self, from: Mono, to: Mono) -> Option<Counts> {
+        match &self.lane {
+            Lane::Sampled(samples) => Some(samples.count(from, to)),
+            Lane::Watched(_) | Lane::Progress(_) => None,
+        }
+    }
+
+    /// Newest sample, for sampled probes.
+    pub(crate) fn newest(&self) -> Option<(Mono, ProbeState, &str, Option<f64>)> {
+        match &self.lane {
+            Lane::Sampled(samples) => samples.newest(),
+            Lane::Watched(_) | Lane::Progress(_) => None,
+        }
+    }
+}

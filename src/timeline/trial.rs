@@ -1,0 +1,225 @@
+//! What the log says of one trial besides probes and pods: its steps, its faults, its audit, its end.
+
+use super::moment::Moment;
+use crate::evidence::{AckedRange, Event, SinkRead, Step, TrialEnd};
+use crate::fault::FaultTarget;
+use crate::model::{Interval, Mono};
+
+/// One target of a fault, and how far the fault got.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TargetFacts {
+    /// The pod, or the container in it.
+    pub target: FaultTarget,
+    /// When the call was sent.
+    pub requested: Option<Mono>,
+    /// Error of the call. Means "unknown", not "did not happen".
+    pub error: Option<String>,
+    /// When it took effect, and what was seen.
+    pub effect: Option<(Interval, String)>,
+    /// Why no effect was seen.
+    pub not_proven: Option<String>,
+}
+
+/// One armed fault.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultFacts {
+    /// Name.
+    pub name: String,
+    /// Injector word.
+    pub injector: String,
+    /// Exactly these.
+    pub targets: Vec<TargetFacts>,
+}
+
+/// What was read of producer and sink after the trial.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// Durable at the producer.
+    pub acked: Vec<AckedRange>,
+    /// When the acknowledgements were read.
+    pub acked_read: Interval,
+    /// Reads of the sink, in order.
+    pub reads: Vec<SinkRead>,
+    /// The sink had caught up.
+    pub drained: bool,
+}
+
+/// What the checkpoint said of the last commit before the fault.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Batch.
+    pub batch: u64,
+    /// Commit made within.
+    pub committed: Interval,
+    /// Event time of the newest record that it covers.
+    pub newest_record_ms: Option<i64>,
+}
+
+/// One trial.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrialFacts {
+    /// From 1.
+    pub trial: u32,
+    /// Steps and when they began.
+    pub steps: Vec<(Step, Mono)>,
+    /// Faults, in the order in which they were armed.
+    pub faults: Vec<FaultFacts>,
+    /// Producer and sink, read after the trial.
+    pub audit: Option<Audit>,
+    /// Why they could not be read.
+    pub unreadable: Option<String>,
+    /// The checkpoint at the fault.
+    pub checkpoint: Option<Checkpoint>,
+    /// Stretches in which the runner itself was late.
+    pub stalls: Vec<Interval>,
+    /// A signal or stop condition.
+    pub stopping: Option<(String, Mono)>,
+    /// API requests and largest resident memory.
+    pub cost: Option<(u64, u64)>,
+    /// How and when it ended; none when the log ends first.
+    pub end: Option<(TrialEnd, Mono)>,
+}
+
+impl TrialFacts {
+    /// When a step began.
+    #[must_use]
+    pub fn step(&self, step: Step) -> Option<Mono> {
+        self.steps
+            .iter()
+            .find(|(known, _)| *known == step)
+            .map(|(_, at)| *at)
+    }
+
+    /// Every target of every fault.
+    pub fn targets(&self) -> impl Iterator<Item = &TargetFacts> {
+        self.faults.iter().flat_map(|fault| &fault.targets)
+    }
+
+    /// When the fault took effect: the earliest proven effect of all targets.
+    #[must_use]
+    pub fn effect(&self) -> Option<Moment> {
+        self.targets()
+            .filter_map(|target| target.effect.as_ref())
+            .map(|(within, _)| Moment::midpoint(*within))
+            .reduce(Moment::earlier)
+    }
+
+    /// When every proven effect had surely taken place. Recovery is looked for after this.
+    #[must_use]
+    pub fn effective(&self) -> Option<Mono> {
+        self.targets()
+            .filter_map(|target| target.effect.as_ref())
+            .map(|(within, _)| within.upper)
+            .max()
+    }
+
+    /// The first injection call.
+    #[must_use]
+    pub fn requested(&self) -> Option<Mono> {
+        self.targets().filter_map(|target| target.requested).min()
+    }
+
+    fn edit(&mut self, fault: &str, target: &FaultTarget, change: impl FnOnce(&mut TargetFacts)) {
+        if !self.faults.iter().any(|known| known.name == fault) {
+            self.faults.push(FaultFacts {
+                name: fault.to_owned(),
+                injector: String::new(),
+                targets: Vec::new(),
+            });
+        }
+        let same = |known: &TargetFacts| {
+            known.target.pod.uid == target.pod.uid && known.target.container == target.container
+        };
+        let Some(fault) = self.faults.iter_mut().find(|known| known.name == fault) else {
+            return;
+        };
+        if !fault.targets.iter().any(same) {
+            fault.targets.push(TargetFacts {
+                target: target.clone(),
+                requested: None,
+                error: None,
+                effect: None,
+                not_proven: None,
+            });
+        }
+        if let Some(known) = fault.targets.iter_mut().find(|known| same(known)) {
+            change(known);
+        }
+    }
+
+    /// Takes an event of this trial in; events that are not about the trial itself are left alone.
+    pub(crate) fn apply(&mut self, event: &Event) {
+        match event {
+            Event::StepStarted { step, at } => self.steps.push((*step, *at)),
+            Event::FaultArmed {
+                fault,
+                injector,
+                targets,
+                ..
+            } => {
+                for target in targets {
+                    self.edit(fault, target, |_| {});
+                }
+                if let Some(known) = self.faults.iter_mut().find(|known| known.name == *fault) {
+                    known.injector.clone_from(injector);
+                }
+            }
+            Event::FaultRequested { fault, target, at } => {
+                self.edit(fault, target, |known| known.requested = Some(*at));
+            }
+            Event::FaultAnswered {
+                fault,
+                target,
+                error,
+                ..
+            } => self.edit(fault, target, |known| known.error.clone_from(error)),
+            Event::FaultProven {
+                fault,
+                target,
+                effect,
+                proof,
+            } => {
+                self.edit(fault, target, |known| {
+                    known.effect = Some((*effect, proof.clone()));
+                    known.not_proven = None;
+                });
+            }
+            Event::FaultNotProven { fault, target, why } => {
+                self.edit(fault, target, |known| known.not_proven = Some(why.clone()));
+            }
+            Event::LedgerAudited {
+                acked,
+                acked_read,
+                reads,
+                drained,
+            } => {
+                self.audit = Some(Audit {
+                    acked: acked.clone(),
+                    acked_read: *acked_read,
+                    reads: reads.clone(),
+                    drained: *drained,
+                });
+            }
+            Event::LedgerUnreadable { why } => self.unreadable = Some(why.clone()),
+            Event::CheckpointSeen {
+                batch,
+                committed,
+                newest_record_ms,
+            } => {
+                self.checkpoint = Some(Checkpoint {
+                    batch: *batch,
+                    committed: *committed,
+                    newest_record_ms: *newest_record_ms,
+                });
+            }
+            Event::RunnerStalled { from, to } => self.stalls.push(Interval::between(*from, *to)),
+            Event::Stopping { why, at } => self.stopping = Some((why.clone(), *at)),
+            Event::CostCounted {
+                api_requests,
+                max_rss_bytes,
+            } => self.cost = Some((*api_requests, *max_rss_bytes)),
+            Event::TrialEnded { end, at, .. } => self.end = Some((end.clone(), *at)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Every shipped scenario, end to end in a real lab. Spark is replaced by the built-in pipeline here (a stand-in, and the
+//! reports say so); `tests/e2e_spark.rs` runs the real one.
+
+mod support;
+
+use serde_json::Value;
+use support::lab::{Lab, Run};
+
+const BUILTIN: [&str; 2] = ["--var", "MANIFEST=../kind-config/builtin-pipeline.yaml"];
+
+fn run(lab: &Lab, scenario: &str, more: &[&str]) -> (Run, Value) {
+    let mut arguments = vec![scenario];
+    arguments.extend(more);
+    let run = lab.run(&arguments);
+    let report = run.report(lab.folder());
+    (run, report)
+}
+
+fn assert_contract(report: &Value) {
+    assert_eq!(report["schema"], "chaosrun.report/v1");
+    for field in ["id", "startedAt", "seed", "version", "cluster"] {
+        assert!(!report["run"][field].is_null(), "run.{field} is missing");
+    }
+    assert_eq!(report["run"]["cluster"]["kind"], "lab");
+    let experiment = &report["experiments"][0];
+    for field in ["name", "verdict", "workload", "claims", "trials"] {
+        assert!(
+            !experiment[field].is_null(),
+            "experiments[0].{field} is missing"
+        );
+    }
+    let trial = &experiment["trials"][0];
+    for field in ["index", "verdict", "faults", "rto", "phases", "cost"] {
+        assert!(!trial[field].is_null(), "trials[0].{field} is missing");
+    }
+}
+
+#[test]
+fn driver_kill_passes_with_the_built_in_pipeline_and_says_that_it_is_a_stand_in() {
+    let lab = Lab::up("driver-kill");
+    let (run, report) = run(&lab, "scenarios/driver-kill.yaml", &BUILTIN);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_contract(&report);
+    assert_eq!(report["verdict"], "pass");
+    let experiment = &report["experiments"][0];
+    assert_eq!(experiment["workload"], "built-in pipeline");
+    let trial = &experiment["trials"][0];
+    let (lower, upper) = (
+        trial["rto"]["lower"].as_f64().unwrap(),
+        trial["rto"]["upper"].as_f64().unwrap(),
+    );
+    assert!(
+        upper - lower <= 0.5,
+        "the error bar is {} s wide",
+        upper - lower
+    );
+    assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);
+    assert_eq!(trial["ledger"]["lost"], 0);
+    assert!(run.text.contains("stand-in"), "{}", run.text);
+    assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
+    let (code, _) = lab.api("GET", "/api/v1/namespaces/spark-pipeline", None);
+    assert_eq!(code, 404, "the setup was removed again");
+}
+
+#[test]
+fn executor_kill_passes() {
+    let lab = Lab::up("executor-kill");
+    let (run, report) = run(&lab, "scenarios/executor-kill.yaml", &BUILTIN);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_contract(&report);
+}
+
+#[test]
+fn driver_crash_passes_and_proves_the_exit_code() {
+    let lab = Lab::up("driver-crash");
+    let (run, report) = run(&lab, "scenarios/driver-crash.yaml", &BUILTIN);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
+    assert!(
+        proof.contains("exit code") && !proof.contains("exit code 0"),
+        "{proof}"
+    );
+}
+
+#[test]
+fn deployment_pod_kill_passes_without_spark() {
+    let lab = Lab::up("deployment");
+    let (run, report) = run(&lab, "scenarios/deployment-pod-kill.yaml", &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_contract(&report);
+}
+
+#[test]
+fn a_driver_that_never_restarts_refutes_the_claim_and_says_why() {
+    let lab = Lab::up("refuted");
+    let (run, report) = run(
+        &lab,
+        "scenarios/refuted/driver-never-restarts.yaml",
+        &[
+            "--var",
+            "MANIFEST=../../kind-config/builtin-pipeline.yaml",
+        ],
+    );
+    assert_eq!(run.code, Some(1), "{}", run.text);
+    assert_eq!(report["verdict"], "fail");
+    let why = report["experiments"][0]["claims"][0]["why"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(why.contains("not restored"), "{why}");
+}
+
+#[test]
+fn one_run_makes_one_list_and_one_watch_per_kind_and_namespace() {
+    let lab = Lab::up("requests");
+    let (run, _) = run(&lab, "scenarios/deployment-pod-kill.yaml", &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (code, requests) = lab.api("GET", "/lab/requests", None);
+    assert_eq!(code, 200);
+    let mine: Vec<&Value> = requests
+        .as_array()
+        .or_else(|| requests["requests"].as_array())
+        .expect("a list of counts")
+        .iter()
+        .filter(|row| {
+            row["userAgent"]
+                .as_str()
+                .is_some_and(|agent| agent.starts_with("chaosrun/"))
+        })
+        .collect();
+    assert!(!mine.is_empty(), "{requests}");
+    for row in mine {
+        let verb = row["verb"].as_str().unwrap_or_default();
+        if verb == "list" || verb == "watch" {
+            assert!(row["count"].as_u64().unwrap() <= 1, "{row}");
+        }
+    }
+}
