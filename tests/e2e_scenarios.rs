@@ -56,7 +56,7 @@ fn driver_kill_passes_with_the_built_in_pipeline_and_says_that_it_is_a_stand_in(
     );
     assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);
     assert_eq!(trial["ledger"]["lost"], 0);
-    assert!(run.text.contains("stand-in"), "{}", run.text);
+    assert!(run.text.contains("STAND-IN"), "{}", run.text);
     assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
     let (code, _) = lab.api("GET", "/api/v1/namespaces/spark-pipeline", None);
     assert_eq!(code, 404, "the setup was removed again");
