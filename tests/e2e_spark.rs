@@ -1,0 +1,23 @@
+//! The main job against the real thing: Apache Spark in the lab, its driver killed.
+
+mod support;
+
+use support::lab::Lab;
+
+#[test]
+fn the_driver_of_a_real_spark_job_is_killed_and_the_claim_holds() {
+    let lab = Lab::up("spark");
+    let run = lab.run(&["scenarios/driver-kill.yaml"]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let report = run.report(lab.folder());
+    let experiment = &report["experiments"][0];
+    let workload = experiment["workload"].as_str().unwrap_or_default();
+    assert!(workload.starts_with("apache-spark "), "{workload} (is Spark installed? `make test` does it)");
+    let trial = &experiment["trials"][0];
+    let (lower, upper) = (trial["rto"]["lower"].as_f64().unwrap(), trial["rto"]["upper"].as_f64().unwrap());
+    assert!(upper - lower <= 0.5, "the error bar is {} s wide", upper - lower);
+    assert!(upper < 120.0, "{upper}");
+    assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);
+    assert_eq!(trial["ledger"]["lost"], 0);
+    assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
+}
