@@ -6,6 +6,13 @@ use miette::{
 };
 use std::fmt::Write as _;
 
+/// So many problems of one file are shown; what follows is counted.
+const MOST_SHOWN: usize = 100;
+
+/// Of a long line this many characters are shown, and at most so many of them before the caret.
+const MOST_OF_LINE: usize = 200;
+const MOST_BEFORE_CARET: usize = 120;
+
 /// A place in a file, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -99,7 +106,16 @@ impl Problems {
         let shown = source
             .get(..source.len().min(2 * super::located::MOST_BYTES))
             .unwrap_or_default();
-        let source = String::from_utf8_lossy(shown).into_owned();
+        // A file must not send commands to the terminal that shows it. The replacements are as long as what they replace.
+        let source = String::from_utf8_lossy(shown)
+            .chars()
+            .map(|held| match held {
+                '\n' | '\r' | '\t' => held,
+                '\u{80}'..='\u{9f}' => '\u{a0}',
+                _ if held.is_control() => ' ',
+                _ => held,
+            })
+            .collect();
         Self {
             files: vec![FileProblems {
                 name: name.to_owned(),
@@ -128,13 +144,24 @@ impl Problems {
     #[must_use]
     pub fn render(&self, terminal: bool) -> String {
         let mut text = String::new();
+        if self.write(terminal, &mut text).is_err() {
+            text.push_str("(the rest could not be shown)\n");
+        }
+        text
+    }
+
+    fn write(&self, terminal: bool, text: &mut String) -> std::fmt::Result {
         for file in &self.files {
-            for problem in &file.problems {
+            for problem in file.problems.iter().take(MOST_SHOWN) {
                 if terminal {
-                    file.draw(problem, &mut text);
+                    file.draw(problem, text)?;
                 } else {
-                    file.write(problem, &mut text);
+                    file.write(problem, text)?;
                 }
+            }
+            let hidden = file.problems.len().saturating_sub(MOST_SHOWN);
+            if hidden > 0 {
+                writeln!(text, "{}: and {hidden} more", file.name)?;
             }
         }
         let count = |severity| {
@@ -142,23 +169,19 @@ impl Problems {
                 .filter(|(_, problem)| problem.severity == severity)
                 .count()
         };
-        let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
         let plural = |count: usize, word: &str| {
-            if count == 1 {
-                format!("1 {word}")
-            } else {
-                format!("{count} {word}s")
-            }
+            let ending = if count == 1 { "" } else { "s" };
+            format!("{count} {word}{ending}")
         };
+        let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
         if errors > 0 {
-            // Writing to a String cannot fail.
-            drop(write!(text, "{}", plural(errors, "error")));
+            write!(text, "{}", plural(errors, "error"))?;
             if warnings > 0 {
-                drop(write!(text, ", {}", plural(warnings, "warning")));
+                write!(text, ", {}", plural(warnings, "warning"))?;
             }
             text.push('\n');
         }
-        text
+        Ok(())
     }
 }
 
@@ -177,53 +200,53 @@ impl FileProblems {
         (line, column, rest.lines().next().unwrap_or_default())
     }
 
-    fn write(&self, problem: &Problem, text: &mut String) {
+    fn write(&self, problem: &Problem, text: &mut String) -> std::fmt::Result {
         let (line, column, content) = self.position(problem.place.offset);
         let word = match problem.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let name = &self.name;
+        let (name, code, message) = (&self.name, problem.code, &problem.message);
+        writeln!(text, "{name}:{line}:{column}: {word}[{code}]: {message}")?;
+        let margin = line.to_string().len();
+        // Of a very long line the part before the caret is left out, so that the caret stays in view.
+        let skipped = (column - 1).saturating_sub(MOST_BEFORE_CARET);
         let shown: String = content
             .chars()
+            .skip(skipped)
             .map(|held| if held == '\t' { ' ' } else { held })
-            .take(200)
+            .take(MOST_OF_LINE)
             .collect();
-        let width = shown.chars().count().saturating_sub(column - 1);
-        let caret = "^".repeat(problem.place.length.clamp(1, width.max(1)));
-        let margin = line.to_string().len();
-        // Writing to a String cannot fail.
-        drop(writeln!(
-            text,
-            "{name}:{line}:{column}: {word}[{}]: {}",
-            problem.code, problem.message
-        ));
-        drop(writeln!(text, "{:margin$} |", ""));
-        drop(writeln!(text, "{line} | {shown}"));
-        drop(writeln!(
-            text,
-            "{:margin$} | {:>before$}{caret}",
-            "",
-            "",
-            before = column - 1
-        ));
+        let before = column - 1 - skipped;
+        let end = (problem.place.offset + problem.place.length).min(self.source.len());
+        let marked = self.source.get(problem.place.offset..end);
+        let marked = marked.map_or(1, |marked| marked.chars().count());
+        let width = shown.chars().count().saturating_sub(before);
+        let caret = "^".repeat(marked.clamp(1, width.max(1)));
+        writeln!(text, "{:margin$} |", "")?;
+        writeln!(text, "{line} | {shown}")?;
+        writeln!(text, "{:margin$} | {:before$}{caret}", "", "")?;
         if let Some(help) = &problem.help {
-            drop(writeln!(text, "{:margin$} = help: {help}", ""));
+            writeln!(text, "{:margin$} = help: {help}", "")?;
         }
         text.push('\n');
+        Ok(())
     }
 
-    fn draw(&self, problem: &Problem, text: &mut String) {
+    fn draw(&self, problem: &Problem, text: &mut String) -> std::fmt::Result {
         let drawn = Drawn {
             file: self,
             problem,
             source: NamedSource::new(&self.name, self.source.clone()),
         };
         let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode());
-        if handler.render_report(text, &drawn).is_err() {
-            self.write(problem, text);
+        let mut picture = String::new();
+        if handler.render_report(&mut picture, &drawn).is_ok() {
+            text.push_str(&picture);
+            text.push('\n');
+            return Ok(());
         }
-        text.push('\n');
+        self.write(problem, text)
     }
 }
 

@@ -5,6 +5,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// One chaos experiment: a claim, a target, a fault, and the limits under test.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -12,9 +13,11 @@ use std::collections::BTreeMap;
 pub(super) struct ExperimentFile {
     /// Version of this format.
     #[schemars(extend("const" = "chaosrun.dev/v1"))]
+    #[expect(dead_code, reason = "a constant: the shape check has seen it")]
     pub(super) api_version: String,
     /// Always `Experiment`.
     #[schemars(extend("const" = "Experiment"))]
+    #[expect(dead_code, reason = "a constant: the shape check has seen it")]
     pub(super) kind: String,
     /// Name and description.
     pub(super) metadata: Metadata,
@@ -54,6 +57,7 @@ pub(super) struct ExperimentFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Metadata {
     /// Lower-case letters, digits and dashes; used in labels and file names.
+    #[schemars(extend("examples" = ["driver-kill"]))]
     pub(super) name: String,
     /// What the experiment is about.
     pub(super) description: Option<String>,
@@ -74,6 +78,7 @@ pub(super) struct ClaimFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct TargetFile {
     /// Namespace.
+    #[schemars(extend("examples" = ["spark-pipeline"]))]
     pub(super) namespace: String,
     /// Name of a Kubeflow SparkApplication; its pods have the roles `driver` and `executor`.
     pub(super) spark_application: Option<String>,
@@ -183,6 +188,7 @@ pub(super) struct ResourceFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PromqlFile {
     /// Query.
+    #[schemars(extend("examples" = ["sum(up{job=\"shop\"})"]))]
     pub(super) query: String,
     /// Condition on every value, such as ">= 1".
     pub(super) is: ComparisonText,
@@ -193,8 +199,10 @@ pub(super) struct PromqlFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct HttpFile {
     /// http or https URL; `{podIP}` stands for the address of the target's pod.
+    #[schemars(extend("examples" = ["http://{podIP}:8080/healthz"]))]
     pub(super) url: String,
     /// Expected status code (default 200).
+    #[schemars(range(min = 100, max = 599))]
     pub(super) status: Option<u16>,
     /// Text that the body must contain.
     pub(super) body_contains: Option<String>,
@@ -209,6 +217,7 @@ pub(super) struct MetricsFile {
     /// Role of the pod.
     pub(super) role: Option<String>,
     /// Port.
+    #[schemars(range(min = 1, max = 65535))]
     pub(super) port: u16,
     /// Path (default /metrics).
     pub(super) path: Option<String>,
@@ -233,6 +242,7 @@ pub(super) struct LogFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct CommandFile {
     /// Program and arguments; no shell.
+    #[schemars(extend("examples" = [["curl", "--fail", "http://shop.example/healthz"]]))]
     pub(super) run: Vec<String>,
     /// Expected exit code (default 0).
     pub(super) exit_code: Option<i32>,
@@ -259,7 +269,8 @@ pub(super) struct FaultFile {
     /// How many: one (default), all, {fixed: 2} or {percent: 50}. Percentages round down.
     pub(super) mode: Option<ModeFile>,
     /// Who does it. This version has `direct`: the Kubernetes API alone, nothing is installed.
-    #[schemars(extend("enum" = ["direct"]))]
+    #[schemars(extend("enum" = ["direct", null]))]
+    #[expect(dead_code, reason = "there is one choice so far, which is the default")]
     pub(super) injector: Option<String>,
     /// Offset from the start of the injection (default 0s).
     pub(super) after: Option<DurationText>,
@@ -288,7 +299,7 @@ pub(super) struct ContainerKillFile {
     /// Container (default: the first one of the pod).
     pub(super) container: Option<String>,
     /// Signal (default KILL). A container whose program is its own init ignores KILL from inside; use TERM there.
-    #[schemars(extend("enum" = ["KILL", "TERM", "INT", "SEGV", "ABRT"]))]
+    #[schemars(extend("enum" = ["KILL", "TERM", "INT", "SEGV", "ABRT", null]))]
     pub(super) signal: Option<String>,
 }
 
@@ -346,7 +357,7 @@ pub(super) struct SlosFile {
     /// Recovery time, such as "< 120s".
     pub(super) rto: Option<LimitText>,
     /// Where the recovery clock starts: `fault` (when it took effect, the default) or `impact` (the first symptom).
-    #[schemars(extend("enum" = ["fault", "impact"]))]
+    #[schemars(extend("enum" = ["fault", "impact", null]))]
     pub(super) rto_from: Option<String>,
     /// Age of the oldest lost record at the fault, such as "< 10s".
     pub(super) rpo: Option<LimitText>,
@@ -377,6 +388,7 @@ pub(super) struct AssertionFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LedgerFile {
     /// Labels of a pod that can read the volume and is not itself a target.
+    #[schemars(extend("examples" = [{"app": "ledger"}]))]
     pub(super) reader: BTreeMap<String, String>,
     /// Container of that pod (default: the first).
     pub(super) container: Option<String>,
@@ -399,6 +411,7 @@ pub(super) struct LedgerFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PrometheusFile {
     /// http or https URL.
+    #[schemars(extend("examples" = ["http://prometheus.example:9090"]))]
     pub(super) url: String,
 }
 
@@ -493,12 +506,70 @@ text_type!(
     [">= 90%"]
 );
 
-/// The JSON Schema of an experiment file.
+/// The schema that a document is checked against once its variables are filled in.
+pub(super) fn filled_in_schema() -> &'static serde_json::Value {
+    static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(|| {
+        let mut schema = schemars::schema_for!(ExperimentFile).to_value();
+        if let Some(root) = schema.as_object_mut() {
+            root.insert("title".to_owned(), "chaosrun experiment".into());
+        }
+        schema
+    });
+    &SCHEMA
+}
+
+/// The JSON Schema of an experiment file, for editors: a variable may stand wherever a single value does.
 #[must_use]
 pub fn json_schema() -> serde_json::Value {
-    let mut schema = schemars::schema_for!(ExperimentFile).to_value();
-    if let Some(root) = schema.as_object_mut() {
-        root.insert("title".to_owned(), "chaosrun experiment".into());
-    }
+    let mut schema = filled_in_schema().clone();
+    allow_variables(&mut schema);
     schema
+}
+
+/// A text with `${` in it can become anything.
+const VARIABLE: &str = r"\$\{";
+
+fn allow_variables(schema: &mut serde_json::Value) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    for key in ["properties", "$defs"] {
+        let members = object.get_mut(key).and_then(|held| held.as_object_mut());
+        for (_, member) in members.into_iter().flatten() {
+            allow_variables(member);
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = object.get_mut(key) {
+            allow_variables(inner);
+        }
+    }
+    let choices = object.get_mut("anyOf").and_then(|held| held.as_array_mut());
+    for choice in choices.into_iter().flatten() {
+        allow_variables(choice);
+    }
+    if let Some(serde_json::Value::String(pattern)) = object.get_mut("pattern") {
+        *pattern = format!("{pattern}|{VARIABLE}");
+        return;
+    }
+    let single = |kind: &serde_json::Value| kind == "integer" || kind == "boolean";
+    let typed = object.get("type").is_some_and(|kind| {
+        single(kind)
+            || kind
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(single))
+    });
+    if !typed && !object.contains_key("enum") && !object.contains_key("const") {
+        return;
+    }
+    // What describes the value stays outside, what limits it becomes one of two choices.
+    let limits = ["type", "enum", "const", "format", "minimum", "maximum"];
+    let mut plain = serde_json::Map::new();
+    for key in limits {
+        if let Some(held) = object.shift_remove(key) {
+            plain.insert(key.to_owned(), held);
+        }
+    }
+    let variable = serde_json::json!({"type": "string", "pattern": VARIABLE});
+    object.insert("anyOf".to_owned(), serde_json::json!([plain, variable]));
 }

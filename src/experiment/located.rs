@@ -7,6 +7,13 @@ use serde_yaml::{Location, Spanned};
 /// Longest file that is read. An experiment is a page; a larger file is a mistake.
 pub(super) const MOST_BYTES: usize = 1024 * 1024;
 
+/// Deepest nesting; an experiment needs nine levels, a patch in it a few more.
+const MOST_NESTED: usize = 48;
+/// Most values in a file, those repeated by aliases included: a few lines of aliases can stand for billions.
+const MOST_NODES: usize = 50_000;
+/// Most documents in a file.
+const MOST_DOCUMENTS: usize = 500;
+
 /// A value and its place.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
@@ -77,22 +84,62 @@ pub(super) fn documents(source: &[u8]) -> Result<Vec<Node>, Problem> {
             Some("save the file as UTF-8".to_owned()),
         )
     })?;
-    let trees: Vec<Spanned<Raw>> = serde_yaml::from_multiple(text).map_err(|error| {
-        let place = error
-            .location()
-            .map_or(Place::START, |location| place_of(text, location));
-        Problem::error(
-            "yaml",
-            place,
-            first_line(&error.without_snippet().to_string()),
-            None,
-        )
-    })?;
+    // Doubled keys are handed on and reported by the shape check, so that they do not hide the other problems.
+    let options = serde_yaml::options! {
+        duplicate_keys: serde_yaml::DuplicateKeyPolicy::LastWins,
+        budget: serde_yaml::budget! {
+            max_depth: MOST_NESTED,
+            // Above the depth, so that the depth is what is reported.
+            flow_nesting_limit: MOST_NESTED + 8,
+            max_nodes: MOST_NODES,
+            max_documents: MOST_DOCUMENTS,
+        },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MOST_NODES },
+    };
+    let trees: Vec<Spanned<Raw>> = serde_yaml::from_multiple_with_options(text, options)
+        .map_err(|error| unreadable(text, &error))?;
     Ok(trees
         .into_iter()
         .map(|tree| node(text, tree))
         .filter(|node| node.value != Value::Null)
         .collect())
+}
+
+/// Why a text cannot be read as YAML.
+fn unreadable(text: &str, error: &serde_yaml::Error) -> Problem {
+    use serde_yaml::Error;
+    use serde_yaml::budget::BudgetBreach;
+    let error = error.without_snippet();
+    let place = error
+        .location()
+        .map_or(Place::START, |location| place_of(text, location));
+    let limit = match error {
+        Error::AliasReplayLimitExceeded { .. } => Some((
+            format!("the aliases (*name) of this file stand for more than {MOST_NODES} values"),
+            "an alias repeats what its anchor holds, and aliases of aliases multiply: write the values out",
+        )),
+        Error::Budget { breach, .. } => Some(match breach {
+            BudgetBreach::Depth { .. } => (
+                format!("the values are nested more than {MOST_NESTED} deep"),
+                "an experiment needs nine levels",
+            ),
+            BudgetBreach::Documents { .. } => (
+                format!("the file has more than {MOST_DOCUMENTS} documents"),
+                "split it into several files",
+            ),
+            other => (
+                format!("the file is larger than an experiment can be: {other:?}"),
+                "is this the right file?",
+            ),
+        }),
+        _ => None,
+    };
+    match limit {
+        Some((message, help)) => {
+            Problem::error("yaml-limit", place, message, Some(help.to_owned()))
+        }
+        None => Problem::error("yaml", place, first_line(&error.to_string()), None),
+    }
 }
 
 /// The parser's message without its position, which the diagnostic shows by itself.

@@ -2,17 +2,18 @@
 //!
 //! Pure: may depend on [`crate::model`], [`crate::fault`] and the guards of [`crate::plan`] only. Contract: a value of type
 //! [`Experiment`] is valid; a [`Problem`] has a place, a stable code and says what to do. Rooms: `located` (YAML with places),
-//! `file` (the words of the file, and its JSON Schema), `shape` (the one checked against the other), `resolve` (meaning).
+//! `file` (the words of the file, and its JSON Schema), `shape` (the one checked against the other), `resolve` (words to values),
+//! `meaning` (what they mean together).
 
 mod diagnostics;
 mod file;
 mod located;
+mod meaning;
+mod probes;
 mod promql;
 mod quantity;
 mod resolve;
 mod shape;
-#[cfg(test)]
-mod tests;
 mod types;
 
 pub use diagnostics::{Place, Problem, Problems, Severity};
@@ -64,11 +65,11 @@ pub fn parse(
             help,
         )]));
     }
-    let schema = json_schema();
+    let schema = file::filled_in_schema();
     let mut loaded: Vec<Loaded> = Vec::new();
     let mut problems = Vec::new();
     for document in &documents {
-        let mut shape = shape::Shape::new(&schema, lookup);
+        let mut shape = shape::Shape::new(schema, lookup);
         let json = shape.document(document);
         let shape::Shape {
             problems: mut found,

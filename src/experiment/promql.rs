@@ -4,8 +4,22 @@ use super::diagnostics::{Place, Problem};
 use super::types::{Comparison, Operator};
 use promql_parser::parser::{self, Expr};
 
+/// Longest query that is read. The parser's tree is as deep as the query is long, and it is walked by recursion.
+const MOST_BYTES: usize = 4096;
+
 /// Problems of a query and the condition on its values.
 pub(super) fn lint(query: &str, is: Comparison, place: Place) -> Vec<Problem> {
+    if query.len() > MOST_BYTES {
+        return vec![Problem::error(
+            "promql",
+            place,
+            format!(
+                "the query has {} bytes, at most {MOST_BYTES} are read",
+                query.len()
+            ),
+            Some("make it a recording rule and query that".to_owned()),
+        )];
+    }
     let expression = match parser::parse(query) {
         Ok(expression) => expression,
         Err(why) => {

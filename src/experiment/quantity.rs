@@ -3,6 +3,17 @@
 use super::types::{Comparison, Limit, Operator};
 use std::time::Duration;
 
+/// Digits, perhaps with decimals: what the patterns of the schema allow, and nothing else that Rust would read as a number.
+fn plain_number(text: &str) -> Option<f64> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if digits(whole) && digits(decimals) {
+        text.parse().ok().filter(|value: &f64| value.is_finite())
+    } else {
+        None
+    }
+}
+
 /// `1h30m`, `250ms`, `1.5s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
@@ -27,7 +38,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             .find(|held: char| held.is_ascii_digit() || held == '.')
             .unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
-        let seconds = match unit.trim() {
+        let seconds = match unit {
             "ms" => 0.001,
             "s" => 1.0,
             "m" => 60.0,
@@ -38,15 +49,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
                 ));
             }
         };
-        let number: f64 = digits
-            .parse()
-            .map_err(|_| format!("{text:?} is no duration; write 250ms, 10s, 2m, 1h30m"))?;
+        let number = plain_number(digits)
+            .ok_or_else(|| format!("{text:?} is no duration; write 250ms, 10s, 2m, 1h30m"))?;
         let part = Duration::try_from_secs_f64(number * seconds)
             .map_err(|_| format!("the duration {text:?} is too long"))?;
         total = total
             .checked_add(part)
             .ok_or_else(|| format!("the duration {text:?} is too long"))?;
-        rest = next.trim_start();
+        rest = next;
     }
     // The event log keeps milliseconds.
     Ok(Duration::from_millis(
@@ -69,9 +79,14 @@ pub(super) fn comparison(text: &str) -> Result<Comparison, String> {
         .into_iter()
         .find_map(|(word, operator)| Some((trimmed.strip_prefix(word)?, operator)));
     let (number, operator) = found.unwrap_or((trimmed, Operator::Equal));
-    match number.trim().parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(Comparison { operator, value }),
-        _ => Err(format!(
+    let number = number.trim();
+    let value = match number.strip_prefix('-') {
+        Some(number) => plain_number(number).map(|value| -value),
+        None => plain_number(number),
+    };
+    match value {
+        Some(value) => Ok(Comparison { operator, value }),
+        None => Err(format!(
             "{text:?} is no condition on a number; write \">= 2\", \"== 0\" or \"< 1.5\""
         )),
     }
@@ -98,12 +113,13 @@ pub(super) fn time_limit(text: &str) -> Result<Limit, String> {
 /// `0`, `<= 5`.
 pub(super) fn count_limit(text: &str) -> Result<Limit, String> {
     let (strict, rest) = split_limit(text);
+    let digits = rest.bytes().all(|byte| byte.is_ascii_digit());
     match rest.parse::<u32>() {
-        Ok(max) => Ok(Limit {
+        Ok(max) if digits => Ok(Limit {
             max: f64::from(max),
             strict,
         }),
-        Err(_) => Err(format!(
+        _ => Err(format!(
             "{text:?} is no number of records; write 0 or \"<= 5\""
         )),
     }
@@ -114,7 +130,7 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     let rest = text.trim().strip_prefix(">=").unwrap_or(text).trim();
     let number = rest
         .strip_suffix('%')
-        .and_then(|number| number.trim().parse::<f64>().ok());
+        .and_then(|number| plain_number(number.trim()));
     match number {
         Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
         _ => Err(format!("{text:?} is no share; write \">= 90%\"")),
@@ -137,6 +153,10 @@ mod tests {
             "10 parsecs",
             "1..5s",
             "-1s",
+            ".5s",
+            "5.s",
+            "1 s",
+            "1e3s",
             "9999999999999999999999h",
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");

@@ -2,16 +2,14 @@
 
 use super::diagnostics::{Place, Problem};
 use super::file::{
-    ComparisonText, DurationText, ExperimentFile, FaultFile, LimitText, ModeFile, ProbeFile,
-    SlosFile, TargetFile,
+    ComparisonText, DurationText, ExperimentFile, FaultFile, LimitText, ModeFile, SlosFile,
+    TargetFile,
 };
-use super::promql;
 use super::quantity::{comparison, count_limit, duration, share, time_limit};
 use super::shape::{Places, suggestion};
 use super::types::{
-    Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe,
-    RtoSlo, RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When,
-    Workload,
+    Assertion, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, RtoSlo, RtoStart,
+    Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
 };
 use crate::fault::{FaultKind, FaultSpec, Injector, Mode, Signal};
 use crate::model::Role;
@@ -30,7 +28,7 @@ const PROTECTED: [&str; 7] = [
 
 /// Collects problems while resolving one document.
 pub(super) struct Resolver<'a> {
-    places: &'a Places,
+    pub(super) places: &'a Places,
     pub(super) problems: Vec<Problem>,
     roles: &'static [&'static str],
 }
@@ -44,7 +42,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn error(
+    pub(super) fn error(
         &mut self,
         code: &'static str,
         place: Place,
@@ -59,7 +57,13 @@ impl<'a> Resolver<'a> {
         ));
     }
 
-    fn warn(&mut self, code: &'static str, place: Place, message: impl Into<String>, help: &str) {
+    pub(super) fn warn(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: impl Into<String>,
+        help: &str,
+    ) {
         self.problems.push(Problem::warning(
             code,
             place,
@@ -68,11 +72,11 @@ impl<'a> Resolver<'a> {
         ));
     }
 
-    fn at(&self, pointer: &str) -> Place {
+    pub(super) fn at(&self, pointer: &str) -> Place {
         self.places.value(pointer)
     }
 
-    fn duration(
+    pub(super) fn duration(
         &mut self,
         pointer: &str,
         text: Option<&DurationText>,
@@ -88,7 +92,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn comparison(&mut self, pointer: &str, text: &ComparisonText) -> Comparison {
+    pub(super) fn comparison(&mut self, pointer: &str, text: &ComparisonText) -> Comparison {
         comparison(&text.0).unwrap_or_else(|why| {
             self.error("comparison", self.at(pointer), why, None);
             Comparison {
@@ -119,7 +123,7 @@ impl<'a> Resolver<'a> {
         self.dns_name("/target/namespace", &file.target.namespace, 63);
         let target = self.target(&file.target);
         let ledger = file.ledger.map(|held| {
-            if held.reader.is_empty() {
+            if held.reader.is_empty() && self.places.written("/ledger/reader") {
                 self.error(
                     "selector-empty",
                     self.at("/ledger/reader"),
@@ -128,7 +132,7 @@ impl<'a> Resolver<'a> {
                 );
             }
             Ledger {
-                reader: held.reader.into_iter().collect(),
+                reader: self.labels("/ledger/reader", Some(&held.reader)),
                 container: held.container,
                 acknowledged: held.acknowledged,
                 sink: held.sink,
@@ -147,7 +151,7 @@ impl<'a> Resolver<'a> {
             }
         });
         let probes = self.probes("/steadyState/probes", &file.steady_state.probes);
-        if probes.is_empty() {
+        if file.steady_state.probes.is_empty() && self.places.written("/steadyState/probes") {
             let help = "without a probe nothing could be seen to break or to come back";
             self.error(
                 "no-probe",
@@ -183,7 +187,11 @@ impl<'a> Resolver<'a> {
                     .setup
                     .patches
                     .into_iter()
-                    .map(|patch| SetupPatch { kind: patch.kind, name: patch.name, merge: patch.merge.into() })
+                    .map(|patch| SetupPatch {
+                        kind: patch.kind,
+                        name: patch.name,
+                        merge: patch.merge.into(),
+                    })
                     .collect(),
                 keep: file.setup.keep,
             },
@@ -228,7 +236,67 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn url(&mut self, pointer: &str, url: &str) {
+    /// Name of a Kubernetes object: a DNS-1123 subdomain.
+    fn object_name(&mut self, pointer: &str, name: &str) {
+        let fits = name.len() <= 253
+            && name.split('.').all(|part| {
+                !part.is_empty()
+                    && !part.starts_with('-')
+                    && !part.ends_with('-')
+                    && part.bytes().all(|byte| {
+                        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+                    })
+            });
+        if !fits {
+            self.error(
+                "name",
+                self.at(pointer),
+                format!("{name:?} is no name of a Kubernetes object, so nothing can match"),
+                Some("lower-case letters, digits, dashes and dots"),
+            );
+        }
+    }
+
+    /// Labels of a selector: no pod can carry a label that Kubernetes would not accept.
+    fn labels(
+        &mut self,
+        pointer: &str,
+        labels: Option<&BTreeMap<String, String>>,
+    ) -> Vec<(String, String)> {
+        for (key, value) in labels.into_iter().flatten() {
+            let (prefix, name) = key
+                .rsplit_once('/')
+                .map_or((None, key.as_str()), |(prefix, name)| (Some(prefix), name));
+            if name.is_empty() || !label_word(name) || prefix.is_some_and(str::is_empty) {
+                let place = self.places.key(&format!("{pointer}/{key}"));
+                let help = "a label key is [prefix/]name: letters, digits, '-', '_' and '.', at most 63 characters";
+                self.error(
+                    "label",
+                    place,
+                    format!("{key:?} is no label key, so nothing can match"),
+                    Some(help),
+                );
+            }
+            if !label_word(value) {
+                let place = self.at(&format!("{pointer}/{key}"));
+                let help =
+                    "a label value has letters, digits, '-', '_' and '.', at most 63 characters";
+                self.error(
+                    "label",
+                    place,
+                    format!("{value:?} is no label value, so nothing can match"),
+                    Some(help),
+                );
+            }
+        }
+        labels
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    pub(super) fn url(&mut self, pointer: &str, url: &str) {
         let parsed = url.replace("{podIP}", "127.0.0.1").parse::<http::Uri>();
         let fits = parsed.is_ok_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
@@ -243,7 +311,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn positive(
+    pub(super) fn positive(
         &mut self,
         pointer: &str,
         text: Option<&DurationText>,
@@ -263,7 +331,12 @@ impl<'a> Resolver<'a> {
     }
 
     /// Exactly one of several keys of a mapping; the place of the mapping otherwise.
-    fn one_of(&mut self, pointer: &str, what: &str, present: &[(&'static str, bool)]) -> bool {
+    pub(super) fn one_of(
+        &mut self,
+        pointer: &str,
+        what: &str,
+        present: &[(&'static str, bool)],
+    ) -> bool {
         let set: Vec<&str> = present
             .iter()
             .filter(|(_, set)| *set)
@@ -299,7 +372,20 @@ impl<'a> Resolver<'a> {
             ("job", file.job.is_some()),
             ("labels", file.labels.is_some()),
         ];
-        self.one_of("/target", "the target", &present);
+        if self.places.written("/target") {
+            self.one_of("/target", "the target", &present);
+        }
+        let names = [
+            ("sparkApplication", &file.spark_application),
+            ("deployment", &file.deployment),
+            ("statefulSet", &file.stateful_set),
+            ("job", &file.job),
+        ];
+        for (key, name) in names {
+            if let Some(name) = name {
+                self.object_name(&format!("/target/{key}"), name);
+            }
+        }
         let workload = if let Some(name) = &file.spark_application {
             self.roles = &["driver", "executor"];
             Workload::SparkApplication { name: name.clone() }
@@ -310,12 +396,7 @@ impl<'a> Resolver<'a> {
         } else if let Some(name) = &file.job {
             Workload::Job { name: name.clone() }
         } else {
-            let labels: Vec<_> = file
-                .labels
-                .iter()
-                .flatten()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect();
+            let labels = self.labels("/target/labels", file.labels.as_ref());
             if file.labels.as_ref().is_some_and(BTreeMap::is_empty) {
                 let help = "an empty selector would match every pod of the namespace";
                 self.error(
@@ -333,7 +414,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn role(&mut self, pointer: &str, role: Option<&String>) -> Option<Role> {
+    pub(super) fn role(&mut self, pointer: &str, role: Option<&String>) -> Option<Role> {
         let role = role?;
         if self.roles.is_empty() {
             let help = "only a sparkApplication has roles (driver, executor); leave role out";
@@ -356,180 +437,6 @@ impl<'a> Resolver<'a> {
             return None;
         }
         Some(Role(role.clone()))
-    }
-
-    fn probes(&mut self, pointer: &str, files: &[ProbeFile]) -> Vec<Probe> {
-        files
-            .iter()
-            .enumerate()
-            .filter_map(|(index, file)| self.probe(&format!("{pointer}/{index}"), file))
-            .collect()
-    }
-
-    fn probe(&mut self, pointer: &str, file: &ProbeFile) -> Option<Probe> {
-        let present = [
-            ("pods", file.pods.is_some()),
-            ("resource", file.resource.is_some()),
-            ("promql", file.promql.is_some()),
-            ("http", file.http.is_some()),
-            ("metrics", file.metrics.is_some()),
-            ("log", file.log.is_some()),
-            ("command", file.command.is_some()),
-            ("progress", file.progress.is_some()),
-        ];
-        if file.name.trim().is_empty() {
-            self.error(
-                "name",
-                self.at(&format!("{pointer}/name")),
-                "a probe needs a name",
-                None,
-            );
-        }
-        if !self.one_of(pointer, &format!("the probe {:?}", file.name), &present) {
-            return None;
-        }
-        let (check, default_interval) = self.check(pointer, file)?;
-        let interval = self.positive(
-            &format!("{pointer}/interval"),
-            file.interval.as_ref(),
-            default_interval,
-        );
-        if file.interval.is_some()
-            && (check.is_watched() || matches!(check, Check::Progress { .. }))
-        {
-            let place = self.places.key(&format!("{pointer}/interval"));
-            self.warn(
-                "interval-unused",
-                place,
-                "this probe follows a watch or the ledger and has no sampling interval",
-                "leave it out",
-            );
-        }
-        let timeout = self.positive(
-            &format!("{pointer}/timeout"),
-            file.timeout.as_ref(),
-            Duration::from_secs(2),
-        );
-        let hold = self.duration(
-            &format!("{pointer}/hold"),
-            file.hold.as_ref(),
-            Duration::from_secs(3),
-        );
-        Some(Probe {
-            name: file.name.clone(),
-            check,
-            interval,
-            timeout,
-            hold,
-        })
-    }
-
-    fn check(&mut self, pointer: &str, file: &ProbeFile) -> Option<(Check, Duration)> {
-        let second = Duration::from_secs(1);
-        if let Some(held) = &file.pods {
-            let role = self.role(&format!("{pointer}/pods/role"), held.role.as_ref());
-            let ready = self.comparison(&format!("{pointer}/pods/ready"), &held.ready);
-            if ready.operator == Operator::Less && ready.value <= 0.0 || ready.value < 0.0 {
-                self.error(
-                    "cannot-hold",
-                    self.at(&format!("{pointer}/pods/ready")),
-                    "a number of pods is never negative",
-                    None,
-                );
-            }
-            return Some((Check::Pods { role, ready }, second));
-        }
-        if let Some(held) = &file.resource {
-            let named = [
-                held.api_version.is_some(),
-                held.kind.is_some(),
-                held.name.is_some(),
-            ];
-            if named.contains(&true) && named.contains(&false) {
-                let help = "give all three, or none of them for the target's own object";
-                self.error(
-                    "resource",
-                    self.at(&format!("{pointer}/resource")),
-                    "apiVersion, kind and name go together",
-                    Some(help),
-                );
-            }
-            let check = Check::Resource {
-                api_version: held.api_version.clone(),
-                resource_kind: held.kind.clone(),
-                name: held.name.clone(),
-                field: held.field.clone(),
-                equals: held.equals.clone(),
-            };
-            return Some((check, second));
-        }
-        if let Some(held) = &file.promql {
-            let is = self.comparison(&format!("{pointer}/promql/is"), &held.is);
-            let place = self.at(&format!("{pointer}/promql/query"));
-            self.problems.extend(promql::lint(&held.query, is, place));
-            return Some((
-                Check::Promql {
-                    query: held.query.clone(),
-                    is,
-                },
-                second,
-            ));
-        }
-        if let Some(held) = &file.http {
-            self.url(&format!("{pointer}/http/url"), &held.url);
-            let role = self.role(&format!("{pointer}/http/role"), held.role.as_ref());
-            let check = Check::Http {
-                url: held.url.clone(),
-                status: held.status.unwrap_or(200),
-                body_contains: held.body_contains.clone(),
-                role,
-            };
-            return Some((check, Duration::from_millis(100)));
-        }
-        if let Some(held) = &file.metrics {
-            let check = Check::Metrics {
-                role: self.role(&format!("{pointer}/metrics/role"), held.role.as_ref()),
-                port: held.port,
-                path: held.path.clone().unwrap_or_else(|| "/metrics".to_owned()),
-                metric: held.metric.clone(),
-                is: self.comparison(&format!("{pointer}/metrics/is"), &held.is),
-            };
-            return Some((check, Duration::from_millis(250)));
-        }
-        if let Some(held) = &file.log {
-            let role = self.role(&format!("{pointer}/log/role"), held.role.as_ref());
-            return Some((
-                Check::Log {
-                    role,
-                    contains: held.contains.clone(),
-                },
-                second,
-            ));
-        }
-        if let Some(held) = &file.command {
-            if held.run.is_empty() {
-                self.error(
-                    "command",
-                    self.at(&format!("{pointer}/command/run")),
-                    "the command is empty",
-                    None,
-                );
-            }
-            return Some((
-                Check::Command {
-                    run: held.run.clone(),
-                    exit_code: held.exit_code.unwrap_or(0),
-                },
-                second,
-            ));
-        }
-        let held = file.progress.as_ref()?;
-        let within = self.positive(
-            &format!("{pointer}/progress/within"),
-            Some(&held.within),
-            Duration::from_secs(10),
-        );
-        Some((Check::Progress { within }, second))
     }
 
     fn slos(&mut self, file: &SlosFile) -> Slos {
@@ -563,6 +470,16 @@ impl<'a> Resolver<'a> {
                 })
             })
             .collect();
+        if file.rto_from.is_some() && file.rto.is_none() {
+            let place = self.places.key("/slos/rtoFrom");
+            let help = "give rto as well, such as rto: \"< 120s\"";
+            self.warn(
+                "rto-from-unused",
+                place,
+                "there is no rto that could start here",
+                help,
+            );
+        }
         let slos = Slos {
             rto: self
                 .limit("/slos/rto", file.rto.as_ref(), time_limit)
@@ -579,7 +496,7 @@ impl<'a> Resolver<'a> {
             || file.duplicated.is_some()
             || file.availability.is_some()
             || !file.assertions.is_empty();
-        if !given {
+        if !given && self.places.written("/slos") {
             let help = "give at least one of rto, rpo, lost, duplicated, availability, assertions";
             self.error(
                 "no-slo",
@@ -632,7 +549,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn faults(&mut self, files: &[FaultFile]) -> Vec<FaultSpec> {
-        if files.is_empty() {
+        if files.is_empty() && self.places.written("/faults") {
             self.error(
                 "no-fault",
                 self.at("/faults"),
@@ -652,6 +569,14 @@ impl<'a> Resolver<'a> {
             ("podKill", file.pod_kill.is_some()),
             ("containerKill", file.container_kill.is_some()),
         ];
+        if file.name.trim().is_empty() && self.places.written(&format!("{pointer}/name")) {
+            self.error(
+                "name",
+                self.at(&format!("{pointer}/name")),
+                "a fault needs a name",
+                None,
+            );
+        }
         if !self.one_of(pointer, &format!("the fault {:?}", file.name), &present) {
             return None;
         }
@@ -668,7 +593,8 @@ impl<'a> Resolver<'a> {
             }
             let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
             let role = self.role(&format!("{pointer}/podKill/role"), held.role.as_ref());
-            (FaultKind::PodKill { grace_seconds }, role, &held.labels)
+            let labels = self.labels(&format!("{pointer}/podKill/labels"), held.labels.as_ref());
+            (FaultKind::PodKill { grace_seconds }, role, labels)
         } else {
             let held = file.container_kill.as_ref()?;
             let signal = match held.signal.as_deref() {
@@ -679,13 +605,17 @@ impl<'a> Resolver<'a> {
                 _ => Signal::Kill,
             };
             let role = self.role(&format!("{pointer}/containerKill/role"), held.role.as_ref());
+            let labels = self.labels(
+                &format!("{pointer}/containerKill/labels"),
+                held.labels.as_ref(),
+            );
             (
                 FaultKind::ContainerKill {
                     container: held.container.clone(),
                     signal,
                 },
                 role,
-                &held.labels,
+                labels,
             )
         };
         let mode = match &file.mode {
@@ -699,11 +629,7 @@ impl<'a> Resolver<'a> {
             name: file.name.clone(),
             kind,
             role,
-            labels: labels
-                .iter()
-                .flatten()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            labels,
             mode,
             injector: Injector::Direct,
             after: self.duration(
@@ -713,258 +639,20 @@ impl<'a> Resolver<'a> {
             ),
         })
     }
+}
 
-    /// What only shows when the parts are seen together.
-    fn meaning(&mut self, experiment: &Experiment) {
-        self.unique_names(experiment);
-        self.ledger_needed(experiment);
-        self.times(experiment);
-        self.guarded(experiment);
-        self.contradictions(experiment);
-    }
-
-    fn unique_names(&mut self, experiment: &Experiment) {
-        let mut seen: BTreeMap<&str, ()> = BTreeMap::new();
-        let steady = experiment
-            .steady_state
-            .probes
-            .iter()
-            .enumerate()
-            .map(|(index, probe)| (format!("/steadyState/probes/{index}/name"), &probe.name));
-        let asserted = experiment
-            .slos
-            .assertions
-            .iter()
-            .enumerate()
-            .map(|(index, held)| {
-                (
-                    format!("/slos/assertions/{index}/probe/name"),
-                    &held.probe.name,
-                )
-            });
-        let stops = experiment
-            .stop
-            .iter()
-            .enumerate()
-            .map(|(index, held)| (format!("/stop/{index}/name"), &held.probe.name));
-        let mut doubled = Vec::new();
-        for (pointer, name) in steady.chain(asserted).chain(stops) {
-            if seen.insert(name, ()).is_some() {
-                doubled.push((pointer, format!("two probes are called {name:?}")));
-            }
-        }
-        let mut faults: BTreeMap<&str, ()> = BTreeMap::new();
-        for (index, fault) in experiment.faults.iter().enumerate() {
-            if faults.insert(&fault.name, ()).is_some() {
-                doubled.push((
-                    format!("/faults/{index}/name"),
-                    format!("two faults are called {:?}", fault.name),
-                ));
-            }
-        }
-        for (pointer, message) in doubled {
-            self.error(
-                "duplicate-name",
-                self.at(&pointer),
-                message,
-                Some("names tell them apart in the report"),
-            );
-        }
-    }
-
-    fn ledger_needed(&mut self, experiment: &Experiment) {
-        if experiment.ledger.is_some() {
-            return;
-        }
-        let slos = &experiment.slos;
-        let claims = [
-            ("rpo", slos.rpo_seconds.is_some()),
-            ("lost", slos.lost.is_some()),
-            ("duplicated", slos.duplicated.is_some()),
-        ];
-        for (key, _) in claims.into_iter().filter(|(_, set)| *set) {
-            let place = self.places.key(&format!("/slos/{key}"));
-            self.error(
-                "no-ledger",
-                place,
-                format!("{key} is measured by a ledger, and there is none"),
-                Some("add a ledger section"),
-            );
-        }
-        for (index, probe) in experiment.steady_state.probes.iter().enumerate() {
-            if matches!(probe.check, Check::Progress { .. }) {
-                let place = self
-                    .places
-                    .key(&format!("/steadyState/probes/{index}/progress"));
-                self.error(
-                    "no-ledger",
-                    place,
-                    "progress is read from a ledger, and there is none",
-                    Some("add a ledger section"),
-                );
-            }
-        }
-    }
-
-    fn times(&mut self, experiment: &Experiment) {
-        let timeouts = &experiment.timeouts;
-        if let Some(rto) = &experiment.slos.rto {
-            if timeouts.recovery.as_secs_f64() < rto.limit.max {
-                let help = "a recovery that takes the whole limit could not be seen; make timeouts.recovery longer than the limit";
-                let message = format!(
-                    "recovery is watched for {} s, less than the limit of {} s",
-                    timeouts.recovery.as_secs_f64(),
-                    rto.limit.max
-                );
-                self.error(
-                    "recovery-too-short",
-                    self.at("/timeouts/recovery"),
-                    message,
-                    Some(help),
-                );
-            }
-            for (index, probe) in experiment.steady_state.probes.iter().enumerate() {
-                let sampled = match probe.check {
-                    Check::Pods { .. } | Check::Resource { .. } => continue,
-                    Check::Progress { .. } => experiment
-                        .ledger
-                        .as_ref()
-                        .map_or(Duration::ZERO, |ledger| ledger.interval),
-                    _ => probe.interval,
-                };
-                if rto.limit.max < sampled.as_secs_f64() {
-                    let message = format!(
-                        "the limit of {} s is below the sampling interval of {} s of the probe {:?}",
-                        rto.limit.max,
-                        sampled.as_secs_f64(),
-                        probe.name
-                    );
-                    let help = "such a limit cannot be measured; sample more often";
-                    self.error(
-                        "limit-below-resolution",
-                        self.at("/slos/rto"),
-                        message,
-                        Some(help),
-                    );
-                }
-                if let Check::Promql { .. } = probe.check
-                    && rto.limit.max < 10.0
-                {
-                    let message = format!(
-                        "the limit of {} s is checked by the Prometheus probe {index}, which sees only scrapes",
-                        rto.limit.max
-                    );
-                    self.warn(
-                        "limit-near-scrape",
-                        self.at("/slos/rto"),
-                        message,
-                        "at least two scrape intervals must fit into the limit",
-                    );
-                }
-            }
-        }
-        for (index, probe) in experiment.steady_state.probes.iter().enumerate() {
-            let pointer = format!("/steadyState/probes/{index}/hold");
-            if probe.hold > timeouts.baseline {
-                self.error(
-                    "hold-too-long",
-                    self.at(&pointer),
-                    "the hold time is longer than timeouts.baseline",
-                    Some("the steady state could never be reached"),
-                );
-            } else if probe.hold > timeouts.recovery {
-                self.error(
-                    "hold-too-long",
-                    self.at(&pointer),
-                    "the hold time is longer than timeouts.recovery",
-                    Some("recovery could never be confirmed"),
-                );
-            }
-        }
-        for (index, fault) in experiment.faults.iter().enumerate() {
-            if fault.after > timeouts.recovery {
-                self.error(
-                    "after-too-long",
-                    self.at(&format!("/faults/{index}/after")),
-                    "the fault comes after timeouts.recovery",
-                    None,
-                );
-            }
-        }
-        if experiment.guards.deadline < Duration::from_secs(1) {
-            self.error(
-                "deadline",
-                self.at("/guards/deadline"),
-                "the guard's deadline is below one second",
-                None,
-            );
-        }
-    }
-
-    fn guarded(&mut self, experiment: &Experiment) {
-        if let Some(pattern) = crate::plan::protected_namespace(experiment) {
-            let message = format!(
-                "namespace {:?} is protected by {pattern:?} and would be refused",
-                experiment.target.namespace
-            );
-            let help = "choose another namespace, or list guards.protectedNamespaces without it";
-            let message_place = self.at("/target/namespace");
-            self.error("protected-namespace", message_place, message, Some(help));
-        }
-        for (index, fault) in experiment.faults.iter().enumerate() {
-            let percent = experiment.guards.max_percent;
-            let place = self.at(&format!("/faults/{index}/mode"));
-            match fault.mode {
-                Mode::Percent(wanted) if wanted > percent => {
-                    let message =
-                        format!("{wanted} % is more than guards.maxPercent allows ({percent} %)");
-                    self.error(
-                        "guard-percent",
-                        place,
-                        message,
-                        Some("choose fewer, or raise guards.maxPercent"),
-                    );
-                }
-                Mode::All
-                    if percent < 100
-                        && fault.role.as_ref().is_none_or(|role| role.0 != "driver") =>
-                {
-                    let message = format!(
-                        "all pods are more than guards.maxPercent allows ({percent} %), unless there is only one"
-                    );
-                    self.warn(
-                        "guard-percent",
-                        place,
-                        message,
-                        "set guards.maxPercent to 100 if all of them are meant",
-                    );
-                }
-                Mode::One | Mode::All | Mode::Fixed(_) | Mode::Percent(_) => {}
-            }
-        }
-    }
-
-    /// A fault's extra labels that contradict the target's own can never match.
-    fn contradictions(&mut self, experiment: &Experiment) {
-        let Workload::Labels { labels } = &experiment.target.workload else {
-            return;
-        };
-        for (index, fault) in experiment.faults.iter().enumerate() {
-            for (key, value) in &fault.labels {
-                if labels
-                    .iter()
-                    .any(|(held, other)| held == key && other != value)
-                {
-                    let place = self.at(&format!(
-                        "/faults/{index}/{}/labels/{key}",
-                        fault.kind.word()
-                    ));
-                    let message = format!(
-                        "the target has another value for the label {key:?}, so nothing can match"
-                    );
-                    self.error("cannot-match", place, message, None);
-                }
-            }
-        }
-    }
+/// Letters, digits, `-`, `_`, `.`; begins and ends with a letter or digit; may be empty.
+fn label_word(word: &str) -> bool {
+    word.len() <= 63
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && word
+            .bytes()
+            .next()
+            .is_none_or(|byte| byte.is_ascii_alphanumeric())
+        && word
+            .bytes()
+            .last()
+            .is_none_or(|byte| byte.is_ascii_alphanumeric())
 }

@@ -28,6 +28,11 @@ impl Places {
         }
     }
 
+    /// Whether the value is written in the file, or stands in for one that is missing.
+    pub(super) fn written(&self, pointer: &str) -> bool {
+        self.values.contains_key(pointer)
+    }
+
     /// Place of a key; of its parent when there is none.
     pub(super) fn key(&self, pointer: &str) -> Place {
         self.keys
@@ -85,7 +90,9 @@ impl<'a> Shape<'a> {
         if let Some(choices) = schema.get("anyOf").and_then(Json::as_array) {
             return self.any_of(node, choices, pointer);
         }
-        if schema.get("type").is_none() || schema.get("additionalProperties") == Some(&Json::Bool(true)) {
+        if schema.get("type").is_none()
+            || schema.get("additionalProperties") == Some(&Json::Bool(true))
+        {
             return self.anything(node);
         }
         match &node.value {
@@ -126,9 +133,46 @@ impl<'a> Shape<'a> {
                     format!("wanted {wanted}, found {}", other.kind()),
                     help,
                 );
-                placeholder(schema)
+                self.placeholder(schema)
             }
         }
+    }
+
+    /// Something of the right type, so that decoding goes on and finds more problems. Never a cause of problems of its own.
+    fn placeholder(&self, schema: &'a Json) -> Json {
+        let schema = self.resolve(schema);
+        if let Some(first) = schema
+            .get("const")
+            .or_else(|| schema.get("enum").and_then(|held| held.get(0)))
+            .or_else(|| schema.get("examples").and_then(|held| held.get(0)))
+        {
+            return first.clone();
+        }
+        if schema.get("anyOf").is_some() || accepts(schema, "null") {
+            return Json::Null;
+        }
+        if accepts(schema, "string") {
+            return "".into();
+        }
+        if accepts(schema, "integer") {
+            let least = schema.get("minimum").and_then(Json::as_i64).unwrap_or(1);
+            return least.max(1).into();
+        }
+        if accepts(schema, "boolean") {
+            return false.into();
+        }
+        if accepts(schema, "array") {
+            return Json::Array(Vec::new());
+        }
+        let properties = schema.get("properties").and_then(Json::as_object);
+        let required = schema.get("required").and_then(Json::as_array);
+        let members = required
+            .into_iter()
+            .flatten()
+            .filter_map(Json::as_str)
+            .filter_map(|key| Some((key.to_owned(), self.placeholder(properties?.get(key)?))))
+            .collect();
+        Json::Object(members)
     }
 
     /// A value without a schema of its own (a patch), variables filled in.
@@ -141,9 +185,14 @@ impl<'a> Shape<'a> {
             Value::Text(text) => self
                 .substitute(node.place, text)
                 .map_or(Json::Null, Json::String),
-            Value::List(items) => Json::Array(items.iter().map(|item| self.anything(item)).collect()),
+            Value::List(items) => {
+                Json::Array(items.iter().map(|item| self.anything(item)).collect())
+            }
             Value::Map(entries) => Json::Object(
-                entries.iter().map(|entry| (entry.key.clone(), self.anything(&entry.value))).collect(),
+                entries
+                    .iter()
+                    .map(|entry| (entry.key.clone(), self.anything(&entry.value)))
+                    .collect(),
             ),
         }
     }
@@ -198,6 +247,15 @@ impl<'a> Shape<'a> {
         let mut result = serde_json::Map::new();
         for entry in entries {
             let inner = format!("{pointer}/{}", entry.key);
+            if self.places.keys.contains_key(&inner) {
+                self.error(
+                    "duplicate-key",
+                    entry.key_place,
+                    format!("the key {:?} stands here a second time", entry.key),
+                    Some("keep one of the two".to_owned()),
+                );
+                continue;
+            }
             self.places.keys.insert(inner.clone(), entry.key_place);
             match properties
                 .and_then(|properties| properties.get(&entry.key))
@@ -246,13 +304,13 @@ impl<'a> Shape<'a> {
                 help,
             );
             if let Some(schema) = properties.and_then(|held| held.get(key)) {
-                result.insert(key.to_owned(), placeholder(self.resolve(schema)));
+                result.insert(key.to_owned(), self.placeholder(schema));
             }
         }
         Json::Object(result)
     }
 
-    fn number(&mut self, node: &Node, held: i64, schema: &Json) -> Json {
+    fn number(&mut self, node: &Node, held: i64, schema: &'a Json) -> Json {
         let bound = |key: &str| schema.get(key).and_then(Json::as_f64);
         #[expect(clippy::cast_precision_loss, reason = "bounds are small")]
         let value = held as f64;
@@ -270,14 +328,15 @@ impl<'a> Shape<'a> {
                 format!("{held} is out of range: wanted a whole number {range}"),
                 None,
             );
-            return placeholder(schema);
+            return self.placeholder(schema);
         }
         Json::from(held)
     }
 
-    fn text(&mut self, node: &Node, text: &str, schema: &Json) -> Json {
+    fn text(&mut self, node: &Node, text: &str, schema: &'a Json) -> Json {
+        let variable = text.contains("${");
         let Some(text) = self.substitute(node.place, text) else {
-            return placeholder(schema);
+            return self.placeholder(schema);
         };
         if accepts(schema, "string") {
             let choices = schema.get("enum").and_then(Json::as_array);
@@ -303,19 +362,19 @@ impl<'a> Shape<'a> {
             return Json::String(text);
         }
         // A variable may stand for a number or a boolean.
-        if accepts(schema, "integer")
+        if variable
+            && accepts(schema, "integer")
             && let Ok(number) = text.parse::<i64>()
         {
             return self.number(node, number, schema);
         }
-        if accepts(schema, "boolean")
+        if variable
+            && accepts(schema, "boolean")
             && let Ok(held) = text.parse::<bool>()
         {
             return Json::Bool(held);
         }
-        let help = text
-            .parse::<f64>()
-            .is_ok()
+        let help = (!variable && (text.parse::<f64>().is_ok() || text.parse::<bool>().is_ok()))
             .then(|| "leave the quotes out".to_owned());
         self.error(
             "wrong-type",
@@ -323,7 +382,7 @@ impl<'a> Shape<'a> {
             format!("wanted {}, found the text {text:?}", wanted(schema)),
             help,
         );
-        placeholder(schema)
+        self.placeholder(schema)
     }
 
     /// `${NAME}`, `${NAME:-default}`; `$${` is a plain `${`. Applied to single values after parsing: a variable can never bring
@@ -428,39 +487,6 @@ fn wanted(schema: &Json) -> String {
             words.join(" or ")
         }
         _ => "something else".to_owned(),
-    }
-}
-
-/// Something of the right type, so that decoding goes on and finds more problems.
-fn placeholder(schema: &Json) -> Json {
-    if let Some(first) = schema
-        .get("const")
-        .or_else(|| schema.get("enum").and_then(|held| held.get(0)))
-    {
-        return first.clone();
-    }
-    if accepts(schema, "null") {
-        Json::Null
-    } else if accepts(schema, "string") {
-        schema
-            .get("examples")
-            .and_then(|held| held.get(0))
-            .filter(|held| held.is_string())
-            .cloned()
-            .unwrap_or_else(|| "".into())
-    } else if accepts(schema, "integer") {
-        schema
-            .get("minimum")
-            .and_then(Json::as_i64)
-            .unwrap_or(1)
-            .max(1)
-            .into()
-    } else if accepts(schema, "boolean") {
-        false.into()
-    } else if accepts(schema, "array") {
-        Json::Array(Vec::new())
-    } else {
-        Json::Null
     }
 }
 

@@ -1,0 +1,3 @@
+//! chaosrun as its users see it, without a cluster.
+
+mod experiment;
