@@ -1,5 +1,6 @@
 //! One run of each verdict, as a person and as a program sees it.
 
+use crate::corpus::committed;
 use crate::dsl::{Log, at, experiment, pod, pods_ready};
 use crate::ledger_cases::cases as ledger_cases;
 use crate::pod_cases::cases as pod_cases;
@@ -32,7 +33,7 @@ fn a_pass_as_a_table() {
 
 #[test]
 fn a_pass_as_json() {
-    insta::assert_snapshot!(json(&case("first-commit-is-the-recovery").judge()));
+    insta::assert_snapshot!(json(&committed("first-commit-is-the-recovery")));
 }
 
 #[test]
@@ -42,7 +43,7 @@ fn a_fail_as_a_table() {
 
 #[test]
 fn a_fail_as_json() {
-    insta::assert_snapshot!(json(&case("driver-never-restarts").judge()));
+    insta::assert_snapshot!(json(&committed("driver-never-restarts")));
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn an_inconclusive_run_as_a_table() {
 
 #[test]
 fn an_inconclusive_run_as_json() {
-    insta::assert_snapshot!(json(&case("unreadable-ledger").judge()));
+    insta::assert_snapshot!(json(&committed("unreadable-ledger")));
 }
 
 #[test]
