@@ -19,19 +19,10 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$version" ]; then
     exit 0
 fi
 
-# A virtual environment needs ensurepip, which Debian ships apart; pip itself is all we need.
-pip() {
-    if /usr/bin/python3 -m pip --version >/dev/null 2>&1; then
-        /usr/bin/python3 -m pip "$@"
-    else
-        command pip3 "$@"
-    fi
-}
-
 need_packages=""
 [ -x /usr/bin/python3 ] || need_packages="$need_packages python3"
-if [ -z "${PYSPARK_SDIST:-}" ] && ! /usr/bin/python3 -m pip --version >/dev/null 2>&1; then
-    # setuptools: pip asks a source package for its metadata even when it only downloads it.
+# setuptools: pip asks a source package for its metadata even when it only downloads it.
+if [ -z "${PYSPARK_SDIST:-}" ] && ! /usr/bin/python3 -c 'import pip, setuptools, wheel' >/dev/null 2>&1; then
     need_packages="$need_packages python3-pip python3-setuptools python3-wheel"
 fi
 command -v java >/dev/null 2>&1 || need_packages="$need_packages openjdk-17-jre-headless"
@@ -56,7 +47,7 @@ trap 'exit 130' INT TERM
 sdist=${PYSPARK_SDIST:-}
 if [ -z "$sdist" ]; then
     say "downloading pyspark $version (about 450 MB, once)"
-    pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation \
+    /usr/bin/python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation \
         --dest "$work" "pyspark==$version" >"$work/pip.log" 2>&1 \
         || { cat "$work/pip.log" >&2; fail "pip could not download pyspark $version"; }
     sdist=$work/pyspark-$version.tar.gz

@@ -82,7 +82,7 @@ fn an_api_that_answers_403_is_77_and_names_the_call() {
 }
 
 #[test]
-fn an_api_that_answers_429_is_69_after_retries() {
+fn an_api_that_answers_429_is_69_and_is_not_hammered() {
     assert_failure(&run_against(Script::Always(429)), 69, &["429"]);
 }
 

@@ -98,7 +98,7 @@ fn a_driver_that_never_restarts_refutes_the_claim_and_says_why() {
         "scenarios/refuted/driver-never-restarts.yaml",
         &[
             "--var",
-            "MANIFEST=../../kind-config/builtin-pipeline-never.yaml",
+            "MANIFEST=../../kind-config/builtin-pipeline.yaml",
         ],
     );
     assert_eq!(run.code, Some(1), "{}", run.text);

@@ -11,6 +11,15 @@ use crate::node::{Image, ImageBind, ImageTable};
 
 /// The entry point of Spark's image, ours.
 const SPARK_ENTRYPOINT: &str = include_str!("../images/spark-entrypoint.sh");
+/// Holds the entry point: not a file, so that there is nothing to write and to remove, and not an argument, because it
+/// would stay in the command line of PID 1, where whoever looks for processes by name would find it.
+const SPARK_ENTRYPOINT_VARIABLE: &str = "CHAOSRUN_ENTRYPOINT";
+const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = [
+    "/bin/sh",
+    "-c",
+    "eval \"$CHAOSRUN_ENTRYPOINT\"",
+    "entrypoint",
+];
 /// Where a Spark distribution is looked for when the environment does not say.
 const DEFAULT_SPARK_HOME: &str = "/var/cache/chaosrun/spark-4.3.0";
 const SPARK_REPOSITORIES: [&str; 4] = [
@@ -88,11 +97,18 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     for repository in PIPELINE_REPOSITORIES {
         table.insert(repository, pipeline.clone());
     }
+    for (pattern, image) in crate::controllers::prometheus::images(program) {
+        table.insert(pattern, image);
+    }
     table
 }
 
 fn spark_image(spark: &SparkHome) -> Image {
-    let environment = [("SPARK_HOME", "/opt/spark"), ("LANG", "C.UTF-8")];
+    let environment = [
+        ("SPARK_HOME", "/opt/spark"),
+        ("LANG", "C.UTF-8"),
+        (SPARK_ENTRYPOINT_VARIABLE, SPARK_ENTRYPOINT),
+    ];
     let mut environment: std::collections::BTreeMap<String, String> = environment
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
@@ -100,10 +116,7 @@ fn spark_image(spark: &SparkHome) -> Image {
         environment.insert("JAVA_HOME".to_owned(), java_home);
     }
     Image {
-        // The script itself and not a file with it: nothing to write, nothing to remove.
-        entrypoint: ["/bin/sh", "-c", SPARK_ENTRYPOINT, "spark-entrypoint"]
-            .map(str::to_owned)
-            .into(),
+        entrypoint: SPARK_ENTRYPOINT_COMMAND.map(str::to_owned).into(),
         environment,
         binds: vec![ImageBind {
             source: spark.folder.clone(),
@@ -138,7 +151,7 @@ mod tests {
         ] {
             assert_eq!(
                 table.find(name).unwrap().entrypoint.last().unwrap(),
-                "spark-entrypoint",
+                "entrypoint",
                 "{name}"
             );
         }
@@ -172,9 +185,10 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let output = std::process::Command::new("/bin/sh")
-            .args(["-c", SPARK_ENTRYPOINT, "spark-entrypoint"])
+            .args(SPARK_ENTRYPOINT_COMMAND.get(1..).unwrap())
             .args(arguments)
             .env_clear()
+            .env(SPARK_ENTRYPOINT_VARIABLE, SPARK_ENTRYPOINT)
             .env("SPARK_HOME", folder.path())
             .env("JAVA_HOME", folder.path())
             .envs(environment.iter().copied())

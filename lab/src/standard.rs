@@ -14,11 +14,7 @@ use crate::lifecycle::{self, Controller, LabConfig};
 /// A lab with every image that this machine can offer. `program` is the executable that calls [`multicall`].
 #[must_use]
 pub fn configuration(name: &str, program: &Path) -> LabConfig {
-    let mut images = known_images(find_spark().as_ref(), program);
-    if prometheus::is_installed() {
-        let (pattern, image) = prometheus::image();
-        images.insert(pattern, image);
-    }
+    let images = known_images(find_spark().as_ref(), program);
     LabConfig {
         images,
         ..LabConfig::new(name)
@@ -46,6 +42,9 @@ pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCo
     };
     if is(1, "lab-internal") && is(2, "pipeline") {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
+    }
+    if is(1, "lab-internal") && is(2, prometheus::DISCOVERY_ARGUMENT) {
+        return Some(prometheus::discovery::main(arguments.into_iter().skip(3)));
     }
     lifecycle::multicall(arguments, controllers)
 }

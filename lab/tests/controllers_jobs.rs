@@ -1,5 +1,11 @@
 //! Jobs against the real API server: the guard Job first, since chaosrun's dead-man's switch stands on it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 mod controllers_support;
 
 use std::time::{Duration, Instant};
@@ -233,7 +239,7 @@ async fn a_killed_pod_of_a_job_counts_as_failed_and_is_not_lost() {
         .pods_until(
             "app=work",
             "the killed pod is gone, its finalizer did not hold it",
-            |pods| pods.is_empty(),
+            <[k8s_openapi::api::core::v1::Pod]>::is_empty,
         )
         .await;
     cluster.stop().await;
@@ -277,7 +283,11 @@ async fn a_deleted_job_leaves_no_pods_behind() {
         .await
         .unwrap();
     cluster
-        .pods_until("app=work", "none left", |pods| pods.is_empty())
+        .pods_until(
+            "app=work",
+            "none left",
+            <[k8s_openapi::api::core::v1::Pod]>::is_empty,
+        )
         .await;
     cluster.stop().await;
 }

@@ -1,8 +1,11 @@
 //! Controllers together with the node agent: pods are real processes. Needs root, runc, iproute2, nftables, and the
 //! program `prometheus` for the last one.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+
 mod controllers_support;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chaosrun_lab::controllers::in_lab;
@@ -14,7 +17,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use serde_json::{Value, json};
 
 /// Real processes on a busy machine.
@@ -23,8 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(40);
 async fn lab(test: &str, prometheus: Option<PrometheusConfig>) -> Lab {
     controllers_support::log();
     let mut images = ImageTable::new();
-    let (pattern, image) = prometheus::image();
-    images.insert(pattern, image);
+    for (pattern, image) in prometheus::images(Path::new(env!("CARGO_BIN_EXE_chaosrun-lab"))) {
+        images.insert(pattern, image);
+    }
     let config = LabConfig {
         images,
         ..LabConfig::new(format!("c-{test}-{}", std::process::id()))
@@ -222,12 +226,29 @@ async fn prometheus_finds_an_annotated_pod_by_the_api_and_scrapes_it() {
             .iter()
             .find(|pod| is_ready(pod))
             .and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
-        ready.ok_or_else(|| serde_json::to_string(&found).unwrap())
+        match (ready, found.first()) {
+            (Some(address), _) => Ok(address),
+            (None, None) => Err("no pod".to_owned()),
+            (None, Some(pod)) => {
+                let options = LogParams {
+                    container: Some("prometheus".to_owned()),
+                    ..LogParams::default()
+                };
+                let log = pods
+                    .logs(&pod.name_any(), &options)
+                    .await
+                    .unwrap_or_else(|error| error.to_string());
+                Err(format!("{}\n{log}", serde_json::to_string(&found).unwrap()))
+            }
+        }
     })
     .await;
     // up{namespace="default",pod="target",team="a"}
     let query = "up%7Bnamespace%3D%22default%22%2Cpod%3D%22target%22%2Cteam%3D%22a%22%7D";
     let url = format!("http://{address}:9090/api/v1/query?query={query}");
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .unwrap();
     let http = reqwest::Client::new();
     until_for(PATIENCE, "the target is up", || async {
         let answer = http

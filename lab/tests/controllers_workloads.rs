@@ -1,5 +1,7 @@
-//! Scheduler, ReplicaSets, Deployments, StatefulSets, Services and budgets against the real API server. Nothing runs:
+//! Scheduler, `ReplicaSets`, Deployments, `StatefulSets`, Services and budgets against the real API server. Nothing runs:
 //! the kubelet is a double.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod controllers_support;
 

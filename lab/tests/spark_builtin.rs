@@ -1,5 +1,7 @@
 //! The built-in pipeline in a real lab: real processes, real kills, the ledger audited afterwards.
 
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod spark_support;
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use spark_support::{DRIVER, last_commit, stage, until};
 
 /// A JVM starts in seconds on an idle machine; tests share theirs.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_mins(3);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {

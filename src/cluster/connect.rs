@@ -36,7 +36,8 @@ impl Cluster {
     pub(crate) async fn connect(options: &ConnectOptions) -> Result<Self, ClusterError> {
         let mut config = load_config(options).await?;
         config.connect_timeout = Some(Duration::from_secs(5));
-        config.default_retry = true;
+        // kube's own retries are silent and outlast every deadline of ours; whoever can wait (watches, reverts) tries again itself.
+        config.default_retry = false;
         config
             .headers
             .push((http::header::USER_AGENT, user_agent()));

@@ -14,6 +14,6 @@ mod watch;
 pub(crate) use access::{Verb, missing_permissions};
 pub(crate) use connect::{Cluster, ConnectOptions};
 pub(crate) use error::{ClusterError, Failed};
-pub(crate) use exec::{ExecOutput, Session, run_in_pod};
+pub(crate) use exec::{Session, run_in_pod};
 pub(crate) use manifests::{Manifest, ManifestError, find_labelled, parse_manifests, undo};
 pub(crate) use watch::{WatchMessage, watch};

@@ -101,7 +101,7 @@ pub struct Setup {
     /// Paths, relative to the experiment file.
     pub manifests: Vec<String>,
     /// Changes to their objects before they are created.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub patches: Vec<SetupPatch>,
     /// Leave them in place afterwards.
     pub keep: bool,

@@ -65,13 +65,13 @@ pub(crate) fn count(
             why: "the ledger was not audited".to_owned(),
         });
     };
-    let Some((last, earlier)) = audit.reads.split_last() else {
+    let Some((final_read, earlier)) = audit.reads.split_last() else {
         return Err(WhyNot::NoData {
             why: "the sink was never read".to_owned(),
         });
     };
     let clock = ForeignClock::of(timeline, "producer");
-    let mut layers: Vec<Vec<Range>> = vec![acked(audit), runs(&last.runs)];
+    let mut layers: Vec<Vec<Range>> = vec![acked(audit), runs(&final_read.runs)];
     layers.push(before.map(lost_ranges).unwrap_or_default());
     layers.push(before.map(excess_ranges).unwrap_or_default());
     // Two layers per earlier read: what had surely been acknowledged when it began, and what it found.
@@ -138,7 +138,7 @@ pub(crate) fn count(
             .map(|clock| lost_after(audit, &lost, *clock, outage.effect.within.upper)),
         during_outage: during(audit, &clock, outage),
         settled: settled(audit),
-        uncommitted_files: last.uncommitted_files,
+        uncommitted_files: final_read.uncommitted_files,
         rpo_seconds: age(audit, &lost, &clock, outage.effect.within),
     })
 }

@@ -66,7 +66,6 @@ pub struct TrialMeasures {
 
 impl TrialMeasures {
     /// Recovery time from where the claim starts its clock.
-    #[must_use]
     pub fn rto(&self, from: RtoStart) -> &Measured<Bounded> {
         match from {
             RtoStart::Fault => &self.rto_from_fault,
@@ -498,13 +497,13 @@ fn notes(
         }
         if back.flaps > 0 {
             notes.push(format!(
-                "{} good stretches during the recovery did not hold",
+                "good stretches during the recovery that did not hold: {}",
                 back.flaps
             ));
         }
         if back.relapses > 0 {
             notes.push(format!(
-                "service broke down {} more times after it was restored, and came back",
+                "outages after service was restored, each of them over again: {}",
                 back.relapses
             ));
         }
@@ -528,7 +527,7 @@ fn notes(
     let shortfall = found.iter().filter(|found| found.pod.is_empty()).count();
     if shortfall > 0 {
         notes.push(format!(
-            "{shortfall} of {} broken pods were never replaced",
+            "no replacement was seen for {shortfall} of {} broken pods",
             found.len()
         ));
     }

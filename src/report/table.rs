@@ -99,15 +99,21 @@ fn section(text: &mut String, experiment: &ExperimentReport, color: bool) {
     faults(text, experiment);
     text.push('\n');
     line(text, &claims(&experiment.claims, color));
+    let headline = reason(experiment);
     for claim in &experiment.claims {
-        if claim.verdict != Verdict::Pass {
+        // What the first line already said is not said twice.
+        if claim.verdict != Verdict::Pass && claim.why != headline {
             let sentence = format!("{}: {}: {}", claim.name, claim.verdict.word(), claim.why);
             line(text, &wrap(&sentence, WIDTH, 2));
         }
     }
     for trial in &experiment.trials {
-        text.push('\n');
-        trial_section(text, trial, experiment.trials.len() > 1);
+        let mut about = String::new();
+        trial_section(&mut about, trial, experiment);
+        if !about.is_empty() {
+            text.push('\n');
+            text.push_str(&about);
+        }
     }
     for note in &experiment.notes {
         labelled(text, "Note", note);
@@ -219,13 +225,13 @@ fn measured(value: &Value, unit: &str) -> String {
     }
 }
 
-fn trial_section(text: &mut String, trial: &TrialReport, numbered: bool) {
-    let title = if numbered {
+fn trial_section(text: &mut String, trial: &TrialReport, experiment: &ExperimentReport) {
+    let title = if experiment.trials.len() > 1 {
         format!("Trial {}: {}. ", trial.index, trial.verdict.word())
     } else {
         String::new()
     };
-    if trial.end != "completed" {
+    if trial.end != "completed" && trial.end != reason(experiment) {
         line(text, &wrap(&format!("{title}{}", trial.end), WIDTH, 2));
     }
     if !trial.phases.is_empty() {

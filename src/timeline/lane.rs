@@ -266,7 +266,11 @@ impl WatchedLane {
                 return;
             }
             if last.state == state {
-                if last.reasons.last().is_none_or(|(_, known)| *known != reason.1) {
+                if last
+                    .reasons
+                    .last()
+                    .is_none_or(|(_, known)| *known != reason.1)
+                {
                     last.reasons.push(reason);
                 }
                 return;

@@ -103,12 +103,12 @@ impl Timeline {
             {
                 status.why = format!("the commit log cannot be read: {why}");
             } else if lane.is_watched() && self.pods.is_empty() {
-                status.why = "nothing seen by the watch yet".to_owned();
+                "nothing seen by the watch yet".clone_into(&mut status.why);
             }
             return status;
         };
         let known = span.last_known.min(at);
-        if at.since(known) > self.patience(lane) {
+        if at.since(known) > patience(lane) {
             let silence = at.since(known).as_secs_f64();
             status.why = match newest {
                 Some((_, ProbeState::NoData, why, _)) => {
@@ -126,15 +126,6 @@ impl Timeline {
             status.holds = end.since(span.entered.within.upper) >= lane.probe.hold;
         }
         status
-    }
-
-    /// How old the newest knowledge of a lane may be.
-    fn patience(&self, lane: &ProbeLane) -> Duration {
-        if lane.is_watched() {
-            Duration::MAX
-        } else {
-            lane.probe.interval * 3 + lane.probe.timeout
-        }
     }
 
     /// Whether every probe of the steady state has been good for its hold time.
@@ -206,6 +197,15 @@ impl Timeline {
             sum.commit(self.commits.first_after(effective), at);
         }
         sum.finish()
+    }
+}
+
+/// How old the newest knowledge of a lane may be. A watch speaks only when something happens.
+fn patience(lane: &ProbeLane) -> Duration {
+    if lane.is_watched() {
+        Duration::MAX
+    } else {
+        lane.probe.interval * 3 + lane.probe.timeout
     }
 }
 
@@ -378,11 +378,11 @@ impl Sum {
     }
 
     fn hold(&mut self, entered: Moment, hold: Duration) {
-        let mut held = entered;
-        held.within.lower = held.within.lower.plus(hold);
-        held.within.upper = held.within.upper.plus(hold);
-        held.best = held.best.plus(hold);
-        self.steady = self.steady.later(held);
+        let mut steady = entered;
+        steady.within.lower = steady.within.lower.plus(hold);
+        steady.within.upper = steady.within.upper.plus(hold);
+        steady.best = steady.best.plus(hold);
+        self.steady = self.steady.later(steady);
     }
 
     fn finish(self) -> Restoration {

@@ -14,10 +14,15 @@ pub(super) fn compare(
     match measured {
         Ok(bounded) => {
             let shown = with_bounds(bounded, unit);
+            let whole = if bounded.upper > bounded.lower {
+                ", error bar included"
+            } else {
+                ""
+            };
             if limit.holds(bounded.lower) && limit.holds(bounded.upper) {
                 (
                     Verdict::Pass,
-                    format!("{what} {shown} is within the limit {limit}, error bar included"),
+                    format!("{what} {shown}, within the limit {limit}{whole}"),
                 )
             } else if limit.holds(bounded.lower) || limit.holds(bounded.upper) {
                 (
@@ -27,7 +32,7 @@ pub(super) fn compare(
             } else {
                 (
                     Verdict::Fail,
-                    format!("{what} {shown} breaks the limit {limit}, error bar included"),
+                    format!("{what} {shown}, which breaks the limit {limit}{whole}"),
                 )
             }
         }

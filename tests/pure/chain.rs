@@ -38,7 +38,7 @@ fn the_first_line_follows_the_genesis() {
 fn a_removed_a_repeated_and_a_swapped_line_are_found() {
     let text = small().text();
     let lines: Vec<&str> = text.lines().collect();
-    let join = |lines: Vec<&str>| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let join = |lines: Vec<&str>| lines.join("\n") + "\n";
     let removed = join([&lines[..3], &lines[4..]].concat());
     assert_eq!(read_log(removed.as_bytes()).unwrap_err().line, 4);
     let repeated = join([&lines[..3], &lines[2..]].concat());
@@ -46,6 +46,21 @@ fn a_removed_a_repeated_and_a_swapped_line_are_found() {
     let mut swapped = lines;
     swapped.swap(3, 4);
     assert_eq!(read_log(join(swapped).as_bytes()).unwrap_err().line, 4);
+}
+
+#[test]
+fn a_line_of_another_log_in_the_same_place_is_found() {
+    let mut other = small();
+    other.events[2] = Event::WorkloadIdentified {
+        workload: "another".to_owned(),
+        stand_in: false,
+    };
+    let (text, other) = (small().text(), other.text());
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[3] = other.lines().nth(3).unwrap();
+    let error = read_log((lines.join("\n") + "\n").as_bytes()).unwrap_err();
+    assert_eq!(error.line, 4);
+    assert!(error.what.contains("does not follow"), "{error}");
 }
 
 #[test]
@@ -60,7 +75,10 @@ fn a_torn_last_line_is_reported_and_the_chain_goes_on_behind_the_intact_part() {
         .unwrap();
     let mut bytes = torn[..log.intact_bytes].to_vec();
     bytes.extend(more.as_bytes());
-    assert_eq!(read_log(&bytes).unwrap().records.len(), log.records.len() + 1);
+    assert_eq!(
+        read_log(&bytes).unwrap().records.len(),
+        log.records.len() + 1
+    );
 }
 
 #[test]
@@ -200,7 +218,7 @@ proptest! {
         let text = small().text();
         let cut = cut.index(text.len());
         let log = read_log(&text.as_bytes()[..cut]).unwrap();
-        let whole = text.as_bytes()[..cut].iter().filter(|byte| **byte == b'\n').count();
+        let whole = text.bytes().take(cut).filter(|byte| *byte == b'\n').count();
         prop_assert!(log.records.len() == whole || log.records.len() == whole + 1);
         prop_assert_eq!(&log.records[..], &small().records()[..log.records.len()]);
     }

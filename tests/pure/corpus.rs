@@ -96,7 +96,10 @@ fn every_trap_of_the_corpus_is_judged_as_its_truth_demands() {
 
 #[test]
 fn no_file_of_the_corpus_is_left_over() {
-    let names: Vec<String> = cases().iter().map(|case| format!("{}.jsonl", case.name)).collect();
+    let names: Vec<String> = cases()
+        .iter()
+        .map(|case| format!("{}.jsonl", case.name))
+        .collect();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(names.contains(&name), "no case is named {name}");

@@ -84,15 +84,8 @@ pub(crate) fn assertion(probe: Probe, when: When) -> Assertion {
     Assertion { probe, when }
 }
 
-pub(crate) fn rto(max: f64) -> Option<RtoSlo> {
-    Some(RtoSlo {
-        limit: Limit { max, strict: true },
-        from: RtoStart::Fault,
-    })
-}
-
-pub(crate) fn at_most(max: f64) -> Option<Limit> {
-    Some(Limit { max, strict: false })
+pub(crate) fn at_most(max: f64) -> Limit {
+    Limit { max, strict: false }
 }
 
 pub(crate) fn ledger() -> Ledger {
@@ -104,7 +97,7 @@ pub(crate) fn ledger() -> Ledger {
         id_field: "id".to_owned(),
         checkpoint: "/data/checkpoint".to_owned(),
         interval: Duration::from_millis(100),
-        drain: Duration::from_secs(60),
+        drain: Duration::from_mins(1),
     }
 }
 
@@ -124,6 +117,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             },
         },
         setup: Setup {
+            patches: Vec::new(),
             manifests: Vec::new(),
             keep: false,
         },
@@ -138,7 +132,13 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             after: Duration::ZERO,
         }],
         slos: Slos {
-            rto: rto(limit),
+            rto: Some(RtoSlo {
+                limit: Limit {
+                    max: limit,
+                    strict: true,
+                },
+                from: RtoStart::Fault,
+            }),
             rpo_seconds: None,
             lost: None,
             duplicated: None,
@@ -151,16 +151,16 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             cooldown: Duration::ZERO,
         },
         timeouts: Timeouts {
-            setup: Duration::from_secs(60),
-            baseline: Duration::from_secs(60),
-            recovery: Duration::from_secs(300),
+            setup: Duration::from_mins(1),
+            baseline: Duration::from_mins(1),
+            recovery: Duration::from_mins(5),
             settle: Duration::from_secs(10),
         },
         stop: Vec::new(),
         guards: Guards {
             protected_namespaces: vec!["kube-*".to_owned()],
             max_percent: 100,
-            deadline: Duration::from_secs(300),
+            deadline: Duration::from_mins(5),
         },
         prometheus_url: None,
     }
@@ -178,7 +178,7 @@ pub(crate) fn target(uid: &str) -> FaultTarget {
     }
 }
 
-/// A running, ready member of the Deployment's ReplicaSet. Change what matters.
+/// A running, ready member of the Deployment's replica set. Change what matters.
 pub(crate) fn pod(uid: &str) -> PodFacts {
     PodFacts {
         pod: target(uid).pod,
@@ -315,14 +315,12 @@ impl Log {
             .armed(uids)
             .step(Step::Inject, lower - 0.1);
         for uid in uids {
-            log = log
-                .requested(uid, lower)
-                .event(Event::FaultProven {
-                    fault: "kill".to_owned(),
-                    target: target(uid),
-                    effect: between(lower, upper),
-                    proof: format!("pod UID {uid} is gone"),
-                });
+            log = log.requested(uid, lower).event(Event::FaultProven {
+                fault: "kill".to_owned(),
+                target: target(uid),
+                effect: between(lower, upper),
+                proof: format!("pod UID {uid} is gone"),
+            });
         }
         log.step(Step::Observe, upper)
     }

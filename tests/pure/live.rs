@@ -1,8 +1,6 @@
 //! The timeline as the engine uses it: fed event by event, asked at the present instant.
 
-use crate::dsl::{
-    Log, at, experiment, good_unless, http, pending, pod, pods_ready, probe, silent,
-};
+use crate::dsl::{Log, at, experiment, good_unless, http, pending, pod, pods_ready, probe, silent};
 use crate::pod_cases::{killed, one_pod};
 use chaosrun::evidence::{Event, Outcome, Seen};
 use chaosrun::experiment::{Check, Experiment, StopCondition};
@@ -75,9 +73,13 @@ fn a_symptom_that_comes_a_moment_after_the_effect_is_waited_for() {
 #[test]
 fn the_steady_state_needs_every_probe_for_its_hold_time_and_says_which_is_missing() {
     let wanted = experiment("steady", vec![pods_ready(2.0), http()], 60.0);
-    let log = Log::of(&wanted)
-        .pod(Seen::Listed, 51.0, pod("a"))
-        .samples("endpoint", 60.0, 61.0, 0.2, |_| Outcome::Good);
+    let log = Log::of(&wanted).pod(Seen::Listed, 51.0, pod("a")).samples(
+        "endpoint",
+        60.0,
+        61.0,
+        0.2,
+        |_| Outcome::Good,
+    );
     assert_eq!(
         told(&wanted, &log, 61.1).steady(at(61.1)).unwrap_err(),
         [
@@ -94,11 +96,9 @@ fn the_steady_state_needs_every_probe_for_its_hold_time_and_says_which_is_missin
 #[test]
 fn a_listing_is_one_instant_and_not_a_slow_arrival_of_pods() {
     let wanted = experiment("list", vec![pods_ready(3.0)], 60.0);
-    let log = ["a", "b", "c"]
-        .iter()
-        .fold(Log::of(&wanted), |log, uid| {
-            log.pod(Seen::Listed, 51.0, pod(uid))
-        });
+    let log = ["a", "b", "c"].iter().fold(Log::of(&wanted), |log, uid| {
+        log.pod(Seen::Listed, 51.0, pod(uid))
+    });
     let spans = told(&wanted, &log, 52.0).spans("pods ready");
     assert_eq!(spans.len(), 1);
     assert_eq!(spans[0].state, ProbeState::Good);
@@ -112,7 +112,11 @@ fn a_probe_that_fell_silent_says_nothing_rather_than_its_last_word() {
     });
     let states = told(&wanted, &log, 80.0).probe_states(at(80.0));
     assert_eq!(states[0].state, ProbeState::NoData);
-    assert!(states[0].why.contains("Prometheus did not answer"), "{}", states[0].why);
+    assert!(
+        states[0].why.contains("Prometheus did not answer"),
+        "{}",
+        states[0].why
+    );
     assert!(told(&wanted, &log, 80.0).steady(at(80.0)).is_err());
     assert!(told(&wanted, &log, 69.0).steady(at(69.0)).is_ok());
 }
@@ -130,7 +134,9 @@ fn a_stop_condition_is_met_only_after_its_hold_time() {
     assert_eq!(told(&wanted, &log, 69.0).stop_condition(at(69.0)), None);
     assert_eq!(told(&wanted, &log, 71.0).stop_condition(at(71.0)), None);
     assert_eq!(
-        told(&wanted, &log, 73.0).stop_condition(at(73.0)).as_deref(),
+        told(&wanted, &log, 73.0)
+            .stop_condition(at(73.0))
+            .as_deref(),
         Some("budget: connection refused")
     );
 }
@@ -174,10 +180,16 @@ fn executors_of_the_driver_before_no_longer_serve() {
         .pod(Seen::Listed, 51.0, member("d1", "driver", "s1"))
         .pod(Seen::Listed, 51.0, member("e1", "executor", "s1"))
         .pod(Seen::Deleted, 100.0, member("d1", "driver", "s1"))
-        .pod(Seen::Added, 110.0, PodFacts { ready: false, ..member("d2", "driver", "s2") });
-    let executors = |now: f64| {
-        told(&wanted, &log, now).ready_count(Some(&Role("executor".to_owned())))
-    };
+        .pod(
+            Seen::Added,
+            110.0,
+            PodFacts {
+                ready: false,
+                ..member("d2", "driver", "s2")
+            },
+        );
+    let executors =
+        |now: f64| told(&wanted, &log, now).ready_count(Some(&Role("executor".to_owned())));
     assert_eq!(executors(60.0), 1);
     assert_eq!(executors(105.0), 1);
     assert_eq!(executors(111.0), 0);
@@ -186,7 +198,9 @@ fn executors_of_the_driver_before_no_longer_serve() {
 #[test]
 fn the_live_answer_and_the_report_agree() {
     let wanted = experiment("live", vec![pods_ready(1.0)], 60.0);
-    let live = told(&wanted, &replaced(), 111.0).recovered(at(111.0)).unwrap();
+    let live = told(&wanted, &replaced(), 111.0)
+        .recovered(at(111.0))
+        .unwrap();
     let run = replaced().end(112.0, 118.0).judge();
     let rto = &run.experiments[0].trials[0].rto;
     let effect = 100.0;

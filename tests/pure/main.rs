@@ -1,5 +1,15 @@
 //! The pure half as its users see it: logs in, judgements out. No cluster, no clock, no files but the committed corpus.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "these are tests: a panic is a failure, and their numbers are small"
+)]
+
 mod chain;
 mod corpus;
 mod dsl;

@@ -6,9 +6,7 @@ use crate::dsl::{
 use crate::ledger_cases::streaming;
 use crate::pod_cases::{killed, one_pod};
 use crate::probe_cases::endpoint;
-use chaosrun::evidence::{
-    AckedRange, ClusterInfo, Event, Outcome, Seen, Step, TrialEnd,
-};
+use chaosrun::evidence::{AckedRange, ClusterInfo, Event, Outcome, Seen, Step, TrialEnd};
 use chaosrun::fault::Undo;
 use chaosrun::model::{Interval, Mono, PodFacts, Verdict};
 use chaosrun::report::Run;
@@ -57,16 +55,21 @@ fn seen() -> impl Strategy<Value = Seen> {
 }
 
 fn facts() -> impl Strategy<Value = PodFacts> {
-    (text(), any::<bool>(), any::<bool>(), any::<Option<u64>>(), any::<Option<i64>>()).prop_map(
-        |(uid, member, ready, resource_version, grace)| PodFacts {
+    (
+        text(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<Option<u64>>(),
+        any::<Option<i64>>(),
+    )
+        .prop_map(|(uid, member, ready, resource_version, grace)| PodFacts {
             member,
             ready,
             resource_version,
             deletion_grace_seconds: grace,
             generation: Some(uid.clone()),
             ..if ready { pod(&uid) } else { pending(&uid) }
-        },
-    )
+        })
 }
 
 fn undo() -> impl Strategy<Value = Undo> {
@@ -93,16 +96,23 @@ fn trial_end() -> impl Strategy<Value = TrialEnd> {
 
 fn observed() -> BoxedStrategy<Event> {
     prop_oneof![
-        (text(), mono(), mono(), outcome(), proptest::option::of(finite())).prop_map(
-            |(probe, sent, received, outcome, value)| Event::ProbeSample {
-                probe,
-                scheduled: sent,
-                sent,
-                received,
-                outcome,
-                value,
-            }
-        ),
+        (
+            text(),
+            mono(),
+            mono(),
+            outcome(),
+            proptest::option::of(finite())
+        )
+            .prop_map(
+                |(probe, sent, received, outcome, value)| Event::ProbeSample {
+                    probe,
+                    scheduled: sent,
+                    sent,
+                    received,
+                    outcome,
+                    value,
+                }
+            ),
         (seen(), mono(), proptest::option::of(mono()), facts()).prop_map(
             |(seen, at, not_before, facts)| Event::PodSeen {
                 seen,
@@ -111,16 +121,20 @@ fn observed() -> BoxedStrategy<Event> {
                 pod: Box::new(facts),
             }
         ),
-        (text(), seen(), mono(), proptest::collection::btree_map(text(), text(), 0..4)).prop_map(
-            |(subject, seen, at, fields)| Event::ResourceSeen {
+        (
+            text(),
+            seen(),
+            mono(),
+            proptest::collection::btree_map(text(), text(), 0..4)
+        )
+            .prop_map(|(subject, seen, at, fields)| Event::ResourceSeen {
                 subject,
                 seen,
                 at,
                 not_before: None,
                 uid: "u".to_owned(),
                 fields,
-            }
-        ),
+            }),
         (text(), mono(), mono(), any::<bool>()).prop_map(|(kind, from, to, resumed)| {
             Event::WatchGap {
                 kind,
@@ -137,16 +151,20 @@ fn observed() -> BoxedStrategy<Event> {
                 resource_version,
             }
         }),
-        (mono(), any::<Option<u64>>(), any::<Option<u64>>(), proptest::option::of(text())).prop_map(
-            |(sent, committed, planned, error)| Event::LedgerSample {
+        (
+            mono(),
+            any::<Option<u64>>(),
+            any::<Option<u64>>(),
+            proptest::option::of(text())
+        )
+            .prop_map(|(sent, committed, planned, error)| Event::LedgerSample {
                 scheduled: sent,
                 sent,
                 received: sent,
                 committed,
                 planned,
                 error,
-            }
-        ),
+            }),
         (text(), finite(), finite()).prop_map(|(clock, lower_ms, upper_ms)| Event::ClockOffset {
             clock,
             lower_ms,
@@ -217,26 +235,34 @@ fn done() -> BoxedStrategy<Event> {
             target: target(&uid),
             why,
         }),
-        (undo(), proptest::option::of(text())).prop_map(|(undo, error)| Event::Undone { undo, error }),
+        (undo(), proptest::option::of(text()))
+            .prop_map(|(undo, error)| Event::Undone { undo, error }),
     ]
     .boxed()
 }
 
 fn ended() -> BoxedStrategy<Event> {
     prop_oneof![
-        (any::<u64>(), any::<u64>(), any::<i64>(), interval(), any::<bool>()).prop_map(
-            |(first, last, stamp, acked_read, drained)| Event::LedgerAudited {
-                acked: vec![AckedRange {
-                    first,
-                    last,
-                    at_ms: stamp,
-                    acked_ms: stamp,
-                }],
-                acked_read,
-                reads: vec![read(1.0, 3, &[(first, last, 2)])],
-                drained,
-            }
-        ),
+        (
+            any::<u64>(),
+            any::<u64>(),
+            any::<i64>(),
+            interval(),
+            any::<bool>()
+        )
+            .prop_map(
+                |(first, last, stamp, acked_read, drained)| Event::LedgerAudited {
+                    acked: vec![AckedRange {
+                        first,
+                        last,
+                        at_ms: stamp,
+                        acked_ms: stamp,
+                    }],
+                    acked_read,
+                    reads: vec![read(1.0, 3, &[(first, last, 2)])],
+                    drained,
+                }
+            ),
         text().prop_map(|why| Event::LedgerUnreadable { why }),
         (any::<u64>(), interval(), any::<Option<i64>>()).prop_map(
             |(batch, committed, newest_record_ms)| Event::CheckpointSeen {
@@ -250,8 +276,11 @@ fn ended() -> BoxedStrategy<Event> {
             api_requests,
             max_rss_bytes,
         }),
-        (any::<u32>(), trial_end(), mono())
-            .prop_map(|(trial, end, at)| Event::TrialEnded { trial, end, at }),
+        (any::<u32>(), trial_end(), mono()).prop_map(|(trial, end, at)| Event::TrialEnded {
+            trial,
+            end,
+            at
+        }),
         any::<usize>().prop_map(|index| Event::ExperimentEnded { index }),
         (mono(), proptest::collection::vec(undo(), 0..3))
             .prop_map(|(at, left)| Event::RunEnded { at, left }),
@@ -457,7 +486,12 @@ proptest! {
 #[test]
 fn the_rich_log_is_rich_enough_for_its_property() {
     let run = rich().end(118.0, 135.0).judge();
-    assert_eq!(run.verdict, Verdict::Pass, "{:#?}", run.experiments[0].claims);
+    assert_eq!(
+        run.verdict,
+        Verdict::Pass,
+        "{:#?}",
+        run.experiments[0].claims
+    );
     assert!(run.experiments[0].trials[0].phases.len() >= 7);
     assert_eq!(pods_ready(1.0).name, "pods ready");
 }

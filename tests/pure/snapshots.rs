@@ -93,7 +93,10 @@ fn several_experiments_are_summed_up_in_the_first_line() {
     events.extend(second.into_iter().skip(1));
     let log = Log { events };
     let text = shown(&log);
-    assert!(text.starts_with("FAIL: 2 experiments: 1 fail, 1 pass\n"), "{text}");
+    assert!(
+        text.starts_with("FAIL: 2 experiments: 1 fail, 1 pass\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -63,6 +63,7 @@ pub(crate) async fn read_object(request: Request) -> Result<Value, ApiError> {
 pub(crate) fn decode(media: &str, bytes: &[u8]) -> Result<Value, ApiError> {
     match media {
         "application/json" | "" | "*/*" => decode_json(bytes),
+        "application/vnd.kubernetes.protobuf" => super::protobuf::decode(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(bytes),
         _ => Err(ApiError::unsupported_media_type(
             "application/json, application/yaml",

@@ -25,6 +25,7 @@ mod patch;
 mod patches;
 mod pod_defaults;
 mod pod_validation;
+mod protobuf;
 mod registry;
 mod request;
 mod selectors;

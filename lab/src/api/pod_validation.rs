@@ -26,6 +26,10 @@ pub(crate) fn spec(object: &Value, pointer: &str, field: &str, causes: &mut Vec<
             causes,
         );
     }
+    // The pods of a StatefulSet get a volume for each claim template.
+    for claim in array_at(object, "/spec/volumeClaimTemplates") {
+        volumes.insert(super::object::name(claim));
+    }
     if array_at(spec, "/containers").is_empty() {
         causes.push(Cause::required(format!("{field}.containers"), ""));
     }

@@ -1,4 +1,4 @@
-//! CronJobs: Jobs on a schedule.
+//! `CronJobs`: Jobs on a schedule.
 //!
 //! May depend on the controllers' runtime; [`plan`] is pure. Central type: [`CronJobController`]. Contract: at most one
 //! Job per instant of the schedule (its name is made from the instant, so two controllers could not both create it);
@@ -31,13 +31,13 @@ const MARGIN: Duration = Duration::from_millis(5);
 /// More missed instants than this are not counted one by one (Kubernetes warns from here on).
 const MANY_MISSED: usize = 100;
 
-/// Runs CronJobs.
+/// Runs `CronJobs`.
 pub(crate) struct CronJobController {
     context: Context,
 }
 
 impl CronJobController {
-    /// A controller that wakes when CronJobs or their Jobs change.
+    /// A controller that wakes when `CronJobs` or their Jobs change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.cron_jobs, queue);
         wake_on_owned::<_, CronJob, _>(&mut informers.jobs, queue, |_| Vec::new());
@@ -250,7 +250,7 @@ fn last_missed(
     // After a long pause: the last instant lies between now and one interval ago.
     let interval = next_after(schedule, instant)
         .map_or(Duration::ZERO, |next| elapsed(instant, next))
-        .max(Duration::from_secs(60));
+        .max(Duration::from_mins(1));
     let mut instant = now
         .checked_sub(interval.saturating_mul(2))
         .unwrap_or(instant)

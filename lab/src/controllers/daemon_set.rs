@@ -1,4 +1,4 @@
-//! DaemonSets: one pod on every node that takes it.
+//! `DaemonSets`: one pod on every node that takes it.
 //!
 //! May depend on the controllers' runtime; [`plan`] is pure. Central type: [`DaemonSetController`]. Contract: a node
 //! has one pod of the set, pinned to it by node affinity and bound by the scheduler, as in Kubernetes. Rolling updates
@@ -25,13 +25,13 @@ use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError};
 use super::scheduler::fit::{matches_node, node_of, tolerates};
 use super::stateful_set::REVISION_LABEL;
 
-/// Runs DaemonSets.
+/// Runs `DaemonSets`.
 pub(crate) struct DaemonSetController {
     context: Context,
 }
 
 impl DaemonSetController {
-    /// A controller that wakes when DaemonSets, their pods, or nodes change.
+    /// A controller that wakes when `DaemonSets`, their pods, or nodes change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.daemon_sets, queue);
         let candidates = context.caches.daemon_sets.clone();

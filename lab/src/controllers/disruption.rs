@@ -1,4 +1,4 @@
-//! PodDisruptionBudgets: how many pods may be evicted now.
+//! `PodDisruptionBudgets`: how many pods may be evicted now.
 //!
 //! May depend on the controllers' runtime; [`judge`] is pure. Central type: [`DisruptionController`]. Contract: the
 //! eviction subresource of the API server trusts `status.disruptionsAllowed`, so it must never be too large: when the
@@ -27,9 +27,9 @@ use super::meta::{
 use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError};
 
 /// An eviction that the API server has granted is taken for failed when its pod is still there after this time.
-const DELETION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(120);
+const DELETION_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(2);
 
-/// Keeps the status of PodDisruptionBudgets.
+/// Keeps the status of `PodDisruptionBudgets`.
 pub(crate) struct DisruptionController {
     context: Context,
 }
@@ -229,7 +229,7 @@ fn judge(
         Ok(numbers) => numbers,
         // Nothing may be evicted while the right number is unknown ("fail safe").
         Err(problem) => {
-            let conditions = condition(&old, generation, 0, Some(problem), now);
+            let conditions = Some(condition(&old, generation, 0, Some(problem), now));
             return PodDisruptionBudgetStatus {
                 disruptions_allowed: 0,
                 observed_generation: generation,
@@ -272,7 +272,7 @@ fn judge(
         current_healthy: healthy,
         desired_healthy: desired,
         disruptions_allowed: allowed,
-        conditions: condition(&old, generation, allowed, None, now),
+        conditions: Some(condition(&old, generation, allowed, None, now)),
         disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
     }
 }
@@ -283,7 +283,7 @@ fn condition(
     allowed: i32,
     problem: Option<String>,
     now: Timestamp,
-) -> Option<Vec<Condition>> {
+) -> Vec<Condition> {
     let (reason, message) = match problem {
         Some(problem) => ("SyncFailed", problem),
         None if allowed > 0 => ("SufficientPods", String::new()),
@@ -306,7 +306,7 @@ fn condition(
         observed_generation: generation,
         last_transition_time: since.unwrap_or_else(|| stamp(now)),
     });
-    Some(others)
+    others
 }
 
 #[cfg(test)]
@@ -347,6 +347,10 @@ mod tests {
         )
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the other kind of sizes is an error"
+    )]
     fn size(replicas: i32) -> Sizes {
         Ok([("u".to_owned(), replicas)].into())
     }

@@ -1,4 +1,4 @@
-//! Endpoints and EndpointSlices of Services: where a Service's name leads.
+//! Endpoints and `EndpointSlices` of Services: where a Service's name leads.
 //!
 //! May depend on the controllers' runtime; [`addresses`] is pure. Central type: [`EndpointsController`]. Contract: an
 //! address is ready when its pod is Ready and not being deleted (or the Service publishes unready ones); both forms

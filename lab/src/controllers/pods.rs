@@ -1,4 +1,4 @@
-//! Making and taking away pods for a workload: what ReplicaSet, StatefulSet, DaemonSet and Job have in common.
+//! Making and taking away pods for a workload: what `ReplicaSet`, `StatefulSet`, `DaemonSet` and Job have in common.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

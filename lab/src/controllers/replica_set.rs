@@ -1,4 +1,4 @@
-//! ReplicaSets: keep as many pods as asked for.
+//! `ReplicaSets`: keep as many pods as asked for.
 //!
 //! May depend on the controllers' runtime. Central type: [`ReplicaSetController`]. Contract: pods belong by controller
 //! reference (UID), orphans that match are adopted, and what is deleted first is what serves least
@@ -25,13 +25,13 @@ use super::scheduler::fit::node_of;
 /// Pods created in one round; the rest follows in the next.
 const BURST: usize = 50;
 
-/// Keeps ReplicaSets at their size.
+/// Keeps `ReplicaSets` at their size.
 pub(crate) struct ReplicaSetController {
     context: Context,
 }
 
 impl ReplicaSetController {
-    /// A controller that wakes when ReplicaSets or their pods change.
+    /// A controller that wakes when `ReplicaSets` or their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.replica_sets, queue);
         let candidates = context.caches.replica_sets.clone();

@@ -1,7 +1,7 @@
-//! StatefulSets: pods with names, claims and an order that stay.
+//! `StatefulSets`: pods with names, claims and an order that stay.
 //!
 //! May depend on the controllers' runtime; [`plan`] is pure. Central type: [`StatefulSetController`]. Contract: never
-//! two pods of one name; a pod comes back under its name only when the old one (another UID) is gone; with OrderedReady
+//! two pods of one name; a pod comes back under its name only when the old one (another UID) is gone; with `OrderedReady`
 //! one at a time and each only when those before it are available. Source of the rules:
 //! `pkg/controller/statefulset/stateful_set_control.go` of Kubernetes 1.33. Left out: partitions, history objects
 //! (`kubectl rollout undo`), retention policies of claims.
@@ -29,13 +29,13 @@ use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
 /// Names the template that a pod was made from.
 pub(crate) const REVISION_LABEL: &str = "controller-revision-hash";
 
-/// Runs StatefulSets.
+/// Runs `StatefulSets`.
 pub(crate) struct StatefulSetController {
     context: Context,
 }
 
 impl StatefulSetController {
-    /// A controller that wakes when StatefulSets or their pods change.
+    /// A controller that wakes when `StatefulSets` or their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.stateful_sets, queue);
         let candidates = context.caches.stateful_sets.clone();

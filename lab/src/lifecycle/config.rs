@@ -41,6 +41,8 @@ pub struct LabConfig {
     pub data_root: PathBuf,
     /// The lab ends by itself when this process does.
     pub owner: Option<ProcessIdentity>,
+    /// The executable that serves the hidden commands; the running one when absent.
+    pub program: Option<PathBuf>,
     /// What whoever embeds the lab wants to hand to its controllers, untouched by the lab.
     pub extra: serde_json::Value,
 }
@@ -62,6 +64,7 @@ impl LabConfig {
             state_root: root("CHAOSRUN_LAB_STATE", STATE_ROOT),
             data_root: root("CHAOSRUN_LAB_DATA", DATA_ROOT),
             owner: None,
+            program: None,
             extra: serde_json::Value::Null,
         }
     }

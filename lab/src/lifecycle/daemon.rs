@@ -60,7 +60,10 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
         name: config.name.clone(),
         reason,
     };
-    let program = std::env::current_exe().map_err(LabError::io("find", "this executable"))?;
+    let program = match &config.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(LabError::io("find", "this executable"))?,
+    };
     let mut child = tokio::process::Command::new(program)
         .args([INTERNAL, "serve"])
         .stdin(Stdio::piped())

@@ -7,6 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rustix::mount::MountFlags;
@@ -22,6 +23,8 @@ use crate::node::{LabNetwork, NodeAgent, NodeAgentConfig, NodeError, check_requi
 
 /// Port of the API server on the lab's network.
 const API_PORT: u16 = 6443;
+/// An aborted task ends at its next step.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What controllers may want to know about the lab they run in.
 #[derive(Debug, Clone)]
@@ -182,8 +185,10 @@ impl Lab {
             controller.abort();
         }
         for controller in self.controllers {
-            // Aborted is what it is meant to be.
-            drop(controller.await);
+            // Aborted is what it is meant to be; one that does not let go must not keep the rest from being removed.
+            if tokio::time::timeout(CONTROLLER_PATIENCE, controller).await.is_err() {
+                tracing::warn!("a controller did not end within {} s", CONTROLLER_PATIENCE.as_secs());
+            }
         }
         self.agent.stop().await;
         self.serving.stop().await;

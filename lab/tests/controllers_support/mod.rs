@@ -36,26 +36,21 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// API server and controllers, one ready node with 4 cpu and 8 GiB, and the kubelet double.
     pub(crate) async fn start() -> Self {
-        let mut cluster = Self::without_kubelet().await;
+        let mut cluster = Self::without_kubelet();
         cluster.add_node("node-1", "4").await;
         cluster.kubelet = Some(tokio::spawn(kubelet_double(cluster.client.clone())));
         cluster
     }
 
     /// API server and controllers only.
-    pub(crate) async fn without_kubelet() -> Self {
-        Self::with(ControllersConfig::default()).await
+    pub(crate) fn without_kubelet() -> Self {
+        Self::with(&ControllersConfig::default())
     }
 
-    pub(crate) async fn with(config: ControllersConfig) -> Self {
-        let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG")
-            .unwrap_or_else(|_| "warn".into());
-        let _already_set = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_test_writer()
-            .try_init();
+    pub(crate) fn with(config: &ControllersConfig) -> Self {
+        log();
         let server = ApiServer::new(ApiServerConfig::default()).unwrap();
-        let controllers = spawn_all(server.client("controllers"), &config);
+        let controllers = spawn_all(server.client("controllers"), config);
         let client = server.client("test");
         Self {
             server,

@@ -1,4 +1,4 @@
-//! ReplicaSets of a Deployment as its history: names, revisions, annotations, and which are too old to keep.
+//! `ReplicaSets` of a Deployment as its history: names, revisions, annotations, and which are too old to keep.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::controllers::meta::{controller_reference, created, is_terminating, sh
 use crate::controllers::pods::{annotate, annotation, label};
 use crate::controllers::runtime::{Key, ReconcileError};
 
-/// Tells pods and ReplicaSets of different templates apart.
+/// Tells pods and `ReplicaSets` of different templates apart.
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 /// Number of the rollout.
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -21,7 +21,7 @@ pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
 pub(crate) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
 /// The same plus surge.
 pub(crate) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
-/// What `kubectl apply` keeps on the Deployment is no business of a ReplicaSet.
+/// What `kubectl apply` keeps on the Deployment is no business of a `ReplicaSet`.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Collisions of hashes are rare; this many in a row mean that something else is wrong.
 const MOST_COLLISIONS: i32 = 16;
@@ -129,7 +129,7 @@ fn new_set(
 }
 
 impl DeploymentController {
-    /// Makes the ReplicaSet of the present template if there is none, and numbers it as the latest.
+    /// Makes the `ReplicaSet` of the present template if there is none, and numbers it as the latest.
     pub(super) async fn ensure_new_set(
         &self,
         deployment: &Deployment,
@@ -137,22 +137,21 @@ impl DeploymentController {
         sets: &Sets,
     ) -> Result<(), ReconcileError> {
         let caches = &self.context.caches;
-        let number = match &sets.new {
-            Some(new) => self.renumber(deployment, spec, sets, new).await?,
-            None => {
-                let created = self.create_new_set(deployment, spec, sets).await?;
-                let note = format!(
-                    "Scaled up replica set {} from 0 to {}",
-                    created.name_any(),
-                    size(&created),
-                );
-                if size(&created) > 0 {
-                    self.context
-                        .events
-                        .normal(deployment, "ScalingReplicaSet", note);
-                }
-                revision(&created.metadata)
+        let number = if let Some(new) = &sets.new {
+            self.renumber(deployment, spec, sets, new).await?
+        } else {
+            let created = self.create_new_set(deployment, spec, sets).await?;
+            let note = format!(
+                "Scaled up replica set {} from 0 to {}",
+                created.name_any(),
+                size(&created),
+            );
+            if size(&created) > 0 {
+                self.context
+                    .events
+                    .normal(deployment, "ScalingReplicaSet", note);
             }
+            revision(&created.metadata)
         };
         if revision(&deployment.metadata) != number {
             let patch = serde_json::json!({"metadata": {

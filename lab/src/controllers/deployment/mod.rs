@@ -1,4 +1,4 @@
-//! Deployments: one ReplicaSet per pod template, and the way from the old one to the new one.
+//! Deployments: one `ReplicaSet` per pod template, and the way from the old one to the new one.
 //!
 //! May depend on the controllers' runtime; [`rollout`] is pure. Central type: [`DeploymentController`]. Contract: at no
 //! time more pods than `replicas + maxSurge` nor fewer available ones than `replicas - maxUnavailable` by this
@@ -28,7 +28,7 @@ pub(crate) struct DeploymentController {
 }
 
 impl DeploymentController {
-    /// A controller that wakes when Deployments, their ReplicaSets, or (for Recreate) their pods change.
+    /// A controller that wakes when Deployments, their `ReplicaSets`, or (for Recreate) their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.deployments, queue);
         let candidates = context.caches.deployments.clone();
@@ -101,7 +101,7 @@ impl DeploymentController {
         Ok(())
     }
 
-    /// The ReplicaSets as the cache has them now.
+    /// The `ReplicaSets` as the cache has them now.
     fn sets(&self, deployment: &Deployment, spec: &DeploymentSpec) -> Sets {
         let namespace = deployment.namespace().unwrap_or_default();
         let mut owned = self.context.caches.replica_sets.in_namespace(&namespace);
@@ -109,7 +109,7 @@ impl DeploymentController {
         Sets::of(owned, spec)
     }
 
-    /// Whether pods of old ReplicaSets still run or terminate.
+    /// Whether pods of old `ReplicaSets` still run or terminate.
     fn old_pods_left(&self, sets: &Sets) -> bool {
         sets.old.iter().any(|set| {
             let namespace = set.metadata.namespace.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! How large each ReplicaSet of a Deployment should be. Pure.
+//! How large each `ReplicaSet` of a Deployment should be. Pure.
 //!
 //! Source of the rules: `rolling.go`, `recreate.go`, `sync.go` and `util/deployment_util.go` of Kubernetes 1.33.
 
@@ -14,16 +14,16 @@ use super::history::{DESIRED_REPLICAS, HASH_LABEL, MAX_REPLICAS};
 use crate::controllers::meta::{created, scaled};
 use crate::controllers::pods::annotation;
 
-/// A ReplicaSet that should have another size.
+/// A `ReplicaSet` that should have another size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scale {
-    /// Name of the ReplicaSet.
+    /// Name of the `ReplicaSet`.
     pub(crate) name: String,
     /// Its new size.
     pub(crate) replicas: i32,
 }
 
-/// The ReplicaSets of a Deployment.
+/// The `ReplicaSets` of a Deployment.
 pub(crate) struct Sets {
     /// The one with the present template.
     pub(crate) new: Option<Arc<ReplicaSet>>,
@@ -163,7 +163,8 @@ pub(crate) fn resize(spec: &DeploymentSpec, sets: &Sets) -> Option<Vec<Scale>> {
             .and_then(|desired| desired.parse::<i32>().ok())
             .is_some_and(|desired| desired != wanted)
     });
-    if !is_resize && !(spec.paused == Some(true) && sets.total() > 0) {
+    let is_held = spec.paused == Some(true) && sets.total() > 0;
+    if !is_resize && !is_held {
         return None;
     }
     let active: Vec<&Arc<ReplicaSet>> = sets.all().filter(|set| size(set) > 0).collect();

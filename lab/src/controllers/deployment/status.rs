@@ -13,7 +13,7 @@ use super::{DEFAULT_PROGRESS_DEADLINE, MARGIN, NO_DEADLINE};
 use crate::controllers::meta::{elapsed, stamp, truth, unless_zero};
 use crate::controllers::runtime::ReconcileError;
 
-/// Adds up the ReplicaSets and judges progress.
+/// Adds up the `ReplicaSets` and judges progress.
 pub(crate) fn status_of(
     deployment: &Deployment,
     spec: &DeploymentSpec,

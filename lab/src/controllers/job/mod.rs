@@ -3,7 +3,7 @@
 //! May depend on the controllers' runtime; [`plan`] is pure. Central type: [`JobController`].
 //!
 //! Contract: the semantics of Kubernetes 1.33, because chaosrun's dead-man's switch stands on them: `parallelism: 0`
-//! never runs a pod, yet the deadline counts from `startTime`; past it the Job is Failed (DeadlineExceeded), and with
+//! never runs a pod, yet the deadline counts from `startTime`; past it the Job is Failed (`DeadlineExceeded`), and with
 //! `ttlSecondsAfterFinished: 0` it is deleted at once, after which garbage collection takes what it owns. The deadline
 //! is read anew each time, so raising it extends a Job that runs.
 //! Pods carry the tracking finalizer, so that none is lost from the counts however it was deleted.

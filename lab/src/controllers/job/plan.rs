@@ -27,7 +27,7 @@ const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// Pause after the first failure; doubles with each.
 const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 /// Longest pause between failures.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(10);
 
 /// Failures since the last success.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub(crate) fn expires_in(job: &Job, now: Timestamp) -> Option<Duration> {
     let (Some(seconds), Some(Time(since)), false) =
         (lives, &finished.last_transition_time, already_going)
     else {
-        return Some(Duration::from_secs(3600));
+        return Some(Duration::from_hours(1));
     };
     let total = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     Some(total.saturating_sub(elapsed(*since, now)))
@@ -438,7 +438,7 @@ fn deadline(spec: &JobSpec, status: &JobStatus, now: Timestamp) -> Option<Durati
     Some(allowed.saturating_sub(elapsed(*start, now)))
 }
 
-/// With restartPolicy OnFailure it is container restarts that count.
+/// With restartPolicy `OnFailure` it is container restarts that count.
 fn restarted_too_often(spec: &JobSpec, pods: &[Arc<Pod>], limit: i32) -> bool {
     let policy = spec
         .template

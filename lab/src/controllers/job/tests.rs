@@ -135,7 +135,7 @@ fn a_time_to_live_is_counted_from_the_end() {
     job.spec.as_mut().unwrap().ttl_seconds_after_finished = Some(100);
     let started = with_status(&job, &first(&job, &[], 0).status);
     let failed = with_status(&job, &first(&started, &[], 30).status);
-    assert_eq!(expires_in(&failed, at(70)), Some(Duration::from_secs(60)));
+    assert_eq!(expires_in(&failed, at(70)), Some(Duration::from_mins(1)));
 }
 
 #[test]

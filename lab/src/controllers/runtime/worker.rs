@@ -105,6 +105,8 @@ impl Worker {
                 }
                 self.later.add(key, wait);
             }
+            // The runtime is going down.
+            Err(error) if error.is_cancelled() => {}
             Err(panic) => {
                 let wait = self.failed(&key);
                 tracing::error!(controller = name, %key, %panic, "reconcile ended abnormally, retrying");
@@ -190,7 +192,7 @@ mod tests {
             (3..=6).contains(&early),
             "10, 20, 40, 80 ms: {early} calls in 200 ms"
         );
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let late = reconciler.0.load(Ordering::SeqCst);
         assert!(
             (10..=20).contains(&late),

@@ -1,7 +1,7 @@
 //! Which nodes a pod may go to, and which of them is best. Pure.
 //!
-//! The filters and their messages are those of kube-scheduler's default plugins: NodeUnschedulable, TaintToleration,
-//! NodeAffinity, NodeResourcesFit, InterPodAffinity (required terms). The score is least-allocated plus spreading of
+//! The filters and their messages are those of kube-scheduler's default plugins: `NodeUnschedulable`, `TaintToleration`,
+//! `NodeAffinity`, `NodeResourcesFit`, `InterPodAffinity` (required terms). The score is least-allocated plus spreading of
 //! pods with the same owner.
 
 use std::collections::{BTreeMap, HashMap};
@@ -305,9 +305,9 @@ pub(crate) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
 /// Whether nodeSelector and the required node affinity accept the node.
 pub(crate) fn matches_node(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
-    let none = BTreeMap::new();
-    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let selected = spec
+    let no_labels = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&no_labels);
+    let fits_selector = spec
         .node_selector
         .iter()
         .flatten()
@@ -321,7 +321,7 @@ pub(crate) fn matches_node(pod: &Pod, node: &Node) -> bool {
                 .required_during_scheduling_ignored_during_execution
                 .as_ref()
         });
-    selected
+    fits_selector
         && required.is_none_or(|required| {
             required
                 .node_selector_terms

@@ -3,7 +3,7 @@
 //! May depend on the controllers' runtime; [`fit`] is pure. Central type: [`Scheduler`].
 //!
 //! Contract: one pod at a time, each decision made on a cache that has seen the one before, so that two pods never
-//! get the same room. A pod that fits nowhere says so in its PodScheduled condition and is looked at again whenever a
+//! get the same room. A pod that fits nowhere says so in its `PodScheduled` condition and is looked at again whenever a
 //! node changes or a pod gives room back.
 
 pub(crate) mod fit;

@@ -605,7 +605,12 @@ impl SparkOperator {
             .await
         {
             Ok(made) => Some(made),
-            Err(kube::Error::Api(answer)) if answer.code == 409 => None,
+            // A submission that failed left it.
+            Err(kube::Error::Api(answer)) if answer.code == 409 => self
+                .services(&application.namespace)
+                .get_opt(&submission.ui_service())
+                .await
+                .map_err(application.api_error("read the UI service"))?,
             Err(error) => return Err(application.api_error("create the UI service")(error)),
         };
         let ip = made
