@@ -109,10 +109,13 @@ pub(super) fn documents(source: &[u8]) -> Result<Vec<Node>, Problem> {
 fn unreadable(text: &str, error: &serde_yaml::Error) -> Problem {
     use serde_yaml::Error;
     use serde_yaml::budget::BudgetBreach;
-    let error = error.without_snippet();
-    let place = error
-        .location()
-        .map_or(Place::START, |location| place_of(text, location));
+    let used = error.location();
+    let error = match error.without_snippet() {
+        // Where the alias is used matters to the reader, and what is wrong there.
+        Error::AliasError { error, .. } => error,
+        other => other,
+    };
+    let place = used.map_or(Place::START, |location| place_of(text, location));
     let limit = match error {
         Error::AliasReplayLimitExceeded { .. } => Some((
             format!("the aliases (*name) of this file stand for more than {MOST_NODES} values"),
@@ -138,18 +141,25 @@ fn unreadable(text: &str, error: &serde_yaml::Error) -> Problem {
         Some((message, help)) => {
             Problem::error("yaml-limit", place, message, Some(help.to_owned()))
         }
-        None => Problem::error("yaml", place, first_line(&error.to_string()), None),
+        None => {
+            let before = text.get(..place.offset).unwrap_or_default();
+            let variable = before.ends_with('$') || before.ends_with("${");
+            let help = variable
+                .then(|| "inside { } or [ ] a variable needs quotes: \"${NAME}\"".to_owned());
+            Problem::error("yaml", place, without_position(&error.to_string()), help)
+        }
     }
 }
 
 /// The parser's message without its position, which the diagnostic shows by itself.
-fn first_line(message: &str) -> String {
+fn without_position(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     let line = line.strip_prefix("error: ").unwrap_or(line);
-    match line.split_once(": ") {
-        Some((position, rest)) if position.starts_with("line ") => rest.to_owned(),
-        _ => line.to_owned(),
-    }
+    let line = match line.split_once(": ") {
+        Some((position, rest)) if position.starts_with("line ") => rest,
+        _ => line,
+    };
+    line.split(" at line ").next().unwrap_or(line).to_owned()
 }
 
 enum Raw {

@@ -92,18 +92,28 @@ pub(super) fn comparison(text: &str) -> Result<Comparison, String> {
     }
 }
 
-fn split_limit(text: &str) -> (bool, &str) {
+/// Whether a limit is strict, and its number.
+fn upper_limit(text: &str) -> Result<(bool, &str), String> {
     let text = text.trim();
-    match (text.strip_prefix("<="), text.strip_prefix('<')) {
-        (Some(rest), _) => (false, rest.trim()),
-        (None, Some(rest)) => (true, rest.trim()),
-        (None, None) => (false, text),
+    if let Some(rest) = text.strip_prefix("<=") {
+        return Ok((false, rest.trim()));
     }
+    if let Some(rest) = text.strip_prefix('<') {
+        return Ok((true, rest.trim()));
+    }
+    let rest = text.trim_start_matches(['>', '=', '!']);
+    if rest.len() == text.len() {
+        return Ok((false, text));
+    }
+    let rest = rest.trim();
+    Err(format!(
+        "{text:?} is no upper limit; write \"< {rest}\" or \"<= {rest}\""
+    ))
 }
 
 /// `< 120s` in seconds.
 pub(super) fn time_limit(text: &str) -> Result<Limit, String> {
-    let (strict, rest) = split_limit(text);
+    let (strict, rest) = upper_limit(text)?;
     duration(rest).map(|limit| Limit {
         max: limit.as_secs_f64(),
         strict,
@@ -112,7 +122,7 @@ pub(super) fn time_limit(text: &str) -> Result<Limit, String> {
 
 /// `0`, `<= 5`.
 pub(super) fn count_limit(text: &str) -> Result<Limit, String> {
-    let (strict, rest) = split_limit(text);
+    let (strict, rest) = upper_limit(text)?;
     let digits = rest.bytes().all(|byte| byte.is_ascii_digit());
     match rest.parse::<u32>() {
         Ok(max) if digits => Ok(Limit {

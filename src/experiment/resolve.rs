@@ -123,7 +123,7 @@ impl<'a> Resolver<'a> {
         self.dns_name("/target/namespace", &file.target.namespace, 63);
         let target = self.target(&file.target);
         let ledger = file.ledger.map(|held| {
-            if held.reader.is_empty() && self.places.written("/ledger/reader") {
+            if self.places.empty("/ledger/reader") {
                 self.error(
                     "selector-empty",
                     self.at("/ledger/reader"),
@@ -151,7 +151,7 @@ impl<'a> Resolver<'a> {
             }
         });
         let probes = self.probes("/steadyState/probes", &file.steady_state.probes);
-        if file.steady_state.probes.is_empty() && self.places.written("/steadyState/probes") {
+        if self.places.empty("/steadyState/probes") {
             let help = "without a probe nothing could be seen to break or to come back";
             self.error(
                 "no-probe",
@@ -345,6 +345,30 @@ impl<'a> Resolver<'a> {
         if set.len() == 1 {
             return true;
         }
+        if set.is_empty() {
+            let written = present
+                .iter()
+                .map(|(key, _)| *key)
+                .find(|key| self.places.written(&format!("{pointer}/{key}")));
+            if let Some(key) = written {
+                if self.places.empty(&format!("{pointer}/{key}")) {
+                    let place = self.places.key(&format!("{pointer}/{key}"));
+                    let help = format!("write {key}: {{}} when there is nothing to say about it");
+                    self.error(
+                        "no-value",
+                        place,
+                        format!("{key} has no value"),
+                        Some(&help),
+                    );
+                }
+                // Otherwise what is written has been complained of.
+                return false;
+            }
+            // A key that is misspelt, or something that is no mapping, has been complained of as well.
+            if self.places.misspelt_below(pointer) || !self.places.mapping(pointer) {
+                return false;
+            }
+        }
         let all: Vec<&str> = present.iter().map(|(key, _)| *key).collect();
         let (message, place) = match set.get(1) {
             Some(second) => (
@@ -372,9 +396,7 @@ impl<'a> Resolver<'a> {
             ("job", file.job.is_some()),
             ("labels", file.labels.is_some()),
         ];
-        if self.places.written("/target") {
-            self.one_of("/target", "the target", &present);
-        }
+        self.one_of("/target", "the target", &present);
         let names = [
             ("sparkApplication", &file.spark_application),
             ("deployment", &file.deployment),
@@ -496,7 +518,7 @@ impl<'a> Resolver<'a> {
             || file.duplicated.is_some()
             || file.availability.is_some()
             || !file.assertions.is_empty();
-        if !given && self.places.written("/slos") {
+        if !given && self.places.written("/slos") && !self.places.misspelt_below("/slos") {
             let help = "give at least one of rto, rpo, lost, duplicated, availability, assertions";
             self.error(
                 "no-slo",
@@ -549,7 +571,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn faults(&mut self, files: &[FaultFile]) -> Vec<FaultSpec> {
-        if files.is_empty() && self.places.written("/faults") {
+        if self.places.empty("/faults") {
             self.error(
                 "no-fault",
                 self.at("/faults"),

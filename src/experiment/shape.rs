@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Places {
     values: BTreeMap<String, Place>,
     keys: BTreeMap<String, Place>,
+    empty: BTreeSet<String>,
 }
 
 impl Places {
@@ -31,6 +32,29 @@ impl Places {
     /// Whether the value is written in the file, or stands in for one that is missing.
     pub(super) fn written(&self, pointer: &str) -> bool {
         self.values.contains_key(pointer)
+    }
+
+    /// Whether nothing, an empty list or an empty mapping is written there.
+    pub(super) fn empty(&self, pointer: &str) -> bool {
+        self.empty.contains(pointer)
+    }
+
+    /// Whether a mapping has a key that is not known, so that what seems to be missing may be misspelt.
+    pub(super) fn misspelt_below(&self, pointer: &str) -> bool {
+        let inside = format!("{pointer}/");
+        self.keys
+            .range(inside.clone()..)
+            .take_while(|(key, _)| key.starts_with(&inside))
+            .any(|(key, _)| !self.values.contains_key(key))
+    }
+
+    /// Whether a mapping has any key.
+    pub(super) fn mapping(&self, pointer: &str) -> bool {
+        let inside = format!("{pointer}/");
+        self.keys
+            .range(inside.clone()..)
+            .next()
+            .is_some_and(|(key, _)| key.starts_with(&inside))
     }
 
     /// Place of a key; of its parent when there is none.
@@ -86,13 +110,23 @@ impl<'a> Shape<'a> {
 
     fn check(&mut self, node: &Node, schema: &'a Json, pointer: &str) -> Json {
         self.places.values.insert(pointer.to_owned(), node.place);
+        let empty = match &node.value {
+            Value::Null => true,
+            Value::List(items) => items.is_empty(),
+            Value::Map(entries) => entries.is_empty(),
+            Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) => false,
+        };
+        if empty {
+            self.places.empty.insert(pointer.to_owned());
+        }
         let schema = self.resolve(schema);
         if let Some(choices) = schema.get("anyOf").and_then(Json::as_array) {
             return self.any_of(node, choices, pointer);
         }
-        if schema.get("type").is_none()
+        let free = schema.get("type").is_none()
             || schema.get("additionalProperties") == Some(&Json::Bool(true))
-        {
+                && matches!(node.value, Value::Map(_));
+        if free {
             return self.anything(node);
         }
         match &node.value {
@@ -124,9 +158,13 @@ impl<'a> Shape<'a> {
             }
             other => {
                 let wanted = wanted(schema);
-                let help = (wanted == "text"
-                    && !matches!(other, Value::Map(_) | Value::List(_) | Value::Null))
-                .then(|| "put it in quotes".to_owned());
+                let single = !matches!(other, Value::Map(_) | Value::List(_) | Value::Null);
+                let example = schema.get("examples").and_then(|held| held.get(0));
+                let help = match example {
+                    Some(example) => Some(format!("write it like {example}")),
+                    None if wanted == "text" && single => Some("put it in quotes".to_owned()),
+                    None => None,
+                };
                 self.error(
                     "wrong-type",
                     node.place,
@@ -211,21 +249,25 @@ impl<'a> Shape<'a> {
         if let [only] = real.as_slice() {
             return self.check(node, only, pointer);
         }
-        let fitting = real.iter().copied().find(|choice| match &node.value {
-            Value::Map(entries) => {
-                let known = choice.get("properties").and_then(Json::as_object);
-                known
-                    .is_some_and(|known| entries.iter().any(|entry| known.contains_key(&entry.key)))
-            }
-            Value::Text(_) => accepts(choice, "string"),
+        let fitting = match &node.value {
+            Value::Map(entries) => self.fitting(entries, &real),
+            Value::Text(_) => real
+                .iter()
+                .copied()
+                .find(|choice| accepts(choice, "string")),
             Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::List(_) => {
-                false
+                None
             }
-        });
+        };
         if let Some(choice) = fitting {
             return self.check(node, choice, pointer);
         }
-        let wanted: Vec<String> = real.iter().map(|choice| wanted(choice)).collect();
+        if matches!(&node.value, Value::Map(entries) if !entries.is_empty()) {
+            // Its keys have been complained of.
+            return Json::Null;
+        }
+        let mut wanted: Vec<String> = real.iter().map(|choice| wanted(choice)).collect();
+        wanted.dedup();
         self.error(
             "wrong-type",
             node.place,
@@ -237,6 +279,46 @@ impl<'a> Shape<'a> {
             None,
         );
         Json::Null
+    }
+
+    /// The one of several mappings that is meant, by its key.
+    fn fitting(&mut self, entries: &[Entry], choices: &[&'a Json]) -> Option<&'a Json> {
+        let holds = |choice: &Json, key: &str| {
+            choice
+                .pointer("/properties")
+                .is_some_and(|held| held.get(key).is_some())
+        };
+        let mut found: Option<(&'a Json, &str)> = None;
+        for entry in entries {
+            let Some(choice) = choices
+                .iter()
+                .copied()
+                .find(|choice| holds(choice, &entry.key))
+            else {
+                continue;
+            };
+            match found {
+                Some((other, first)) if !std::ptr::eq(other, choice) => {
+                    let message = format!("{first} and {} at once, wanted exactly one", entry.key);
+                    self.error("exactly-one", entry.key_place, message, None);
+                    return None;
+                }
+                _ => found = Some((choice, &entry.key)),
+            }
+        }
+        if found.is_none() {
+            let known: Vec<&str> = choices
+                .iter()
+                .filter_map(|choice| choice.get("properties")?.as_object())
+                .flat_map(|held| held.keys().map(String::as_str))
+                .collect();
+            for entry in entries {
+                let help = suggestion(&entry.key, &known);
+                let message = format!("unknown key {:?}", entry.key);
+                self.error("unknown-key", entry.key_place, message, Some(help));
+            }
+        }
+        found.map(|(choice, _)| choice)
     }
 
     fn map(&mut self, node: &Node, entries: &[Entry], schema: &'a Json, pointer: &str) -> Json {
@@ -290,9 +372,8 @@ impl<'a> Shape<'a> {
             }
             let place = self.places.keys.get(pointer).copied().unwrap_or(node.place);
             let about = properties.and_then(|held| held.get(key)).and_then(|held| {
-                self.resolve(held)
-                    .get("description")
-                    .or(held.get("description"))
+                let described = held.get("description");
+                described.or_else(|| self.resolve(held).get("description"))
             });
             let help = about
                 .and_then(Json::as_str)
@@ -348,13 +429,12 @@ impl<'a> Shape<'a> {
                 .filter_map(Json::as_str)
                 .collect();
             if !allowed.is_empty() && !allowed.contains(&text.as_str()) {
-                let help = suggestion(&text, &allowed);
-                self.error(
-                    "unknown-value",
-                    node.place,
-                    format!("{text:?} is not one of {}", allowed.join(", ")),
-                    Some(help),
-                );
+                let message = match allowed.as_slice() {
+                    [only] => format!("wanted {only:?}, found {text:?}"),
+                    _ => format!("{text:?} is not one of {}", allowed.join(", ")),
+                };
+                let help = closest(&text, &allowed).filter(|_| allowed.len() > 1);
+                self.error("unknown-value", node.place, message, help);
                 return allowed
                     .first()
                     .map_or(Json::Null, |first| Json::from(*first));
@@ -492,18 +572,16 @@ fn wanted(schema: &Json) -> String {
 
 /// `did you mean`, or the whole list.
 pub(super) fn suggestion(found: &str, known: &[&str]) -> String {
-    let closest = known
+    closest(found, known).unwrap_or_else(|| format!("known here: {}", known.join(", ")))
+}
+
+/// `did you mean`, when something known is close.
+fn closest(found: &str, known: &[&str]) -> Option<String> {
+    let found = found.to_lowercase();
+    known
         .iter()
-        .map(|held| {
-            (
-                strsim::jaro_winkler(&held.to_lowercase(), &found.to_lowercase()),
-                *held,
-            )
-        })
+        .map(|held| (strsim::jaro_winkler(&held.to_lowercase(), &found), *held))
         .filter(|(score, _)| *score > 0.78)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match closest {
-        Some((_, held)) => format!("did you mean {held:?}?"),
-        None => format!("known here: {}", known.join(", ")),
-    }
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, held)| format!("did you mean {held:?}?"))
 }

@@ -29,6 +29,7 @@ fn every_code_in_the_source_occurs_in_the_corpus_or_in_a_test_of_hostile_files()
     }
     seen.extend(codes(vec![b'a'; 2_000_000]));
     seen.extend(codes(b"a: \xff"));
+    seen.extend(codes("- ".repeat(100)));
     let mut missing = BTreeSet::new();
     let folder = super::root().join("src/experiment");
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -128,4 +129,57 @@ fn a_merged_mapping_is_no_doubled_key() {
         .map_err(|problems| problems.render(false))
         .unwrap();
     assert_eq!(loaded[0].experiment.faults[1].name, "again");
+}
+
+#[test]
+fn one_mistake_is_one_problem() {
+    for (from, to, code) in [
+        ("podKill", "podKil", "unknown-key"),
+        (
+            "{name: kill, podKill: {}}",
+            "{name: kill, podKill: 7}",
+            "wrong-type",
+        ),
+        ("podKill: {}", "podKill: ", "no-value"),
+        ("rto: \"< 60s\"", "rot: \"< 60s\"", "unknown-key"),
+        ("deployment: web", "deploymnt: web", "unknown-key"),
+        (
+            "target: {namespace: shop, deployment: web}",
+            "",
+            "missing-key",
+        ),
+        ("slos: {rto: \"< 60s\"}", "", "missing-key"),
+        ("faults:\n- {name: kill, podKill: {}}", "", "missing-key"),
+        (
+            "faults:\n- {name: kill, podKill: {}}",
+            "faults: kill",
+            "wrong-type",
+        ),
+        ("metadata: {name: example}", "metadata: {}", "missing-key"),
+        ("namespace: shop, ", "", "missing-key"),
+        (
+            "namespace: shop",
+            "namespace: \"${UNSET}\"",
+            "variable-unset",
+        ),
+        (
+            "deployment: web",
+            "deployment: \"${UNSET}\"",
+            "variable-unset",
+        ),
+        (
+            "podKill: {}",
+            "podKill: {}, mode: {precent: 50}",
+            "unknown-key",
+        ),
+        (
+            "- {name: ready, pods: {ready: \">= 3\"}}",
+            "- ready",
+            "wrong-type",
+        ),
+    ] {
+        let wrong = VALID.replace(from, to);
+        assert_ne!(wrong, VALID);
+        assert_eq!(codes(&wrong), [code], "{}", explained(&wrong));
+    }
 }

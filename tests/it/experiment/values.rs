@@ -221,7 +221,7 @@ fn a_plain_number_of_pods_means_exactly_that_many() {
 #[test]
 fn variables_come_from_the_caller_first_and_then_from_the_default() {
     let text = VALID
-        .replace("namespace: shop", "namespace: ${NAMESPACE:-shop}")
+        .replace("namespace: shop", "namespace: \"${NAMESPACE:-shop}\"")
         .replace("It comes back", "in ${LIMIT:-60s} for $${5}")
         .replace("< 60s", "< ${LIMIT:-60s}")
         .replace("podKill: {}", "podKill: {}, mode: {fixed: \"${COUNT:-1}\"}");
