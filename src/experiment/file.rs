@@ -80,11 +80,11 @@ pub(super) struct TargetFile {
     /// Namespace.
     #[schemars(extend("examples" = ["spark-pipeline"]))]
     pub(super) namespace: String,
-    /// Name of a Kubeflow SparkApplication; its pods have the roles `driver` and `executor`.
+    /// Name of a Kubeflow `SparkApplication`; its pods have the roles `driver` and `executor`.
     pub(super) spark_application: Option<String>,
     /// Name of a Deployment.
     pub(super) deployment: Option<String>,
-    /// Name of a StatefulSet.
+    /// Name of a `StatefulSet`.
     pub(super) stateful_set: Option<String>,
     /// Name of a Job.
     pub(super) job: Option<String>,
@@ -137,7 +137,7 @@ pub(super) struct ProbeFile {
     pub(super) pods: Option<PodsFile>,
     /// A field of the target's own object or of another one, followed by watch.
     pub(super) resource: Option<ResourceFile>,
-    /// A PromQL query; good when it returns at least one series and EVERY value satisfies `is`.
+    /// A `PromQL` query; good when it returns at least one series and EVERY value satisfies `is`.
     pub(super) promql: Option<PromqlFile>,
     /// An HTTP request from this machine.
     pub(super) http: Option<HttpFile>,
@@ -161,7 +161,7 @@ pub(super) struct ProbeFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PodsFile {
-    /// Only this role (SparkApplication: driver or executor).
+    /// Only this role (`SparkApplication`: driver or executor).
     pub(super) role: Option<String>,
     /// Condition on the number of ready pods, such as ">= 2"; a plain number means exactly that many.
     pub(super) ready: ComparisonText,
@@ -183,7 +183,7 @@ pub(super) struct ResourceFile {
     pub(super) equals: String,
 }
 
-/// A PromQL query.
+/// A `PromQL` query.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PromqlFile {

@@ -137,18 +137,14 @@ fn unreadable(text: &str, error: &serde_yaml::Error) -> Problem {
         }),
         _ => None,
     };
-    match limit {
-        Some((message, help)) => {
-            Problem::error("yaml-limit", place, message, Some(help.to_owned()))
-        }
-        None => {
-            let before = text.get(..place.offset).unwrap_or_default();
-            let variable = before.ends_with('$') || before.ends_with("${");
-            let help = variable
-                .then(|| "inside { } or [ ] a variable needs quotes: \"${NAME}\"".to_owned());
-            Problem::error("yaml", place, without_position(&error.to_string()), help)
-        }
+    if let Some((message, help)) = limit {
+        return Problem::error("yaml-limit", place, message, Some(help.to_owned()));
     }
+    let before = text.get(..place.offset).unwrap_or_default();
+    let variable = before.ends_with('$') || before.ends_with("${");
+    let help =
+        variable.then(|| "inside { } or [ ] a variable needs quotes: \"${NAME}\"".to_owned());
+    Problem::error("yaml", place, without_position(&error.to_string()), help)
 }
 
 /// The parser's message without its position, which the diagnostic shows by itself.

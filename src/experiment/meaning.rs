@@ -4,7 +4,7 @@
 use super::resolve::Resolver;
 use super::types::{Check, Experiment, When, Workload};
 use crate::fault::Mode;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Resolver<'_> {
@@ -68,7 +68,7 @@ impl Resolver<'_> {
     }
 
     fn unique_names(&mut self, experiment: &Experiment) {
-        let mut seen: BTreeMap<&str, ()> = BTreeMap::new();
+        let mut seen: BTreeSet<&str> = BTreeSet::new();
         let steady = experiment
             .steady_state
             .probes
@@ -93,13 +93,13 @@ impl Resolver<'_> {
             .map(|(index, held)| (format!("/stop/{index}/name"), &held.probe.name));
         let mut doubled = Vec::new();
         for (pointer, name) in steady.chain(asserted).chain(stops) {
-            if seen.insert(name, ()).is_some() {
+            if !name.is_empty() && !seen.insert(name) {
                 doubled.push((pointer, format!("two probes are called {name:?}")));
             }
         }
-        let mut faults: BTreeMap<&str, ()> = BTreeMap::new();
+        let mut faults: BTreeSet<&str> = BTreeSet::new();
         for (index, fault) in experiment.faults.iter().enumerate() {
-            if faults.insert(&fault.name, ()).is_some() {
+            if !fault.name.is_empty() && !faults.insert(&fault.name) {
                 doubled.push((
                     format!("/faults/{index}/name"),
                     format!("two faults are called {:?}", fault.name),

@@ -20,8 +20,8 @@ pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
 pub use types::{
     Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe,
-    RtoSlo, RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When,
-    Workload,
+    RtoSlo, RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts,
+    Trials, When, Workload,
 };
 
 use std::collections::BTreeSet;

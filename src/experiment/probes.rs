@@ -11,11 +11,12 @@ impl Resolver<'_> {
         files
             .iter()
             .enumerate()
-            .filter_map(|(index, file)| self.probe(&format!("{pointer}/{index}"), file))
+            .map(|(index, file)| self.probe(&format!("{pointer}/{index}"), file))
             .collect()
     }
 
-    pub(super) fn probe(&mut self, pointer: &str, file: &ProbeFile) -> Option<Probe> {
+    /// A probe that cannot be understood keeps its place in the list, so that the problems of the others are shown in theirs.
+    pub(super) fn probe(&mut self, pointer: &str, file: &ProbeFile) -> Probe {
         let present = [
             ("pods", file.pods.is_some()),
             ("resource", file.resource.is_some()),
@@ -34,10 +35,14 @@ impl Resolver<'_> {
                 None,
             );
         }
-        if !self.one_of(pointer, &format!("the probe {:?}", file.name), &present) {
-            return None;
-        }
-        let (check, default_interval) = self.check(pointer, file)?;
+        self.one_of(pointer, &format!("the probe {:?}", file.name), &present);
+        let (check, default_interval) = self.check(pointer, file).unwrap_or_else(|| {
+            let ready = Comparison {
+                operator: Operator::GreaterOrEqual,
+                value: 0.0,
+            };
+            (Check::Pods { role: None, ready }, Duration::from_secs(1))
+        });
         let interval = self.positive(
             &format!("{pointer}/interval"),
             file.interval.as_ref(),
@@ -64,13 +69,13 @@ impl Resolver<'_> {
             file.hold.as_ref(),
             Duration::from_secs(3),
         );
-        Some(Probe {
+        Probe {
             name: file.name.clone(),
             check,
             interval,
             timeout,
             hold,
-        })
+        }
     }
 
     fn check(&mut self, pointer: &str, file: &ProbeFile) -> Option<(Check, Duration)> {

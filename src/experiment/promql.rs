@@ -1,4 +1,4 @@
-//! What can be said of a PromQL query without asking Prometheus.
+//! What can be said of a `PromQL` query without asking Prometheus.
 
 use super::diagnostics::{Place, Problem};
 use super::types::{Comparison, Operator};

@@ -2,8 +2,8 @@
 
 use super::diagnostics::{Place, Problem};
 use super::file::{
-    ComparisonText, DurationText, ExperimentFile, FaultFile, LimitText, ModeFile, SlosFile,
-    TargetFile,
+    ComparisonText, ContainerKillFile, DurationText, ExperimentFile, FaultFile, LimitText,
+    ModeFile, PodKillFile, SlosFile, TargetFile,
 };
 use super::quantity::{comparison, count_limit, duration, share, time_limit};
 use super::shape::{Places, suggestion};
@@ -25,6 +25,9 @@ const PROTECTED: [&str; 7] = [
     "istio-system",
     "cert-manager",
 ];
+
+/// What a fault does, and to which pods.
+type Selection = (FaultKind, Option<Role>, Vec<(String, String)>);
 
 /// Collects problems while resolving one document.
 pub(super) struct Resolver<'a> {
@@ -143,11 +146,7 @@ impl<'a> Resolver<'a> {
                     held.interval.as_ref(),
                     Duration::from_millis(100),
                 ),
-                drain: self.duration(
-                    "/ledger/drain",
-                    held.drain.as_ref(),
-                    Duration::from_secs(60),
-                ),
+                drain: self.duration("/ledger/drain", held.drain.as_ref(), Duration::from_mins(1)),
             }
         });
         let probes = self.probes("/steadyState/probes", &file.steady_state.probes);
@@ -480,16 +479,13 @@ impl<'a> Resolver<'a> {
             .assertions
             .iter()
             .enumerate()
-            .filter_map(|(index, held)| {
-                let when = if held.when == "after" {
+            .map(|(index, held)| Assertion {
+                probe: self.probe(&format!("/slos/assertions/{index}/probe"), &held.probe),
+                when: if held.when == "after" {
                     When::After
                 } else {
                     When::During
-                };
-                Some(Assertion {
-                    probe: self.probe(&format!("/slos/assertions/{index}/probe"), &held.probe)?,
-                    when,
-                })
+                },
             })
             .collect();
         if file.rto_from.is_some() && file.rto.is_none() {
@@ -534,17 +530,17 @@ impl<'a> Resolver<'a> {
         let limit = slos.rto.map_or(Duration::ZERO, |slo| {
             Duration::from_secs_f64(slo.limit.max.clamp(0.0, 1e6))
         });
-        let recovery = (limit + limit / 4).max(Duration::from_secs(60));
+        let recovery = (limit + limit / 4).max(Duration::from_mins(1));
         Timeouts {
             setup: self.duration(
                 "/timeouts/setup",
                 file.setup.as_ref(),
-                Duration::from_secs(120),
+                Duration::from_mins(2),
             ),
             baseline: self.duration(
                 "/timeouts/baseline",
                 file.baseline.as_ref(),
-                Duration::from_secs(300),
+                Duration::from_mins(5),
             ),
             recovery: self.duration("/timeouts/recovery", file.recovery.as_ref(), recovery),
             settle: self.duration(
@@ -565,7 +561,7 @@ impl<'a> Resolver<'a> {
             deadline: self.duration(
                 "/guards/deadline",
                 file.deadline.as_ref(),
-                Duration::from_secs(900),
+                Duration::from_mins(15),
             ),
         }
     }
@@ -582,11 +578,12 @@ impl<'a> Resolver<'a> {
         files
             .iter()
             .enumerate()
-            .filter_map(|(index, file)| self.fault(&format!("/faults/{index}"), file))
+            .map(|(index, file)| self.fault(&format!("/faults/{index}"), file))
             .collect()
     }
 
-    fn fault(&mut self, pointer: &str, file: &FaultFile) -> Option<FaultSpec> {
+    /// A fault that cannot be understood keeps its place in the list, so that the problems of the others are shown in theirs.
+    fn fault(&mut self, pointer: &str, file: &FaultFile) -> FaultSpec {
         let present = [
             ("podKill", file.pod_kill.is_some()),
             ("containerKill", file.container_kill.is_some()),
@@ -599,55 +596,21 @@ impl<'a> Resolver<'a> {
                 None,
             );
         }
-        if !self.one_of(pointer, &format!("the fault {:?}", file.name), &present) {
-            return None;
-        }
-        let (kind, role, labels) = if let Some(held) = &file.pod_kill {
-            let at = format!("{pointer}/podKill/gracePeriod");
-            let grace = self.duration(&at, held.grace_period.as_ref(), Duration::ZERO);
-            if grace.subsec_millis() != 0 {
-                self.error(
-                    "grace",
-                    self.at(&at),
-                    "Kubernetes counts grace periods in whole seconds",
-                    None,
-                );
-            }
-            let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
-            let role = self.role(&format!("{pointer}/podKill/role"), held.role.as_ref());
-            let labels = self.labels(&format!("{pointer}/podKill/labels"), held.labels.as_ref());
-            (FaultKind::PodKill { grace_seconds }, role, labels)
+        self.one_of(pointer, &format!("the fault {:?}", file.name), &present);
+        let (kind, role, labels) = if let Some(held) = &file.container_kill {
+            self.container_kill(pointer, held)
+        } else if let Some(held) = &file.pod_kill {
+            self.pod_kill(pointer, held)
         } else {
-            let held = file.container_kill.as_ref()?;
-            let signal = match held.signal.as_deref() {
-                Some("TERM") => Signal::Term,
-                Some("INT") => Signal::Int,
-                Some("SEGV") => Signal::Segv,
-                Some("ABRT") => Signal::Abrt,
-                _ => Signal::Kill,
-            };
-            let role = self.role(&format!("{pointer}/containerKill/role"), held.role.as_ref());
-            let labels = self.labels(
-                &format!("{pointer}/containerKill/labels"),
-                held.labels.as_ref(),
-            );
-            (
-                FaultKind::ContainerKill {
-                    container: held.container.clone(),
-                    signal,
-                },
-                role,
-                labels,
-            )
+            (FaultKind::PodKill { grace_seconds: 0 }, None, Vec::new())
         };
         let mode = match &file.mode {
-            None => Mode::One,
             Some(ModeFile::Word(word)) if word == "all" => Mode::All,
-            Some(ModeFile::Word(_)) => Mode::One,
+            None | Some(ModeFile::Word(_)) => Mode::One,
             Some(ModeFile::Fixed(count)) => Mode::Fixed(*count),
             Some(ModeFile::Percent(percent)) => Mode::Percent(*percent),
         };
-        Some(FaultSpec {
+        FaultSpec {
             name: file.name.clone(),
             kind,
             role,
@@ -659,7 +622,39 @@ impl<'a> Resolver<'a> {
                 file.after.as_ref(),
                 Duration::ZERO,
             ),
-        })
+        }
+    }
+
+    fn pod_kill(&mut self, pointer: &str, held: &PodKillFile) -> Selection {
+        let at = format!("{pointer}/podKill/gracePeriod");
+        let grace = self.duration(&at, held.grace_period.as_ref(), Duration::ZERO);
+        if grace.subsec_millis() != 0 {
+            self.error(
+                "grace",
+                self.at(&at),
+                "Kubernetes counts grace periods in whole seconds",
+                None,
+            );
+        }
+        let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
+        let role = self.role(&format!("{pointer}/podKill/role"), held.role.as_ref());
+        let labels = self.labels(&format!("{pointer}/podKill/labels"), held.labels.as_ref());
+        (FaultKind::PodKill { grace_seconds }, role, labels)
+    }
+
+    fn container_kill(&mut self, pointer: &str, held: &ContainerKillFile) -> Selection {
+        let signal = match held.signal.as_deref() {
+            Some("TERM") => Signal::Term,
+            Some("INT") => Signal::Int,
+            Some("SEGV") => Signal::Segv,
+            Some("ABRT") => Signal::Abrt,
+            _ => Signal::Kill,
+        };
+        let pointer = format!("{pointer}/containerKill");
+        let role = self.role(&format!("{pointer}/role"), held.role.as_ref());
+        let labels = self.labels(&format!("{pointer}/labels"), held.labels.as_ref());
+        let container = held.container.clone();
+        (FaultKind::ContainerKill { container, signal }, role, labels)
     }
 }
 

@@ -339,27 +339,24 @@ impl<'a> Shape<'a> {
                 continue;
             }
             self.places.keys.insert(inner.clone(), entry.key_place);
-            match properties
+            let schema = properties
                 .and_then(|properties| properties.get(&entry.key))
-                .or(additional)
-            {
-                Some(schema) => {
-                    let value = self.check(&entry.value, schema, &inner);
-                    result.insert(entry.key.clone(), value);
-                }
-                None => {
-                    let known: Vec<&str> = properties
-                        .map(|held| held.keys().map(String::as_str).collect())
-                        .unwrap_or_default();
-                    let help = suggestion(&entry.key, &known);
-                    self.error(
-                        "unknown-key",
-                        entry.key_place,
-                        format!("unknown key {:?}", entry.key),
-                        Some(help),
-                    );
-                }
+                .or(additional);
+            if let Some(schema) = schema {
+                let value = self.check(&entry.value, schema, &inner);
+                result.insert(entry.key.clone(), value);
+                continue;
             }
+            let known: Vec<&str> = properties
+                .map(|held| held.keys().map(String::as_str).collect())
+                .unwrap_or_default();
+            let help = suggestion(&entry.key, &known);
+            self.error(
+                "unknown-key",
+                entry.key_place,
+                format!("unknown key {:?}", entry.key),
+                Some(help),
+            );
         }
         let required = schema
             .get("required")
@@ -509,20 +506,18 @@ impl<'a> Shape<'a> {
                 return None;
             }
             self.variables.insert(name.to_owned());
-            match (self.lookup)(name).or_else(|| default.map(str::to_owned)) {
-                Some(value) => result.push_str(&value),
-                None => {
-                    let help = format!(
-                        "give it with --var {name}=VALUE, or a default: ${{{name}:-value}}"
-                    );
-                    self.error(
-                        "variable-unset",
-                        place,
-                        format!("the variable {name} has no value"),
-                        Some(help),
-                    );
-                    complete = false;
-                }
+            if let Some(value) = (self.lookup)(name).or_else(|| default.map(str::to_owned)) {
+                result.push_str(&value);
+            } else {
+                let help =
+                    format!("give it with --var {name}=VALUE, or a default: ${{{name}:-value}}");
+                self.error(
+                    "variable-unset",
+                    place,
+                    format!("the variable {name} has no value"),
+                    Some(help),
+                );
+                complete = false;
             }
             rest = after.get(1..).unwrap_or_default();
         }

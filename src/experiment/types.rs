@@ -77,7 +77,7 @@ pub enum Workload {
         /// Name.
         name: String,
     },
-    /// `apps/v1` StatefulSet.
+    /// `apps/v1` `StatefulSet`.
     StatefulSet {
         /// Name.
         name: String,
@@ -174,7 +174,7 @@ pub enum Check {
         /// Expected value, as text.
         equals: String,
     },
-    /// A PromQL query; good when it returns at least one series and EVERY value satisfies the condition.
+    /// A `PromQL` query; good when it returns at least one series and EVERY value satisfies the condition.
     Promql {
         /// Query.
         query: String,

@@ -7,11 +7,18 @@ use std::time::{Duration, Instant};
 /// Far above what it takes on a busy machine in a debug build, far below what an attack would cost.
 const SOON: Duration = Duration::from_secs(20);
 
-fn soon<T>(work: impl FnOnce() -> T) -> T {
+#[expect(clippy::disallowed_methods, reason = "real time is what is tested")]
+fn elapsed<T>(work: impl FnOnce() -> T) -> Duration {
     let start = Instant::now();
-    let value = work();
-    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
-    value
+    drop(work());
+    start.elapsed()
+}
+
+fn soon<T>(work: impl FnOnce() -> T) -> T {
+    let mut value = None;
+    let took = elapsed(|| value = Some(work()));
+    assert!(took < SOON, "took {took:?}");
+    value.unwrap()
 }
 
 #[test]
@@ -136,4 +143,17 @@ fn a_variable_brings_in_no_structure_and_is_not_expanded_twice() {
     );
     assert_eq!(loaded[0].experiment.guards.max_percent, 50);
     assert_eq!(loaded[0].variables.iter().collect::<Vec<_>>(), ["TEXT"]);
+}
+
+#[test]
+fn a_shipped_scenario_is_read_in_milliseconds() {
+    let path = super::root().join("scenarios/driver-kill.yaml");
+    let source = std::fs::read(path).unwrap();
+    // The best of ten, because the machine may be busy; a release build takes a tenth of a debug build.
+    let best = (0..10)
+        .map(|_| elapsed(|| super::read(&source).unwrap()))
+        .min()
+        .unwrap();
+    let most = if cfg!(debug_assertions) { 50 } else { 5 };
+    assert!(best < Duration::from_millis(most), "{best:?}");
 }

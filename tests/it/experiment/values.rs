@@ -1,7 +1,9 @@
 //! What valid files mean.
 
 use super::{VALID, read, root, scenarios};
-use chaosrun::experiment::{Check, Experiment, Limit, Operator, RtoStart, Workload, parse};
+use chaosrun::experiment::{
+    Check, Comparison, Experiment, Limit, Operator, RtoStart, Workload, parse,
+};
 use chaosrun::fault::{FaultKind, Mode, Signal};
 use std::time::Duration;
 
@@ -82,7 +84,7 @@ fn the_driver_kill_tests_what_the_claim_says() {
         (Some("driver"), Mode::One)
     );
     // A recovery at the very limit must still be seen.
-    assert!(experiment.timeouts.recovery > Duration::from_secs(120));
+    assert!(experiment.timeouts.recovery > Duration::from_mins(2));
     assert!(
         experiment
             .steady_state
@@ -123,11 +125,11 @@ fn the_crash_is_a_signal_into_the_drivers_container() {
 fn what_is_left_out_has_the_documented_default() {
     let experiment = read(VALID).unwrap().remove(0).experiment;
     assert_eq!(experiment.trials.count, 1);
-    assert_eq!(experiment.timeouts.baseline, Duration::from_secs(300));
+    assert_eq!(experiment.timeouts.baseline, Duration::from_mins(5));
     assert_eq!(experiment.timeouts.recovery, Duration::from_secs(75));
     assert_eq!(experiment.timeouts.settle, Duration::from_secs(15));
     assert_eq!(experiment.guards.max_percent, 50);
-    assert_eq!(experiment.guards.deadline, Duration::from_secs(900));
+    assert_eq!(experiment.guards.deadline, Duration::from_mins(15));
     assert!(
         experiment
             .guards
@@ -215,7 +217,13 @@ fn a_plain_number_of_pods_means_exactly_that_many() {
     let Check::Pods { ready, .. } = &experiment.steady_state.probes[0].check else {
         panic!("pods")
     };
-    assert_eq!((ready.operator, ready.value), (Operator::Equal, 3.0));
+    assert_eq!(
+        ready,
+        &Comparison {
+            operator: Operator::Equal,
+            value: 3.0
+        }
+    );
 }
 
 #[test]
@@ -236,7 +244,13 @@ fn variables_come_from_the_caller_first_and_then_from_the_default() {
     let experiment = &loaded[0].experiment;
     assert_eq!(experiment.target.namespace, "shop");
     assert_eq!(experiment.claim.text, "in 90s for ${5}");
-    assert_eq!(experiment.slos.rto.unwrap().limit.max, 90.0);
+    assert_eq!(
+        experiment.slos.rto.unwrap().limit,
+        Limit {
+            max: 90.0,
+            strict: true
+        }
+    );
     assert_eq!(experiment.faults[0].mode, Mode::Fixed(2));
     let names: Vec<&str> = loaded[0].variables.iter().map(String::as_str).collect();
     assert_eq!(names, ["COUNT", "LIMIT", "NAMESPACE"]);
