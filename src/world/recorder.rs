@@ -154,9 +154,8 @@ impl Recorder {
         }
         let halt = inner.halt_at.is_some_and(|after| inner.journalled >= after);
         inner.events.push(event.clone());
-        while halt {
-            // Holding the lock on purpose: nothing else may happen any more.
-            std::thread::park();
+        if halt {
+            stand_still();
         }
         drop(inner);
         self.changed.send_modify(|count| *count += 1);
@@ -235,4 +234,11 @@ fn is_journalled(event: &Event) -> bool {
             | Event::ClockPair { .. }
             | Event::RunnerStalled { .. }
     )
+}
+
+/// Never returns, and holds the recorder's lock on purpose: nothing else may happen any more.
+fn stand_still() -> ! {
+    loop {
+        std::thread::park();
+    }
 }

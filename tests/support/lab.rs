@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 /// A running lab. Taken down when dropped, also when the test failed.
-pub struct Lab {
+pub(crate) struct Lab {
     name: String,
     pub kubeconfig: PathBuf,
     folder: tempfile::TempDir,
@@ -16,7 +16,7 @@ pub struct Lab {
 
 impl Lab {
     /// Boots one with its own name.
-    pub fn up(name: &str) -> Self {
+    pub(crate) fn up(name: &str) -> Self {
         let name = format!("{name}-{}", std::process::id());
         let folder = tempfile::tempdir().expect("a folder");
         let up = chaosrun(folder.path())
@@ -46,12 +46,12 @@ impl Lab {
     }
 
     /// Where runs of this test go.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A command against this lab, started in the repository's root so that scenarios are found.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = chaosrun(Path::new(env!("CARGO_MANIFEST_DIR")));
         command
             .arg("--kubeconfig")
@@ -61,7 +61,7 @@ impl Lab {
     }
 
     /// Runs an experiment against this lab; the run folder goes to [`Lab::folder`].
-    pub fn run(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         let output = self
             .command(&["run", "--out"])
             .arg(self.folder())
@@ -72,7 +72,7 @@ impl Lab {
     }
 
     /// kubectl-like GET against the API, as JSON.
-    pub fn api(
+    pub(crate) fn api(
         &self,
         method: &str,
         path: &str,
@@ -114,7 +114,7 @@ impl Lab {
     }
 
     /// Everything in the cluster that carries chaosrun's label, as `kind namespace/name`.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (kind, path) in [
             ("Job", "/apis/batch/v1/jobs"),
@@ -144,7 +144,7 @@ impl Lab {
     }
 
     /// Waits until `condition` holds.
-    pub fn wait(&self, what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    pub(crate) fn wait(&self, what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
         let deadline = Instant::now() + limit;
         while !condition() {
             assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
@@ -167,7 +167,7 @@ impl Drop for Lab {
 }
 
 /// A finished run.
-pub struct Run {
+pub(crate) struct Run {
     pub output: Output,
     pub code: Option<i32>,
     pub text: String,
@@ -190,7 +190,7 @@ impl From<Output> for Run {
 
 impl Run {
     /// The newest report under `out`.
-    pub fn report(&self, out: &Path) -> serde_json::Value {
+    pub(crate) fn report(&self, out: &Path) -> serde_json::Value {
         let mut folders: Vec<PathBuf> = std::fs::read_dir(out)
             .expect("the run folders")
             .filter_map(|entry| Some(entry.ok()?.path()))

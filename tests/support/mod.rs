@@ -2,14 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
-pub mod lab;
+pub(crate) mod lab;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 /// A smallest experiment on a Deployment.
-pub const DEPLOYMENT_EXPERIMENT: &str = r#"
+pub(crate) const DEPLOYMENT_EXPERIMENT: &str = r#"
 apiVersion: chaosrun.dev/v1
 kind: Experiment
 metadata: {name: web}
@@ -25,7 +25,7 @@ timeouts: {baseline: 3s, recovery: 40s, settle: 1s}
 "#;
 
 /// The program under test.
-pub fn chaosrun(folder: &Path) -> Command {
+pub(crate) fn chaosrun(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaosrun"));
     command
         .current_dir(folder)
@@ -36,7 +36,7 @@ pub fn chaosrun(folder: &Path) -> Command {
 }
 
 /// Runs it and waits.
-pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
     chaosrun(folder)
         .args(arguments)
         .output()
@@ -44,7 +44,7 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 /// Text of both streams, for messages.
-pub fn texts(output: &Output) -> String {
+pub(crate) fn texts(output: &Output) -> String {
     format!(
         "exit {:?}\n--- stdout\n{}\n--- stderr\n{}",
         output.status.code(),
@@ -54,14 +54,14 @@ pub fn texts(output: &Output) -> String {
 }
 
 /// Writes a file into a folder and gives its path.
-pub fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, text).expect("the file is written");
     path
 }
 
 /// A kubeconfig for a plain HTTP server on loopback.
-pub fn kubeconfig(folder: &Path, port: u16) -> PathBuf {
+pub(crate) fn kubeconfig(folder: &Path, port: u16) -> PathBuf {
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: double\n\
          clusters: [{{name: double, cluster: {{server: \"http://127.0.0.1:{port}\"}}}}]\n\
@@ -73,7 +73,7 @@ pub fn kubeconfig(folder: &Path, port: u16) -> PathBuf {
 
 /// What the scripted API server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Script {
+pub(crate) enum Script {
     /// Every request but `/version` gets this status.
     Always(u16),
     /// Requests but `/version` are never answered.
@@ -83,14 +83,14 @@ pub enum Script {
 }
 
 /// A double of an API server. It answers from a script, on a thread of its own.
-pub struct ApiDouble {
+pub(crate) struct ApiDouble {
     pub port: u16,
     _stop: tokio_stop::Stop,
 }
 
 mod tokio_stop {
     /// Ends the server's thread when dropped.
-    pub struct Stop(
+    pub(super) struct Stop(
         pub Option<tokio::sync::oneshot::Sender<()>>,
         pub Option<std::thread::JoinHandle<()>>,
     );
@@ -109,7 +109,7 @@ mod tokio_stop {
 
 impl ApiDouble {
     /// Starts it on a free port.
-    pub fn start(script: Script) -> Self {
+    pub(crate) fn start(script: Script) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("non-blocking");
         let port = listener.local_addr().expect("an address").port();

@@ -35,7 +35,7 @@ async fn route(server: &Arc<ApiServer>, request: Request) -> Result<Response, Ap
         return Err(ApiError::no_such_path());
     }
     let query = Query::parse(request.uri().query());
-    let render = Render::from_accept(request.headers())?;
+    let render = Render::from_accept(request.headers(), &query)?;
     let target = Target {
         resource,
         namespace,

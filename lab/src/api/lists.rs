@@ -30,9 +30,9 @@ pub(crate) fn list(server: &ApiServer, target: &Target) -> Result<Response, ApiE
         set(&mut metadata, "/continue", token);
         set(&mut metadata, "/remainingItemCount", page.remaining);
     }
-    if target.render == Render::Table {
+    if let Render::Table(include) = target.render {
         let objects: Vec<&Value> = page.objects.iter().map(|object| &object.value).collect();
-        let mut table = super::table::to_table(resource, &objects, jiff::Timestamp::now());
+        let mut table = super::table::to_table(resource, &objects, jiff::Timestamp::now(), include);
         set(&mut table, "/metadata", metadata);
         return Ok(json_response(StatusCode::OK, &table));
     }

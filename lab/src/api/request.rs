@@ -14,6 +14,7 @@ use super::selectors::{FieldSelector, LabelSelector};
 use super::server::ApiServer;
 use super::status::{ApiError, bytes_response};
 use super::store::{ObjectKey, Stored};
+use super::table::IncludeObject;
 use super::watch::Filter;
 use super::writes::{Part, WriteOptions};
 
@@ -22,14 +23,14 @@ use super::writes::{Part, WriteOptions};
 pub(crate) enum Render {
     /// As they are.
     Plain,
-    /// `meta.k8s.io/v1 Table`.
-    Table,
+    /// `meta.k8s.io/v1 Table`, with so much of each object in its row.
+    Table(IncludeObject),
     /// Metadata only.
     Partial,
 }
 
 impl Render {
-    pub(crate) fn from_accept(headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(crate) fn from_accept(headers: &HeaderMap, query: &Query) -> Result<Self, ApiError> {
         let accept = headers
             .get(header::ACCEPT)
             .and_then(|value| value.to_str().ok())
@@ -43,7 +44,7 @@ impl Render {
                 continue;
             }
             if part.contains("as=Table") && part.contains("v=v1") && !part.contains("v=v1beta1") {
-                return Ok(Self::Table);
+                return Ok(Self::Table(IncludeObject::parse(query.get("includeObject"))));
             }
             if part.contains("as=PartialObjectMetadata") && !part.contains("v=v1beta1") {
                 return Ok(Self::Partial);
@@ -65,7 +66,7 @@ impl Render {
     pub(crate) fn bookmark_kind(self) -> Option<&'static str> {
         match self {
             Self::Plain => None,
-            Self::Table => Some("Table"),
+            Self::Table(_) => Some("Table"),
             Self::Partial => Some("PartialObjectMetadata"),
         }
     }
@@ -74,9 +75,14 @@ impl Render {
     pub(crate) fn event_object(self, resource: &ResourceType, object: &Stored) -> Bytes {
         match self {
             Self::Plain => shown(resource, object),
-            Self::Table => Bytes::from(
-                super::table::to_table(resource, &[&object.value], jiff::Timestamp::now())
-                    .to_string(),
+            Self::Table(include) => Bytes::from(
+                super::table::to_table(
+                    resource,
+                    &[&object.value],
+                    jiff::Timestamp::now(),
+                    include,
+                )
+                .to_string(),
             ),
             Self::Partial => Bytes::from(partial(&object.value).to_string()),
         }

@@ -103,7 +103,7 @@ impl Serving {
             let state = runtime.state();
             (
                 state.pod_address,
-                state.network.as_ref().map(|network| network.path()),
+                state.network.as_ref().map(super::network::PodNetwork::path),
             )
         };
         let address = address.ok_or_else(|| {

@@ -107,7 +107,7 @@ impl ContainerState {
             Life::Running { since } => {
                 state.running = Some(ContainerStateRunning {
                     started_at: Some(Time(*since)),
-                })
+                });
             }
             Life::Terminated(ended) => state.terminated = Some(ended.clone()),
         }

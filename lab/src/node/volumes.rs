@@ -279,7 +279,7 @@ fn select(
     for item in items {
         match content.remove(&item.key) {
             Some(value) => {
-                drop(files.insert(item.path.clone(), (value, self::mode(item.mode, mode))))
+                drop(files.insert(item.path.clone(), (value, self::mode(item.mode, mode))));
             }
             None if optional => {}
             None => {

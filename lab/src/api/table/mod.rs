@@ -66,13 +66,8 @@ impl Column {
     }
 }
 
-/// Objects as a table, with the metadata of each in its row.
-pub(crate) fn to_table(resource: &ResourceType, objects: &[&Value], now: Timestamp) -> Value {
-    to_table_with(resource, objects, now, IncludeObject::Metadata)
-}
-
 /// Objects as a table.
-pub(crate) fn to_table_with(
+pub(crate) fn to_table(
     resource: &ResourceType,
     objects: &[&Value],
     now: Timestamp,

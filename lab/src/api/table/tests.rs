@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::pods::summarize;
-use super::{IncludeObject, human, to_table, to_table_with};
+use super::{IncludeObject, human, to_table};
 use crate::api::registry::{CustomType, Registry, ResourceType};
 
 fn now() -> Timestamp {
@@ -14,7 +14,7 @@ fn now() -> Timestamp {
 fn row(group: &str, plural: &str, object: &Value) -> Vec<Value> {
     let version = "v1";
     let resource = Registry::new().get(group, version, plural).unwrap();
-    let table = to_table(&resource, &[object], now());
+    let table = to_table(&resource, &[object], now(), IncludeObject::Metadata);
     let cells = table["rows"][0]["cells"].as_array().unwrap().clone();
     assert_eq!(cells.len(), table["columnDefinitions"].as_array().unwrap().len(), "a cell for each column of {plural}");
     cells
@@ -92,7 +92,7 @@ fn every_built_in_kind_has_a_cell_for_each_column() {
     let object = json!({"metadata": {"name": "x"}});
     let resources = Registry::new().all();
     for resource in &resources {
-        let table = to_table(resource, &[&object], now());
+        let table = to_table(resource, &[&object], now(), IncludeObject::Metadata);
         assert_eq!(
             table["rows"][0]["cells"].as_array().unwrap().len(),
             table["columnDefinitions"].as_array().unwrap().len(),
@@ -130,7 +130,7 @@ fn a_custom_resource_has_the_columns_of_its_definition() {
     };
     let object = json!({"metadata": {"name": "app", "creationTimestamp": "2026-01-01T00:55:00Z"},
         "status": {"applicationState": {"state": "RUNNING"}, "executionAttempts": 2}});
-    let table = to_table(&resource, &[&object], now());
+    let table = to_table(&resource, &[&object], now(), IncludeObject::Metadata);
     assert_eq!(table["rows"][0]["cells"], json!(["app", "RUNNING", 2, "5m"]));
     assert_eq!(table["columnDefinitions"][1]["name"], "Status");
 }
@@ -139,7 +139,7 @@ fn a_custom_resource_has_the_columns_of_its_definition() {
 fn a_row_carries_what_was_asked_for() {
     let resource = Registry::new().get("", "v1", "configmaps").unwrap();
     let object = json!({"metadata": {"name": "x"}, "data": {"a": "1"}});
-    let carried = |include| to_table_with(&resource, &[&object], now(), include)["rows"][0]["object"].clone();
+    let carried = |include| to_table(&resource, &[&object], now(), include)["rows"][0]["object"].clone();
     assert_eq!(carried(IncludeObject::parse(Some("Object"))), object);
     assert_eq!(carried(IncludeObject::parse(Some("None"))), Value::Null);
     assert_eq!(carried(IncludeObject::parse(None))["kind"], "PartialObjectMetadata");

@@ -358,11 +358,10 @@ impl Connection {
             } => {
                 match self.incoming.get(&stream) {
                     // A consumer that went away wants no more; the bytes are dropped, as after a shutdown.
-                    Some(chunks) if !payload.is_empty() => {
-                        if chunks.send(payload).await.is_err() {
+                    Some(chunks) if !payload.is_empty()
+                        && chunks.send(payload).await.is_err() => {
                             self.incoming.remove(&stream);
                         }
-                    }
                     Some(_) => {}
                     None if stream > self.last => {
                         self.send(Frame::RstStream {
@@ -420,7 +419,7 @@ impl Connection {
     }
 
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) -> std::io::Result<()> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return self
                 .send(Frame::RstStream {
                     stream: id,
