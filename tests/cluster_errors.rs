@@ -9,10 +9,7 @@ fn run_against(script: Script) -> std::process::Output {
     let double = ApiDouble::start(script);
     let config = kubeconfig(folder.path(), double.port);
     file(folder.path(), "web.yaml", DEPLOYMENT_EXPERIMENT);
-    run(
-        folder.path(),
-        &["--kubeconfig", config.to_str().unwrap(), "web.yaml"],
-    )
+    run(folder.path(), &["--kubeconfig", config.to_str().unwrap(), "web.yaml"])
 }
 
 fn assert_failure(output: &std::process::Output, code: i32, wanted: &[&str]) {
@@ -35,10 +32,7 @@ fn an_unreachable_cluster_is_69_and_says_which_address() {
         .port();
     let config = kubeconfig(folder.path(), port);
     file(folder.path(), "web.yaml", DEPLOYMENT_EXPERIMENT);
-    let output = run(
-        folder.path(),
-        &["--kubeconfig", config.to_str().unwrap(), "web.yaml"],
-    );
+    let output = run(folder.path(), &["--kubeconfig", config.to_str().unwrap(), "web.yaml"]);
     assert_failure(
         &output,
         69,
@@ -56,11 +50,7 @@ fn an_unreachable_cluster_is_69_and_says_which_address() {
 
 #[test]
 fn a_deaf_api_server_is_69_within_its_deadline() {
-    assert_failure(
-        &run_against(Script::Deaf),
-        69,
-        &["no answer within", "hint:"],
-    );
+    assert_failure(&run_against(Script::Deaf), 69, &["no answer within", "hint:"]);
 }
 
 #[test]
@@ -88,11 +78,7 @@ fn an_api_that_answers_429_is_69_and_is_not_hammered() {
 
 #[test]
 fn an_api_that_answers_500_is_69_and_says_what_it_answered() {
-    assert_failure(
-        &run_against(Script::Always(500)),
-        69,
-        &["500", "the double says 500"],
-    );
+    assert_failure(&run_against(Script::Always(500)), 69, &["500", "the double says 500"]);
 }
 
 #[test]
@@ -116,16 +102,9 @@ fn a_missing_experiment_file_is_64() {
 #[test]
 fn a_scenario_of_ten_megabytes_is_65_and_quick() {
     let folder = tempfile::tempdir().unwrap();
-    let big = format!(
-        "{DEPLOYMENT_EXPERIMENT}\n# {}\n",
-        "x".repeat(10 * 1024 * 1024)
-    );
+    let big = format!("{DEPLOYMENT_EXPERIMENT}\n# {}\n", "x".repeat(10 * 1024 * 1024));
     file(folder.path(), "big.yaml", &big);
-    assert_failure(
-        &run(folder.path(), &["validate", "big.yaml"]),
-        65,
-        &["big.yaml"],
-    );
+    assert_failure(&run(folder.path(), &["validate", "big.yaml"]), 65, &["big.yaml"]);
 }
 
 #[test]
@@ -134,17 +113,10 @@ fn an_alias_bomb_is_65_and_uses_no_memory() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..30 {
         let alias = format!("*a{}", level - 1);
-        bomb.push_str(&format!(
-            "a{level}: &a{level} [{}]\n",
-            [alias.as_str(); 10].join(", ")
-        ));
+        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [alias.as_str(); 10].join(", ")));
     }
     file(folder.path(), "bomb.yaml", &bomb);
-    assert_failure(
-        &run(folder.path(), &["validate", "bomb.yaml"]),
-        65,
-        &["bomb.yaml"],
-    );
+    assert_failure(&run(folder.path(), &["validate", "bomb.yaml"]), 65, &["bomb.yaml"]);
 }
 
 #[test]

@@ -49,13 +49,19 @@ fn the_recovery_time_of_a_known_outage_is_right_within_fifty_milliseconds_at_the
         let (code, answer) = lab.api("POST", path, Some(body));
         assert_eq!(code, 201, "{answer}");
     };
-    post("/api/v1/namespaces", &serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "accuracy"}}));
+    post(
+        "/api/v1/namespaces",
+        &serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "accuracy"}}),
+    );
     let mut errors = Vec::new();
     let mut covered = Vec::new();
     for seconds in [1.0, 2.0, 5.0, 10.0] {
         let stamps = lab.folder().join(format!("stamps-{seconds}"));
         std::fs::create_dir(&stamps).unwrap();
-        post("/apis/apps/v1/namespaces/accuracy/deployments", &manifest(seconds, &stamps));
+        post(
+            "/apis/apps/v1/namespaces/accuracy/deployments",
+            &manifest(seconds, &stamps),
+        );
         let path = file(lab.folder(), "accuracy.yaml", &experiment(seconds));
         let run = lab.run(&[path.to_str().unwrap()]);
         assert_eq!(run.code, Some(0), "{}", run.text);
@@ -64,9 +70,15 @@ fn the_recovery_time_of_a_known_outage_is_right_within_fifty_milliseconds_at_the
         let truth = outages(&stamps);
         assert!(truth.len() >= trials.len(), "{truth:?}");
         for (trial, truth) in trials.iter().zip(&truth) {
-            let (lower, upper) = (trial["rto"]["lower"].as_f64().unwrap(), trial["rto"]["upper"].as_f64().unwrap());
+            let (lower, upper) = (
+                trial["rto"]["lower"].as_f64().unwrap(),
+                trial["rto"]["upper"].as_f64().unwrap(),
+            );
             let measured = trial["rto"]["value"].as_f64().unwrap();
-            assert!(*truth > seconds && *truth < seconds + 5.0, "the workload was away for {truth} s, {seconds} s were set");
+            assert!(
+                *truth > seconds && *truth < seconds + 5.0,
+                "the workload was away for {truth} s, {seconds} s were set"
+            );
             errors.push((measured - truth).abs());
             covered.push(lower - 0.005 <= *truth && *truth <= upper + 0.005);
         }
@@ -80,7 +92,10 @@ fn the_recovery_time_of_a_known_outage_is_right_within_fifty_milliseconds_at_the
     errors.sort_by(f64::total_cmp);
     let median = errors[errors.len() / 2];
     assert!(median <= 0.050, "median error {median:.3} s of {errors:?}");
-    println!("median error {median:.4} s, largest {:.4} s, inside the error bar {covered:?}", errors[errors.len() - 1]);
+    println!(
+        "median error {median:.4} s, largest {:.4} s, inside the error bar {covered:?}",
+        errors[errors.len() - 1]
+    );
 }
 
 /// Seconds from each end stamp to the next ready stamp.
@@ -89,7 +104,10 @@ fn outages(stamps: &std::path::Path) -> Vec<f64> {
     for entry in std::fs::read_dir(stamps).unwrap() {
         for line in std::fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
             let stamp: serde_json::Value = serde_json::from_str(line).unwrap();
-            events.push((stamp["monotonicNs"].as_i64().unwrap(), stamp["event"].as_str().unwrap().to_owned()));
+            events.push((
+                stamp["monotonicNs"].as_i64().unwrap(),
+                stamp["event"].as_str().unwrap().to_owned(),
+            ));
         }
     }
     events.sort();

@@ -34,18 +34,11 @@ const DEPLOYMENT: &str = r#"{
 
 fn namespace_with_deployment(lab: &Lab) {
     let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "matrix"}});
-    assert_eq!(
-        lab.api("POST", "/api/v1/namespaces", Some(&namespace)).0,
-        201
-    );
+    assert_eq!(lab.api("POST", "/api/v1/namespaces", Some(&namespace)).0, 201);
     let deployment: serde_json::Value = serde_json::from_str(DEPLOYMENT).unwrap();
     assert_eq!(
-        lab.api(
-            "POST",
-            "/apis/apps/v1/namespaces/matrix/deployments",
-            Some(&deployment)
-        )
-        .0,
+        lab.api("POST", "/apis/apps/v1/namespaces/matrix/deployments", Some(&deployment))
+            .0,
         201
     );
 }
@@ -82,10 +75,7 @@ fn kill_at(lab: &Lab, experiment: &str, halt_at: usize) -> Ended {
         if child.try_wait().unwrap().is_some() {
             return Ended::Finished;
         }
-        assert!(
-            Instant::now() < deadline,
-            "the run neither stood still nor ended"
-        );
+        assert!(Instant::now() < deadline, "the run neither stood still nor ended");
         if let Some(last) = stands_still(&out, halt_at) {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -114,14 +104,8 @@ fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .map(|record| {
-            let kind = record["event"]["type"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            format!(
-                "{kind} {}",
-                record["event"]["step"].as_str().unwrap_or_default()
-            )
+            let kind = record["event"]["type"].as_str().unwrap_or_default().to_owned();
+            format!("{kind} {}", record["event"]["step"].as_str().unwrap_or_default())
         })
         .filter(|kind| !SEEN.iter().any(|seen| kind.starts_with(seen)))
         .collect();
@@ -143,21 +127,13 @@ fn matrix(name: &str, after: impl Fn(&Lab, &str)) {
             Ended::Finished => break,
         }
     }
-    for step in [
-        "baseline", "arm", "inject", "observe", "revert", "settle", "teardown",
-    ] {
+    for step in ["baseline", "arm", "inject", "observe", "revert", "settle", "teardown"] {
         assert!(
             died_at.iter().any(|died| died.ends_with(step)),
             "never died at {step}: {died_at:?}"
         );
     }
-    for kind in [
-        "objectArmed",
-        "faultArmed",
-        "faultRequested",
-        "faultProven",
-        "undone",
-    ] {
+    for kind in ["objectArmed", "faultArmed", "faultRequested", "faultProven", "undone"] {
         assert!(
             died_at.iter().any(|died| died.starts_with(kind)),
             "never died at {kind}: {died_at:?}"

@@ -22,7 +22,15 @@ fn deployment(lab: &Lab, namespace: &str, ready: bool) {
                 "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"],
                 "readinessProbe": {"exec": {"command": [probe]}, "periodSeconds": 1}}]}}},
     });
-    assert_eq!(lab.api("POST", &format!("/apis/apps/v1/namespaces/{namespace}/deployments"), Some(&body)).0, 201);
+    assert_eq!(
+        lab.api(
+            "POST",
+            &format!("/apis/apps/v1/namespaces/{namespace}/deployments"),
+            Some(&body)
+        )
+        .0,
+        201
+    );
 }
 
 #[test]
@@ -33,19 +41,31 @@ fn refusals_touch_nothing_and_say_why() {
 
     let missing = lab.run(&[experiment]);
     assert_eq!(missing.code, Some(77), "{}", missing.text);
-    assert!(missing.text.contains("namespace shop does not exist"), "{}", missing.text);
+    assert!(
+        missing.text.contains("namespace shop does not exist"),
+        "{}",
+        missing.text
+    );
 
     namespace(&lab, "shop");
     let absent = lab.run(&[experiment]);
     assert_eq!(absent.code, Some(77), "{}", absent.text);
-    assert!(absent.text.contains("there is no Deployment web in namespace shop"), "{}", absent.text);
+    assert!(
+        absent.text.contains("there is no Deployment web in namespace shop"),
+        "{}",
+        absent.text
+    );
 
     // A wrong label: no pod ever matches, so the steady state never holds.
     let text = DEPLOYMENT_EXPERIMENT.replace("deployment: web", "labels: {app: wbe}");
     let wrong = file(lab.folder(), "wrong.yaml", &text);
     let wrong = lab.run(&[wrong.to_str().unwrap()]);
     assert_eq!(wrong.code, Some(77), "{}", wrong.text);
-    assert!(wrong.text.contains("steady state did not hold") && wrong.text.contains("0 ready pods"), "{}", wrong.text);
+    assert!(
+        wrong.text.contains("steady state did not hold") && wrong.text.contains("0 ready pods"),
+        "{}",
+        wrong.text
+    );
 
     deployment(&lab, "shop", false);
     let unready = lab.run(&[experiment]);
@@ -62,7 +82,9 @@ fn a_signal_reverts_first_and_then_ends_with_its_own_code() {
     namespace(&lab, "shop");
     deployment(&lab, "shop", true);
     // Service never comes back (more pods are wanted than there are), so the run is observing when the signal arrives.
-    let text = DEPLOYMENT_EXPERIMENT.replace("baseline: 3s", "baseline: 30s").replace("hold: 1s", "hold: 15s");
+    let text = DEPLOYMENT_EXPERIMENT
+        .replace("baseline: 3s", "baseline: 30s")
+        .replace("hold: 1s", "hold: 15s");
     let experiment = file(lab.folder(), "web.yaml", &text);
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let child = lab
@@ -73,9 +95,14 @@ fn a_signal_reverts_first_and_then_ends_with_its_own_code() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        lab.wait("the guard Job", Duration::from_secs(40), || lab.leftovers().iter().any(|left| left.starts_with("Job")));
+        lab.wait("the guard Job", Duration::from_secs(40), || {
+            lab.leftovers().iter().any(|left| left.starts_with("Job"))
+        });
         std::thread::sleep(Duration::from_millis(1500));
-        let status = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        let status = std::process::Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", texts(&output));
@@ -97,6 +124,9 @@ fn a_plan_names_the_pods_and_touches_nothing() {
     let output = lab.command(&["plan"]).arg(&experiment).output().unwrap();
     let text = texts(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("pods: 1 of web-") && text.contains("held    delete pods in shop"), "{text}");
+    assert!(
+        text.contains("pods: 1 of web-") && text.contains("held    delete pods in shop"),
+        "{text}"
+    );
     assert!(lab.leftovers().is_empty());
 }

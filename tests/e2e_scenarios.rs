@@ -24,10 +24,7 @@ fn assert_contract(report: &Value) {
     assert_eq!(report["run"]["cluster"]["kind"], "lab");
     let experiment = &report["experiments"][0];
     for field in ["name", "verdict", "workload", "claims", "trials"] {
-        assert!(
-            !experiment[field].is_null(),
-            "experiments[0].{field} is missing"
-        );
+        assert!(!experiment[field].is_null(), "experiments[0].{field} is missing");
     }
     let trial = &experiment["trials"][0];
     for field in ["index", "verdict", "faults", "rto", "phases", "cost"] {
@@ -49,11 +46,7 @@ fn driver_kill_passes_with_the_built_in_pipeline_and_says_that_it_is_a_stand_in(
         trial["rto"]["lower"].as_f64().unwrap(),
         trial["rto"]["upper"].as_f64().unwrap(),
     );
-    assert!(
-        upper - lower <= 0.5,
-        "the error bar is {} s wide",
-        upper - lower
-    );
+    assert!(upper - lower <= 0.5, "the error bar is {} s wide", upper - lower);
     assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);
     assert_eq!(trial["ledger"]["lost"], 0);
     assert!(run.text.contains("STAND-IN"), "{}", run.text);
@@ -76,10 +69,7 @@ fn driver_crash_passes_and_proves_the_exit_code() {
     let (run, report) = run(&lab, "scenarios/driver-crash.yaml", &BUILTIN);
     assert_eq!(run.code, Some(0), "{}", run.text);
     let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
-    assert!(
-        proof.contains("exit code") && !proof.contains("exit code 0"),
-        "{proof}"
-    );
+    assert!(proof.contains("exit code") && !proof.contains("exit code 0"), "{proof}");
 }
 
 #[test]
@@ -96,10 +86,7 @@ fn a_driver_that_never_restarts_refutes_the_claim_and_says_why() {
     let (run, report) = run(
         &lab,
         "scenarios/refuted/driver-never-restarts.yaml",
-        &[
-            "--var",
-            "MANIFEST=../../kind-config/builtin-pipeline.yaml",
-        ],
+        &["--var", "MANIFEST=../../kind-config/builtin-pipeline.yaml"],
     );
     assert_eq!(run.code, Some(1), "{}", run.text);
     assert_eq!(report["verdict"], "fail");

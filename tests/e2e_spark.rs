@@ -12,9 +12,15 @@ fn the_driver_of_a_real_spark_job_is_killed_and_the_claim_holds() {
     let report = run.report(lab.folder());
     let experiment = &report["experiments"][0];
     let workload = experiment["workload"].as_str().unwrap_or_default();
-    assert!(workload.starts_with("apache-spark "), "{workload} (is Spark installed? `make test` does it)");
+    assert!(
+        workload.starts_with("apache-spark "),
+        "{workload} (is Spark installed? `make test` does it)"
+    );
     let trial = &experiment["trials"][0];
-    let (lower, upper) = (trial["rto"]["lower"].as_f64().unwrap(), trial["rto"]["upper"].as_f64().unwrap());
+    let (lower, upper) = (
+        trial["rto"]["lower"].as_f64().unwrap(),
+        trial["rto"]["upper"].as_f64().unwrap(),
+    );
     assert!(upper - lower <= 0.5, "the error bar is {} s wide", upper - lower);
     assert!(upper < 120.0, "{upper}");
     assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);

@@ -8,9 +8,7 @@ use chaosrun_lab::api::{ApiServer, ApiServerConfig};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = ApiServer::new(ApiServerConfig::default())?;
-    let handle = server
-        .serve(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))])
-        .await?;
+    let handle = server.serve(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]).await?;
     let mut file = tempfile::Builder::new()
         .prefix("api-only-")
         .suffix(".yaml")

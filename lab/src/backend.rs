@@ -106,9 +106,5 @@ pub trait PodBackend: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<ExecSession, BackendError>>;
 
     /// Opens a connection to a TCP port inside the pod's network namespace (its loopback included).
-    fn connect(
-        &self,
-        pod: PodRef,
-        port: u16,
-    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>>;
+    fn connect(&self, pod: PodRef, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>>;
 }

@@ -14,20 +14,10 @@ const SPARK_ENTRYPOINT: &str = include_str!("../images/spark-entrypoint.sh");
 /// Holds the entry point: not a file, so that there is nothing to write and to remove, and not an argument, because it
 /// would stay in the command line of PID 1, where whoever looks for processes by name would find it.
 const SPARK_ENTRYPOINT_VARIABLE: &str = "CHAOSRUN_ENTRYPOINT";
-const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = [
-    "/bin/sh",
-    "-c",
-    "eval \"$CHAOSRUN_ENTRYPOINT\"",
-    "entrypoint",
-];
+const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = ["/bin/sh", "-c", "eval \"$CHAOSRUN_ENTRYPOINT\"", "entrypoint"];
 /// Where a Spark distribution is looked for when the environment does not say.
 const DEFAULT_SPARK_HOME: &str = "/var/cache/chaosrun/spark-4.3.0";
-const SPARK_REPOSITORIES: [&str; 4] = [
-    "apache/spark",
-    "*/apache/spark",
-    "spark",
-    "docker.io/library/spark",
-];
+const SPARK_REPOSITORIES: [&str; 4] = ["apache/spark", "*/apache/spark", "spark", "docker.io/library/spark"];
 const PIPELINE_REPOSITORIES: [&str; 2] = ["chaosrun/pipeline", "*/chaosrun/pipeline"];
 
 /// A Spark distribution on this machine.
@@ -43,8 +33,8 @@ pub struct SparkHome {
 /// too.
 #[must_use]
 pub fn find_spark() -> Option<SparkHome> {
-    let folder = std::env::var_os("CHAOSRUN_SPARK_HOME")
-        .map_or_else(|| PathBuf::from(DEFAULT_SPARK_HOME), PathBuf::from);
+    let folder =
+        std::env::var_os("CHAOSRUN_SPARK_HOME").map_or_else(|| PathBuf::from(DEFAULT_SPARK_HOME), PathBuf::from);
     let java = std::env::var_os("JAVA_HOME").map_or_else(
         || PathBuf::from("/usr/bin/java"),
         |home| PathBuf::from(home).join("bin/java"),
@@ -61,9 +51,7 @@ pub fn find_spark() -> Option<SparkHome> {
 
 /// `4.3.0` of `spark-kubernetes_2.13-4.3.0.jar`.
 fn kubernetes_jar_version(name: &str) -> Option<String> {
-    let rest = name
-        .strip_prefix("spark-kubernetes_")?
-        .strip_suffix(".jar")?;
+    let rest = name.strip_prefix("spark-kubernetes_")?.strip_suffix(".jar")?;
     rest.split_once('-').map(|(_, version)| version.to_owned())
 }
 
@@ -158,9 +146,7 @@ mod tests {
         assert!(table.find("docker.io/chaosrun/pipeline:1").is_some());
         assert!(table.find("busybox:1.36").is_none());
         let without = known_images(None, Path::new("/bin/chaosrun"));
-        assert!(
-            without.find("apache/spark").is_none() && without.find("chaosrun/pipeline").is_some()
-        );
+        assert!(without.find("apache/spark").is_none() && without.find("chaosrun/pipeline").is_some());
     }
 
     #[test]
@@ -195,11 +181,7 @@ mod tests {
             .current_dir("/")
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout)
             .unwrap()
             .replace(&folder.path().display().to_string(), "HOME")

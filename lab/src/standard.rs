@@ -25,21 +25,14 @@ pub fn configuration(name: &str, program: &Path) -> LabConfig {
 #[must_use]
 pub fn controllers() -> Vec<Controller> {
     let metrics = prometheus::is_installed().then(prometheus::PrometheusConfig::default);
-    vec![
-        controllers::in_lab(metrics),
-        spark::controller(find_spark()),
-    ]
+    vec![controllers::in_lab(metrics), spark::controller(find_spark())]
 }
 
 /// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in
 /// `main`.
 pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let is = |index: usize, word: &str| {
-        arguments
-            .get(index)
-            .is_some_and(|argument| argument == word)
-    };
+    let is = |index: usize, word: &str| arguments.get(index).is_some_and(|argument| argument == word);
     if is(1, "lab-internal") && is(2, "pipeline") {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
     }

@@ -1,10 +1,6 @@
 //! Jobs against the real API server: the guard Job first, since chaosrun's dead-man's switch stands on it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 mod controllers_support;
 
@@ -25,8 +21,7 @@ fn job(name: &str, spec: Value, annotations: Value) -> Value {
 }
 
 fn guard(name: &str, deadline: i64) -> Value {
-    let spec =
-        json!({"parallelism": 0, "activeDeadlineSeconds": deadline, "ttlSecondsAfterFinished": 0});
+    let spec = json!({"parallelism": 0, "activeDeadlineSeconds": deadline, "ttlSecondsAfterFinished": 0});
     job(name, spec, json!({}))
 }
 
@@ -35,9 +30,7 @@ fn has(job: &Job, kind: &str, reason: &str) -> bool {
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
         .any(|condition| {
-            condition.type_ == kind
-                && condition.status == "True"
-                && condition.reason.as_deref() == Some(reason)
+            condition.type_ == kind && condition.status == "True" && condition.reason.as_deref() == Some(reason)
         })
 }
 
@@ -57,9 +50,7 @@ async fn a_guard_job_and_all_it_owns_vanish_at_the_deadline_and_no_pod_is_ever_m
     owned_by(&cluster, &created, "fault").await;
     let started: Job = cluster
         .object_until("guard", "startTime is set", |job: &Job| {
-            job.status
-                .as_ref()
-                .is_some_and(|status| status.start_time.is_some())
+            job.status.as_ref().is_some_and(|status| status.start_time.is_some())
         })
         .await;
     assert!(
@@ -80,12 +71,7 @@ async fn a_guard_job_and_all_it_owns_vanish_at_the_deadline_and_no_pod_is_ever_m
         start.elapsed() < lived + Duration::from_secs(1),
         "the fault goes with its guard"
     );
-    let pods = cluster
-        .api::<Pod>()
-        .list(&ListParams::default())
-        .await
-        .unwrap()
-        .items;
+    let pods = cluster.api::<Pod>().list(&ListParams::default()).await.unwrap().items;
     assert!(pods.is_empty());
     cluster.stop().await;
 }
@@ -102,22 +88,10 @@ async fn raising_the_deadline_keeps_a_guard_job_alive() {
             .patch::<Job>("guard", json!({"spec": {"activeDeadlineSeconds": renewed}}))
             .await;
     }
-    assert!(
-        cluster
-            .api::<Job>()
-            .get_opt("guard")
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(cluster.api::<Job>().get_opt("guard").await.unwrap().is_some());
     tokio::time::sleep(Duration::from_millis(2950).saturating_sub(start.elapsed())).await;
     assert!(
-        cluster
-            .api::<ConfigMap>()
-            .get_opt("fault")
-            .await
-            .unwrap()
-            .is_some(),
+        cluster.api::<ConfigMap>().get_opt("fault").await.unwrap().is_some(),
         "past the first deadline"
     );
     cluster.gone::<Job>("guard").await;
@@ -137,9 +111,7 @@ async fn a_guard_job_without_a_time_to_live_stays_as_failed_with_deadline_exceed
     manifest["spec"]["ttlSecondsAfterFinished"] = Value::Null;
     cluster.create::<Job>(manifest).await;
     let failed: Job = cluster
-        .object_until("guard", "Failed", |job: &Job| {
-            has(job, "Failed", "DeadlineExceeded")
-        })
+        .object_until("guard", "Failed", |job: &Job| has(job, "Failed", "DeadlineExceeded"))
         .await;
     assert!(has(&failed, "FailureTarget", "DeadlineExceeded"));
     let status = failed.status.unwrap();
@@ -200,9 +172,7 @@ async fn a_job_that_fails_once_too_often_has_reached_its_backoff_limit() {
         .create::<Job>(job("work", spec, json!({"double/exit": "3"})))
         .await;
     let failed: Job = cluster
-        .object_until("work", "Failed", |job: &Job| {
-            has(job, "Failed", "BackoffLimitExceeded")
-        })
+        .object_until("work", "Failed", |job: &Job| has(job, "Failed", "BackoffLimitExceeded"))
         .await;
     assert_eq!(failed.status.unwrap().failed, Some(1));
     assert_eq!(cluster.pods("app=work").await.len(), 1);
@@ -224,9 +194,7 @@ async fn a_killed_pod_of_a_job_counts_as_failed_and_is_not_lost() {
             })
         })
         .await;
-    cluster
-        .delete_now::<Pod>(&pods.first().unwrap().name_any())
-        .await;
+    cluster.delete_now::<Pod>(&pods.first().unwrap().name_any()).await;
     let job: Job = cluster
         .object_until("work", "failed: 1", |job: &Job| {
             job.status
@@ -251,13 +219,9 @@ async fn the_deadline_removes_running_pods() {
     cluster
         .create::<Job>(job("work", json!({"activeDeadlineSeconds": 1}), json!({})))
         .await;
-    cluster
-        .pods_until("app=work", "one pod", |pods| pods.len() == 1)
-        .await;
+    cluster.pods_until("app=work", "one pod", |pods| pods.len() == 1).await;
     let failed: Job = cluster
-        .object_until("work", "Failed", |job: &Job| {
-            has(job, "Failed", "DeadlineExceeded")
-        })
+        .object_until("work", "Failed", |job: &Job| has(job, "Failed", "DeadlineExceeded"))
         .await;
     assert_eq!(failed.status.unwrap().failed, Some(1));
     assert!(cluster.pods("app=work").await.is_empty());
@@ -268,26 +232,16 @@ async fn the_deadline_removes_running_pods() {
 async fn a_deleted_job_leaves_no_pods_behind() {
     let cluster = Cluster::start().await;
     cluster
-        .create::<Job>(job(
-            "work",
-            json!({"parallelism": 2, "completions": 2}),
-            json!({}),
-        ))
+        .create::<Job>(job("work", json!({"parallelism": 2, "completions": 2}), json!({})))
         .await;
-    cluster
-        .pods_until("app=work", "two pods", |pods| pods.len() == 2)
-        .await;
+    cluster.pods_until("app=work", "two pods", |pods| pods.len() == 2).await;
     cluster
         .api::<Job>()
         .delete("work", &DeleteParams::background())
         .await
         .unwrap();
     cluster
-        .pods_until(
-            "app=work",
-            "none left",
-            <[k8s_openapi::api::core::v1::Pod]>::is_empty,
-        )
+        .pods_until("app=work", "none left", <[k8s_openapi::api::core::v1::Pod]>::is_empty)
         .await;
     cluster.stop().await;
 }
@@ -299,16 +253,10 @@ async fn a_suspended_job_has_no_pods_until_it_is_resumed() {
         .create::<Job>(job("work", json!({"suspend": true}), json!({})))
         .await;
     cluster
-        .object_until("work", "Suspended", |job: &Job| {
-            has(job, "Suspended", "JobSuspended")
-        })
+        .object_until("work", "Suspended", |job: &Job| has(job, "Suspended", "JobSuspended"))
         .await;
     assert!(cluster.pods("app=work").await.is_empty());
-    cluster
-        .patch::<Job>("work", json!({"spec": {"suspend": false}}))
-        .await;
-    cluster
-        .pods_until("app=work", "one pod", |pods| pods.len() == 1)
-        .await;
+    cluster.patch::<Job>("work", json!({"spec": {"suspend": false}})).await;
+    cluster.pods_until("app=work", "one pod", |pods| pods.len() == 1).await;
     cluster.stop().await;
 }

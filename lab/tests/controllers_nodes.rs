@@ -55,10 +55,7 @@ async fn a_daemon_set_has_one_pod_on_every_node_also_on_new_and_cordoned_ones() 
     cluster.delete_now::<Pod>(&victim.name_any()).await;
     cluster
         .pods_until("app=agent", "it is back on the cordoned node", |pods| {
-            pods.len() == 2
-                && pods
-                    .iter()
-                    .all(|pod| is_ready(pod) && pod.uid() != victim.uid())
+            pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && pod.uid() != victim.uid())
         })
         .await;
     cluster
@@ -135,10 +132,7 @@ async fn a_deleted_pod_on_a_node_that_is_gone_does_not_linger() {
         .object_until("lost", "placed", |pod: &Pod| node_of(pod).is_some())
         .await;
     let nodes: Api<Node> = Api::all(cluster.client.clone());
-    nodes
-        .delete("node-1", &DeleteParams::default())
-        .await
-        .unwrap();
+    nodes.delete("node-1", &DeleteParams::default()).await.unwrap();
     cluster
         .api::<Pod>()
         .delete("lost", &DeleteParams::default())
@@ -162,20 +156,10 @@ async fn a_cron_job_makes_up_for_the_last_missed_instant_and_no_other() {
     let three_hours_ago = Timestamp::now().checked_sub(3.hours()).unwrap();
     let last = json!({"status": {"lastScheduleTime": three_hours_ago.to_string()}});
     cluster.patch_status::<CronJob>("tick", last).await;
-    let jobs = || async {
-        cluster
-            .api::<Job>()
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-            .items
-    };
+    let jobs = || async { cluster.api::<Job>().list(&ListParams::default()).await.unwrap().items };
     assert!(jobs().await.is_empty(), "suspended");
     cluster
-        .patch::<CronJob>(
-            "tick",
-            json!({"spec": {"suspend": false, "schedule": "0 * * * *"}}),
-        )
+        .patch::<CronJob>("tick", json!({"spec": {"suspend": false, "schedule": "0 * * * *"}}))
         .await;
     let done: CronJob = cluster
         .object_until("tick", "one job succeeded", |cron_job: &CronJob| {

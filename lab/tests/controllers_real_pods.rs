@@ -62,23 +62,19 @@ fn template(app: &str, script: &str) -> Value {
 async fn ready_pods(lab: &Lab, app: &str, number: usize, but_not: &[String]) -> Vec<Pod> {
     let api: Api<Pod> = Api::namespaced(lab.client(), "default");
     let selector = ListParams::default().labels(&format!("app={app}"));
-    until_for(
-        PATIENCE,
-        &format!("{number} ready pods of {app}"),
-        || async {
-            let pods = api.list(&selector).await.unwrap().items;
-            let ready: Vec<Pod> = pods
-                .iter()
-                .filter(|pod| is_ready(pod) && !but_not.contains(&pod.uid().unwrap()))
-                .cloned()
-                .collect();
-            if ready.len() == number {
-                Ok(ready)
-            } else {
-                Err(serde_json::to_string(&pods).unwrap())
-            }
-        },
-    )
+    until_for(PATIENCE, &format!("{number} ready pods of {app}"), || async {
+        let pods = api.list(&selector).await.unwrap().items;
+        let ready: Vec<Pod> = pods
+            .iter()
+            .filter(|pod| is_ready(pod) && !but_not.contains(&pod.uid().unwrap()))
+            .cloned()
+            .collect();
+        if ready.len() == number {
+            Ok(ready)
+        } else {
+            Err(serde_json::to_string(&pods).unwrap())
+        }
+    })
     .await
 }
 
@@ -159,19 +155,11 @@ async fn a_job_whose_first_pod_fails_succeeds_with_the_next_after_the_back_off()
         "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}},
     }});
     create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&lab, claim).await;
-    let mut pod = template(
-        "once",
-        "test -e /data/tried || { touch /data/tried; exit 9; }",
-    );
+    let mut pod = template("once", "test -e /data/tried || { touch /data/tried; exit 9; }");
     pod["spec"]["restartPolicy"] = json!("Never");
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
-    pod["spec"]["volumes"] =
-        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "once"}}]);
-    create::<Job>(
-        &lab,
-        json!({"metadata": {"name": "once"}, "spec": {"template": pod}}),
-    )
-    .await;
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "once"}}]);
+    create::<Job>(&lab, json!({"metadata": {"name": "once"}, "spec": {"template": pod}})).await;
     let start = Instant::now();
     let api: Api<Job> = Api::namespaced(lab.client(), "default");
     let status = until_for(PATIENCE, "the job succeeds", || async {
@@ -246,16 +234,10 @@ async fn prometheus_finds_an_annotated_pod_by_the_api_and_scrapes_it() {
     // up{namespace="default",pod="target",team="a"}
     let query = "up%7Bnamespace%3D%22default%22%2Cpod%3D%22target%22%2Cteam%3D%22a%22%7D";
     let url = format!("http://{address}:9090/api/v1/query?query={query}");
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .unwrap();
+    rustls::crypto::ring::default_provider().install_default().unwrap();
     let http = reqwest::Client::new();
     until_for(PATIENCE, "the target is up", || async {
-        let answer = http
-            .get(&url)
-            .send()
-            .await
-            .map_err(|error| error.to_string())?;
+        let answer = http.get(&url).send().await.map_err(|error| error.to_string())?;
         let answer: Value = answer.json().await.map_err(|error| error.to_string())?;
         if answer["data"]["result"][0]["value"][1] == "1" {
             Ok(())

@@ -29,13 +29,8 @@ fn rolling(surge: i32, unavailable: i32) -> Value {
 
 fn condition(deployment: &Deployment, kind: &str) -> Option<(String, String)> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let found = conditions
-        .iter()
-        .find(|condition| condition.type_ == kind)?;
-    Some((
-        found.status.clone(),
-        found.reason.clone().unwrap_or_default(),
-    ))
+    let found = conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some((found.status.clone(), found.reason.clone().unwrap_or_default()))
 }
 
 /// What `kubectl rollout status` waits for.
@@ -79,8 +74,7 @@ async fn a_deployment_becomes_available_and_a_killed_pod_is_replaced_in_millisec
     cluster.delete_now::<Pod>(&victim.name_any()).await;
     let after = cluster
         .pods_until("app=web", "three ready pods, not the old one", |pods| {
-            pods.iter().filter(|pod| is_ready(pod)).count() == 3
-                && !uids(pods).contains(&victim.uid().unwrap())
+            pods.iter().filter(|pod| is_ready(pod)).count() == 3 && !uids(pods).contains(&victim.uid().unwrap())
         })
         .await;
     let replaced_in = start.elapsed();
@@ -131,10 +125,7 @@ async fn a_rolling_update_never_has_too_few_ready_pods_nor_too_many() {
         .await
         .unwrap()
         .items;
-    let mut sizes: Vec<_> = sets
-        .iter()
-        .map(|set| set.spec.as_ref().unwrap().replicas)
-        .collect();
+    let mut sizes: Vec<_> = sets.iter().map(|set| set.spec.as_ref().unwrap().replicas).collect();
     sizes.sort_unstable();
     assert_eq!(sizes, [Some(0), Some(3)]);
     cluster.stop().await;
@@ -154,8 +145,7 @@ async fn a_rollout_of_pods_that_never_get_ready_stops_and_keeps_the_old_ones() {
     cluster.patch::<Deployment>("web", patch).await;
     let stuck: Deployment = cluster
         .object_until("web", "progress deadline exceeded", |one: &Deployment| {
-            condition(one, "Progressing")
-                == Some(("False".into(), "ProgressDeadlineExceeded".into()))
+            condition(one, "Progressing") == Some(("False".into(), "ProgressDeadlineExceeded".into()))
         })
         .await;
     assert_eq!(
@@ -163,10 +153,7 @@ async fn a_rollout_of_pods_that_never_get_ready_stops_and_keeps_the_old_ones() {
         Some(("True".into(), "MinimumReplicasAvailable".into()))
     );
     let pods = cluster.pods("app=web").await;
-    assert_eq!(
-        (pods.len(), pods.iter().filter(|pod| is_ready(pod)).count()),
-        (3, 2)
-    );
+    assert_eq!((pods.len(), pods.iter().filter(|pod| is_ready(pod)).count()), (3, 2));
     cluster.stop().await;
 }
 
@@ -207,9 +194,7 @@ async fn a_paused_deployment_is_scaled_but_not_rolled() {
         "paused": true, "replicas": 2, "template": {"metadata": {"annotations": {"version": "2"}}},
     }});
     cluster.patch::<Deployment>("web", patch).await;
-    let pods = cluster
-        .pods_until("app=web", "two pods", |pods| pods.len() == 2)
-        .await;
+    let pods = cluster.pods_until("app=web", "two pods", |pods| pods.len() == 2).await;
     assert!(uids(&pods).is_superset(&old));
     let sets = cluster
         .api::<ReplicaSet>()
@@ -236,9 +221,7 @@ async fn a_deployment_scales_to_zero_and_back() {
     cluster
         .patch::<Deployment>("web", json!({"spec": {"replicas": 0}}))
         .await;
-    cluster
-        .pods_until("app=web", "no pods", <[Pod]>::is_empty)
-        .await;
+    cluster.pods_until("app=web", "no pods", <[Pod]>::is_empty).await;
     cluster
         .patch::<Deployment>("web", json!({"spec": {"replicas": 2}}))
         .await;
@@ -264,10 +247,7 @@ async fn a_replica_set_adopts_matching_orphans_and_lets_go_of_relabelled_pods() 
     assert!(uids(&pods).contains(&orphan.uid().unwrap()));
     assert_eq!(pods.len(), 2);
     cluster
-        .patch::<Pod>(
-            "orphan",
-            json!({"metadata": {"labels": {"app": "isolated"}}}),
-        )
+        .patch::<Pod>("orphan", json!({"metadata": {"labels": {"app": "isolated"}}}))
         .await;
     cluster
         .pods_until("app=web", "two again", |pods| {
@@ -275,9 +255,7 @@ async fn a_replica_set_adopts_matching_orphans_and_lets_go_of_relabelled_pods() 
         })
         .await;
     let isolated = cluster
-        .object_until("orphan", "released", |pod: &Pod| {
-            pod.owner_references().is_empty()
-        })
+        .object_until("orphan", "released", |pod: &Pod| pod.owner_references().is_empty())
         .await;
     assert_eq!(isolated.uid(), orphan.uid());
     cluster.stop().await;
@@ -295,9 +273,7 @@ async fn a_deleted_deployment_takes_its_replica_sets_and_pods_with_it() {
         .delete("web", &DeleteParams::background())
         .await
         .unwrap();
-    cluster
-        .pods_until("app=web", "no pods", <[Pod]>::is_empty)
-        .await;
+    cluster.pods_until("app=web", "no pods", <[Pod]>::is_empty).await;
     assert!(
         cluster
             .api::<ReplicaSet>()
@@ -330,21 +306,13 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_room_comes() {
         })
         .await;
     let conditions = pod.status.unwrap().conditions.unwrap();
-    let message = conditions
-        .into_iter()
-        .find_map(|condition| condition.message)
-        .unwrap();
+    let message = conditions.into_iter().find_map(|condition| condition.message).unwrap();
     assert!(
         message.starts_with("0/1 nodes are available: 1 Insufficient cpu."),
         "{message}"
     );
     until("FailedScheduling is told", || async {
-        let events = cluster
-            .api::<Event>()
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-            .items;
+        let events = cluster.api::<Event>().list(&ListParams::default()).await.unwrap().items;
         let found = events
             .iter()
             .find(|event| event.reason.as_deref() == Some("FailedScheduling"));
@@ -358,9 +326,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_room_comes() {
     cluster.add_node("node-2", "8").await;
     let placed: Pod = cluster
         .object_until("wide", "placed", |pod: &Pod| {
-            pod.spec
-                .as_ref()
-                .is_some_and(|spec| spec.node_name.is_some())
+            pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
         })
         .await;
     assert_eq!(placed.spec.unwrap().node_name.as_deref(), Some("node-2"));
@@ -376,8 +342,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_room_comes() {
 async fn many_pods_at_once_are_never_placed_beyond_capacity() {
     let cluster = Cluster::start().await;
     let mut manifest = deployment("web", 6, rolling(1, 0), json!({}));
-    manifest["spec"]["template"]["spec"]["containers"][0]["resources"] =
-        json!({"requests": {"cpu": "1"}});
+    manifest["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
     cluster.create::<Deployment>(manifest).await;
     cluster
         .pods_until("app=web", "four of six placed", |pods| {
@@ -386,11 +351,9 @@ async fn many_pods_at_once_are_never_placed_beyond_capacity() {
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let pods = cluster.pods("app=web").await;
-    let placed = pods.iter().filter(|pod| {
-        pod.spec
-            .as_ref()
-            .is_some_and(|spec| spec.node_name.is_some())
-    });
+    let placed = pods
+        .iter()
+        .filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()));
     assert_eq!((pods.len(), placed.count()), (6, 4));
     cluster.stop().await;
 }
@@ -445,9 +408,7 @@ async fn a_stateful_pod_comes_back_under_its_name_as_another_pod() {
     cluster
         .patch::<StatefulSet>("db", json!({"spec": {"replicas": 1}}))
         .await;
-    cluster
-        .pods_until("app=db", "db-0 stays", |pods| pods.len() == 1)
-        .await;
+    cluster.pods_until("app=db", "db-0 stays", |pods| pods.len() == 1).await;
     assert!(
         cluster
             .api::<PersistentVolumeClaim>()
@@ -473,15 +434,13 @@ async fn a_stateful_set_rolls_out_a_new_template() {
     cluster.patch::<StatefulSet>("db", patch).await;
     cluster
         .pods_until("app=db", "two new ready", |pods| {
-            pods.iter().filter(|pod| is_ready(pod)).count() == 2
-                && uids(pods).is_disjoint(&uids(&old))
+            pods.iter().filter(|pod| is_ready(pod)).count() == 2 && uids(pods).is_disjoint(&uids(&old))
         })
         .await;
     cluster
         .object_until("db", "rolled out", |set: &StatefulSet| {
             set.status.as_ref().is_some_and(|status| {
-                status.current_revision == status.update_revision
-                    && status.updated_replicas == Some(2)
+                status.current_revision == status.update_revision && status.updated_replicas == Some(2)
             })
         })
         .await;
@@ -510,12 +469,7 @@ async fn a_service_leads_to_the_ready_pods_and_to_nothing_when_they_are_gone() {
         .await;
     let slices = ListParams::default().labels("kubernetes.io/service-name=web");
     until("two ready addresses in the slice", || async {
-        let found = cluster
-            .api::<EndpointSlice>()
-            .list(&slices)
-            .await
-            .unwrap()
-            .items;
+        let found = cluster.api::<EndpointSlice>().list(&slices).await.unwrap().items;
         let ready: usize = found.iter().map(ready_addresses).sum();
         if found.len() == 1 && ready == 2 {
             Ok(())
@@ -532,9 +486,7 @@ async fn a_service_leads_to_the_ready_pods_and_to_nothing_when_they_are_gone() {
         .patch::<Deployment>("web", json!({"spec": {"replicas": 0}}))
         .await;
     cluster
-        .object_until("web", "empty endpoints", |one: &Endpoints| {
-            one.subsets.is_none()
-        })
+        .object_until("web", "empty endpoints", |one: &Endpoints| one.subsets.is_none())
         .await;
     cluster
         .api::<Service>()
@@ -543,12 +495,7 @@ async fn a_service_leads_to_the_ready_pods_and_to_nothing_when_they_are_gone() {
         .unwrap();
     cluster.gone::<Endpoints>("web").await;
     until("the slice is gone", || async {
-        let found = cluster
-            .api::<EndpointSlice>()
-            .list(&slices)
-            .await
-            .unwrap()
-            .items;
+        let found = cluster.api::<EndpointSlice>().list(&slices).await.unwrap().items;
         if found.is_empty() {
             Ok(())
         } else {
@@ -573,19 +520,11 @@ async fn a_budget_lets_one_pod_go_and_refuses_the_next() {
         }}))
         .await;
     cluster
-        .object_until(
-            "web",
-            "one disruption allowed",
-            |budget: &PodDisruptionBudget| {
-                budget.status.as_ref().is_some_and(|status| {
-                    (
-                        status.disruptions_allowed,
-                        status.expected_pods,
-                        status.desired_healthy,
-                    ) == (1, 2, 1)
-                })
-            },
-        )
+        .object_until("web", "one disruption allowed", |budget: &PodDisruptionBudget| {
+            budget.status.as_ref().is_some_and(|status| {
+                (status.disruptions_allowed, status.expected_pods, status.desired_healthy) == (1, 2, 1)
+            })
+        })
         .await;
     let pods = cluster.pods("app=web").await;
     // Mark one unready by hand: the budget is used up.
@@ -593,16 +532,12 @@ async fn a_budget_lets_one_pod_go_and_refuses_the_next() {
     let conditions = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
     cluster.patch_status::<Pod>(&unready, conditions).await;
     cluster
-        .object_until(
-            "web",
-            "no disruption allowed",
-            |budget: &PodDisruptionBudget| {
-                budget
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| status.disruptions_allowed == 0)
-            },
-        )
+        .object_until("web", "no disruption allowed", |budget: &PodDisruptionBudget| {
+            budget
+                .status
+                .as_ref()
+                .is_some_and(|status| status.disruptions_allowed == 0)
+        })
         .await;
     let other = pods.get(1).unwrap().name_any();
     let refused = cluster

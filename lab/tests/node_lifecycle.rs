@@ -15,7 +15,10 @@ use node_support::{config, create, lab, phase, shell, wait_pod};
 use serde_json::json;
 
 fn background(test: &str) -> LabConfig {
-    LabConfig { program: Some(env!("CARGO_BIN_EXE_chaosrun-lab").into()), ..config(test) }
+    LabConfig {
+        program: Some(env!("CARGO_BIN_EXE_chaosrun-lab").into()),
+        ..config(test)
+    }
 }
 
 fn record(config: &LabConfig) -> Record {
@@ -26,7 +29,9 @@ fn record(config: &LabConfig) -> Record {
 async fn client(config: &LabConfig) -> kube::Client {
     let path = config.state_root.join(&config.name).join("kubeconfig");
     let file = kube::config::Kubeconfig::read_from(path).unwrap();
-    let loaded = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await.unwrap();
+    let loaded = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+        .await
+        .unwrap();
     kube::Client::try_from(loaded).unwrap()
 }
 
@@ -39,9 +44,18 @@ fn output(command: &str) -> String {
 fn traces(record: &Record, marker: &str) -> Vec<String> {
     let id = &record.network.id;
     let mut found = Vec::new();
-    for command in ["ip -oneline link", "ip -oneline addr", "ip route show table all", "ip netns", "nft list tables", "cat /proc/self/mountinfo"] {
+    for command in [
+        "ip -oneline link",
+        "ip -oneline addr",
+        "ip route show table all",
+        "ip netns",
+        "nft list tables",
+        "cat /proc/self/mountinfo",
+    ] {
         let text = output(command);
-        let hits = text.lines().filter(|line| line.contains(id) || line.contains(&*record.state_folder.to_string_lossy()));
+        let hits = text
+            .lines()
+            .filter(|line| line.contains(id) || line.contains(&*record.state_folder.to_string_lossy()));
         found.extend(hits.map(|line| format!("{command}: {line}")));
     }
     let groups = output("find /sys/fs/cgroup -type d -name 'chaosrun-lab-*'");
@@ -64,9 +78,19 @@ async fn busy_pod(client: &kube::Client, marker: &str) {
     pod["spec"]["volumes"] = json!([{"name": "memory", "emptyDir": {"medium": "Memory"}}]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "memory", "mountPath": "/m"}]);
     let api: Api<Pod> = Api::namespaced(client.clone(), "default");
-    api.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    api.create(&PostParams::default(), &serde_json::from_value(pod).unwrap())
+        .await
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    while api.get("busy").await.unwrap().status.and_then(|status| status.phase).as_deref() != Some("Running") {
+    while api
+        .get("busy")
+        .await
+        .unwrap()
+        .status
+        .and_then(|status| status.phase)
+        .as_deref()
+        != Some("Running")
+    {
         assert!(Instant::now() < deadline, "the pod does not run");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -79,12 +103,19 @@ async fn nothing_is_left_of_a_lab_that_is_taken_down() {
     let lab = up(&config).await.expect("root, runc, iproute2 and nftables are needed");
     println!("up after {:?}", start.elapsed());
     assert!(lab.alive && lab.api.is_some());
-    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&lab.kubeconfig).unwrap()) & 0o777, 0o600);
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&lab.kubeconfig).unwrap()) & 0o777,
+        0o600
+    );
     assert!(status(&config).iter().any(|other| other.name == config.name));
     let marker = format!("98{}.5", std::process::id());
     busy_pod(&client(&config).await, &marker).await;
     let record = record(&config);
-    assert!(traces(&record, &marker).len() > 8, "the test must see a living lab: {:?}", traces(&record, &marker));
+    assert!(
+        traces(&record, &marker).len() > 8,
+        "the test must see a living lab: {:?}",
+        traces(&record, &marker)
+    );
     let start = Instant::now();
     down(&config).await.unwrap();
     println!("down after {:?}", start.elapsed());
@@ -99,7 +130,10 @@ async fn nothing_is_left_of_a_lab_that_was_killed_and_then_taken_down() {
     busy_pod(&client(&config).await, &marker).await;
     let record = record(&config);
     kill(lab.process);
-    assert!(traces(&record, &marker).iter().any(|trace| trace.contains("a process")), "pods outlive a killed lab");
+    assert!(
+        traces(&record, &marker).iter().any(|trace| trace.contains("a process")),
+        "pods outlive a killed lab"
+    );
     down(&config).await.unwrap();
     assert_eq!(traces(&record, &marker), Vec::<String>::new());
 }
@@ -115,7 +149,10 @@ async fn the_next_lab_removes_what_a_killed_one_left() {
     up(&config).await.unwrap();
     let new = record(&config);
     assert_ne!(old.network.id, new.network.id);
-    let left: Vec<String> = traces(&old, &marker).into_iter().filter(|trace| !Path::new(trace).exists() && !trace.contains("layers")).collect();
+    let left: Vec<String> = traces(&old, &marker)
+        .into_iter()
+        .filter(|trace| !Path::new(trace).exists() && !trace.contains("layers"))
+        .collect();
     assert_eq!(left, Vec::<String>::new());
     down(&config).await.unwrap();
     assert_eq!(traces(&new, &marker), Vec::<String>::new());
@@ -126,8 +163,19 @@ async fn a_temporary_lab_goes_when_its_owner_is_killed() {
     let mut owner = Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = i32::try_from(owner.id()).unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap();
-    let config = LabConfig { owner: Some(ProcessIdentity { pid, started }), ..background("owner") };
+    let started = stat
+        .rsplit_once(") ")
+        .unwrap()
+        .1
+        .split(' ')
+        .nth(19)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let config = LabConfig {
+        owner: Some(ProcessIdentity { pid, started }),
+        ..background("owner")
+    };
     up(&config).await.expect("root, runc, iproute2 and nftables are needed");
     let marker = format!("95{}.5", std::process::id());
     busy_pod(&client(&config).await, &marker).await;
@@ -160,7 +208,9 @@ async fn two_labs_run_side_by_side_with_their_own_addresses_and_pods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_taken_or_impossible_is_refused() {
     let config = config("name");
-    let lab = chaosrun_lab::lifecycle::Lab::start(config.clone(), controllers()).await.expect("root, runc, iproute2 and nftables are needed");
+    let lab = chaosrun_lab::lifecycle::Lab::start(config.clone(), controllers())
+        .await
+        .expect("root, runc, iproute2 and nftables are needed");
     let again = up(&config).await.unwrap_err().to_string();
     assert!(again.contains("is up already"), "{again}");
     let bad = up(&LabConfig::new("../x")).await.unwrap_err().to_string();

@@ -42,40 +42,20 @@ async fn run(lab: &Lab, pod: &str, command: &[&str]) -> (i32, String) {
         .await
         .unwrap();
     let (mut out, mut err) = (String::new(), String::new());
-    session
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut out)
-        .await
-        .unwrap();
-    session
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut err)
-        .await
-        .unwrap();
+    session.stdout.take().unwrap().read_to_string(&mut out).await.unwrap();
+    session.stderr.take().unwrap().read_to_string(&mut err).await.unwrap();
     (session.exit.await.unwrap().unwrap(), format!("{out}{err}"))
 }
 
 /// Runs a command in a pod until it prints what is expected.
-async fn eventually(
-    lab: &Lab,
-    pod: &str,
-    command: &[&str],
-    expected: impl Fn(&str) -> bool,
-) -> String {
+async fn eventually(lab: &Lab, pod: &str, command: &[&str], expected: impl Fn(&str) -> bool) -> String {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         let (code, output) = run(lab, pod, command).await;
         if code == 0 && expected(&output) {
             return output;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{command:?} in {pod}: exit {code}, {output}"
-        );
+        assert!(Instant::now() < deadline, "{command:?} in {pod}: exit {code}, {output}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -88,7 +68,8 @@ async fn a_service_is_found_by_name_and_leads_to_ready_pods_only() {
         pod["metadata"]["labels"] = json!({"app": "web"});
         pod["spec"]["hostname"] = json!(name);
         pod["spec"]["subdomain"] = json!("headless");
-        pod["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
+        pod["spec"]["containers"][0]["readinessProbe"] =
+            json!({"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
         create(&lab, pod).await;
     }
     create(&lab, shell("client", "sleep 1000")).await;
@@ -109,10 +90,7 @@ async fn a_service_is_found_by_name_and_leads_to_ready_pods_only() {
     ];
     let start = Instant::now();
     let (code, refused) = run(&lab, "client", &fetch).await;
-    assert!(
-        code != 0 && refused.contains("refused"),
-        "nothing is ready: {refused}"
-    );
+    assert!(code != 0 && refused.contains("refused"), "nothing is ready: {refused}");
     assert!(
         start.elapsed() < Duration::from_secs(4),
         "a service without endpoints must refuse at once"
@@ -145,20 +123,13 @@ async fn a_service_is_found_by_name_and_leads_to_ready_pods_only() {
         "-c",
         "import socket\ntry:\n  socket.getaddrinfo('nobody.default.svc.cluster.local', 80)\nexcept socket.gaierror as e: print(e.errno)",
     ];
-    assert_eq!(
-        run(&lab, "client", &unknown).await.1.trim(),
-        "-2",
-        "EAI_NONAME"
-    );
+    assert_eq!(run(&lab, "client", &unknown).await.1.trim(), "-2", "EAI_NONAME");
     // And from this machine.
     let address = format!("{}:80", web.spec.unwrap().cluster_ip.unwrap());
-    let mut stream = tokio::time::timeout(
-        Duration::from_secs(5),
-        tokio::net::TcpStream::connect(&address),
-    )
-    .await
-    .unwrap()
-    .unwrap();
+    let mut stream = tokio::time::timeout(Duration::from_secs(5), tokio::net::TcpStream::connect(&address))
+        .await
+        .unwrap()
+        .unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -201,29 +172,21 @@ async fn a_failing_liveness_probe_restarts_the_container_and_a_startup_probe_hol
     pod["spec"]["terminationGracePeriodSeconds"] = json!(0);
     let check = json!({"exec": {"command": ["test", "-e", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1});
     pod["spec"]["containers"][0]["livenessProbe"] = check.clone();
-    pod["spec"]["containers"][0]["startupProbe"] = json!({"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1, "failureThreshold": 30});
+    pod["spec"]["containers"][0]["startupProbe"] =
+        json!({"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 1, "failureThreshold": 30});
     create(&lab, pod).await;
     wait_pod(&lab, "p", "running", phase("Running")).await;
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let held = serde_json::to_value(pods(&lab).get("p").await.unwrap()).unwrap();
     assert_eq!(
-        (
-            first(&held)["started"].as_bool(),
-            first(&held)["ready"].as_bool()
-        ),
+        (first(&held)["started"].as_bool(), first(&held)["ready"].as_bool()),
         (Some(false), Some(false))
     );
     assert_eq!(run(&lab, "p", &["touch", "/tmp/started"]).await.0, 0);
     wait_pod(&lab, "p", "ready", |pod| holds(pod, "Ready")).await;
     assert_eq!(run(&lab, "p", &["rm", "/tmp/alive"]).await.0, 0);
-    let restarted = wait_pod(&lab, "p", "restarted", |pod| {
-        first(pod)["restartCount"] == 1
-    })
-    .await;
-    assert_eq!(
-        first(&restarted)["lastState"]["terminated"]["exitCode"],
-        137
-    );
+    let restarted = wait_pod(&lab, "p", "restarted", |pod| first(pod)["restartCount"] == 1).await;
+    assert_eq!(first(&restarted)["lastState"]["terminated"]["exitCode"], 137);
     lab.stop().await.unwrap();
 }
 
@@ -238,33 +201,22 @@ async fn two_pods_share_a_claim_whose_folder_goes_with_it() {
     ] {
         let mut pod = shell(name, script);
         pod["spec"]["volumes"] = volume.clone();
-        pod["spec"]["containers"][0]["volumeMounts"] =
-            json!([{"name": "data", "mountPath": "/data"}]);
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
         create(&lab, pod).await;
     }
     // The pods wait for a claim that comes later.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let claim = json!({"metadata": {"name": "shared"}, "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}});
     claims
-        .create(
-            &PostParams::default(),
-            &serde_json::from_value(claim).unwrap(),
-        )
+        .create(&PostParams::default(), &serde_json::from_value(claim).unwrap())
         .await
         .unwrap();
     wait_pod(&lab, "reader", "succeeded", phase("Succeeded")).await;
-    assert!(
-        logs(&lab, "reader", LogOptions::default())
-            .await
-            .ends_with("kept")
-    );
+    assert!(logs(&lab, "reader", LogOptions::default()).await.ends_with("kept"));
     let bound = claims.get("shared").await.unwrap();
     assert_eq!(bound.status.unwrap().phase.unwrap(), "Bound");
     let volumes: Api<PersistentVolume> = Api::all(lab.client());
-    let volume = volumes
-        .get(&bound.spec.unwrap().volume_name.unwrap())
-        .await
-        .unwrap();
+    let volume = volumes.get(&bound.spec.unwrap().volume_name.unwrap()).await.unwrap();
     let folder = volume.spec.unwrap().host_path.unwrap().path;
     assert!(std::path::Path::new(&folder).join("file").exists());
     for name in ["writer", "reader"] {
@@ -273,16 +225,10 @@ async fn two_pods_share_a_claim_whose_folder_goes_with_it() {
             .await
             .unwrap();
     }
-    claims
-        .delete("shared", &DeleteParams::default())
-        .await
-        .unwrap();
+    claims.delete("shared", &DeleteParams::default()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while std::path::Path::new(&folder).exists() {
-        assert!(
-            Instant::now() < deadline,
-            "the claim's folder is still there"
-        );
+        assert!(Instant::now() < deadline, "the claim's folder is still there");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     lab.stop().await.unwrap();
@@ -292,38 +238,28 @@ async fn two_pods_share_a_claim_whose_folder_goes_with_it() {
 async fn a_config_map_may_come_later_and_its_changes_reach_the_running_pod() {
     let lab = lab("config").await;
     let mut pod = shell("p", "cat /etc/app/key; cat /one/file; sleep 1000");
-    pod["spec"]["volumes"] = json!([{"name": "config", "configMap": {"name": "settings", "items": [{"key": "a", "path": "key"}]}}]);
+    pod["spec"]["volumes"] =
+        json!([{"name": "config", "configMap": {"name": "settings", "items": [{"key": "a", "path": "key"}]}}]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([
         {"name": "config", "mountPath": "/etc/app"}, {"name": "config", "mountPath": "/one/file", "subPath": "key"},
     ]);
     create(&lab, pod).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let pending = serde_json::to_value(pods(&lab).get("p").await.unwrap()).unwrap();
-    assert_eq!(
-        first(&pending)["state"]["waiting"]["reason"],
-        "ContainerCreating"
-    );
+    assert_eq!(first(&pending)["state"]["waiting"]["reason"], "ContainerCreating");
     let maps: Api<ConfigMap> = Api::namespaced(lab.client(), "default");
     let map = json!({"metadata": {"name": "settings"}, "data": {"a": "old\n", "b": "other"}});
-    maps.create(
-        &PostParams::default(),
-        &serde_json::from_value(map).unwrap(),
-    )
-    .await
-    .unwrap();
+    maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap())
+        .await
+        .unwrap();
     wait_pod(&lab, "p", "running", phase("Running")).await;
     eventually(&lab, "p", &["cat", "/etc/app/key", "/one/file"], |output| {
         output == "old\nold\n"
     })
     .await;
     let patch = Patch::Merge(json!({"data": {"a": "new\n"}}));
-    maps.patch("settings", &PatchParams::default(), &patch)
-        .await
-        .unwrap();
-    eventually(&lab, "p", &["cat", "/etc/app/key"], |output| {
-        output == "new\n"
-    })
-    .await;
+    maps.patch("settings", &PatchParams::default(), &patch).await.unwrap();
+    eventually(&lab, "p", &["cat", "/etc/app/key"], |output| output == "new\n").await;
     lab.stop().await.unwrap();
 }
 
@@ -345,19 +281,11 @@ async fn exec_has_input_output_exit_codes_and_a_terminal() {
         tty,
     };
     let missing = backend
-        .exec(
-            pod.clone(),
-            "main".to_owned(),
-            request(&["/no/such"], false, false),
-        )
+        .exec(pod.clone(), "main".to_owned(), request(&["/no/such"], false, false))
         .await;
     assert!(missing.is_err_and(|error| error.to_string().contains("no such file")));
     let mut session = backend
-        .exec(
-            pod.clone(),
-            "main".to_owned(),
-            request(&["cat"], true, false),
-        )
+        .exec(pod.clone(), "main".to_owned(), request(&["cat"], true, false))
         .await
         .unwrap();
     let mut stdin = session.stdin.take().unwrap();
@@ -365,16 +293,8 @@ async fn exec_has_input_output_exit_codes_and_a_terminal() {
     stdin.shutdown().await.unwrap();
     drop(stdin);
     let mut output = String::new();
-    session
-        .stdout
-        .unwrap()
-        .read_to_string(&mut output)
-        .await
-        .unwrap();
-    assert_eq!(
-        (output.as_str(), session.exit.await.unwrap().unwrap()),
-        ("through", 0)
-    );
+    session.stdout.unwrap().read_to_string(&mut output).await.unwrap();
+    assert_eq!((output.as_str(), session.exit.await.unwrap().unwrap()), ("through", 0));
     let mut session = backend
         .exec(
             pod,
@@ -383,13 +303,7 @@ async fn exec_has_input_output_exit_codes_and_a_terminal() {
         )
         .await
         .unwrap();
-    session
-        .resize
-        .as_ref()
-        .unwrap()
-        .send((80, 24))
-        .await
-        .unwrap();
+    session.resize.as_ref().unwrap().send((80, 24)).await.unwrap();
     let mut output = String::new();
     session
         .stdout

@@ -15,10 +15,7 @@ async fn a_pod_runs_and_its_exit_code_and_log_are_true() {
     let lab = lab("run").await;
     create(
         &lab,
-        shell(
-            "good",
-            "echo out; echo err >&2; hostname; touch /was-here; exit 0",
-        ),
+        shell("good", "echo out; echo err >&2; hostname; touch /was-here; exit 0"),
     )
     .await;
     create(&lab, shell("bad", "exit 7")).await;
@@ -29,12 +26,7 @@ async fn a_pod_runs_and_its_exit_code_and_log_are_true() {
         (ended["exitCode"].as_i64(), ended["reason"].as_str()),
         (Some(0), Some("Completed"))
     );
-    assert!(
-        first(&good)["containerID"]
-            .as_str()
-            .unwrap()
-            .starts_with("runc://")
-    );
+    assert!(first(&good)["containerID"].as_str().unwrap().starts_with("runc://"));
     let bad = wait_pod(&lab, "bad", "failed", phase("Failed")).await;
     assert_eq!(first(&bad)["state"]["terminated"]["exitCode"], 7);
     assert_eq!(first(&bad)["state"]["terminated"]["reason"], "Error");
@@ -79,10 +71,7 @@ async fn the_address_is_known_before_a_container_starts_and_fields_are_in_the_en
         {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
         {"name": "GREETING", "value": "hello-$(NAME)"},
     ]);
-    let watch = pods(&lab)
-        .watch(&WatchParams::default(), "0")
-        .await
-        .unwrap();
+    let watch = pods(&lab).watch(&WatchParams::default(), "0").await.unwrap();
     create(&lab, pod).await;
     let mut watch = std::pin::pin!(watch);
     let mut address_first = false;
@@ -120,27 +109,11 @@ async fn the_address_is_known_before_a_container_starts_and_fields_are_in_the_en
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_delete_shows_termination_then_the_final_phase_then_the_end() {
     let lab = lab("delete").await;
-    create(
-        &lab,
-        shell("p", "trap 'exit 3' TERM; while :; do sleep 0.1; done"),
-    )
-    .await;
+    create(&lab, shell("p", "trap 'exit 3' TERM; while :; do sleep 0.1; done")).await;
     wait_pod(&lab, "p", "running", phase("Running")).await;
-    let version = pods(&lab)
-        .get("p")
-        .await
-        .unwrap()
-        .metadata
-        .resource_version
-        .unwrap();
-    let watch = pods(&lab)
-        .watch(&WatchParams::default(), &version)
-        .await
-        .unwrap();
-    pods(&lab)
-        .delete("p", &DeleteParams::default())
-        .await
-        .unwrap();
+    let version = pods(&lab).get("p").await.unwrap().metadata.resource_version.unwrap();
+    let watch = pods(&lab).watch(&WatchParams::default(), &version).await.unwrap();
+    pods(&lab).delete("p", &DeleteParams::default()).await.unwrap();
     let mut watch = std::pin::pin!(watch);
     let mut seen = Vec::new();
     while let Some(event) = tokio::time::timeout(Duration::from_secs(20), watch.try_next())
@@ -156,11 +129,7 @@ async fn a_graceful_delete_shows_termination_then_the_final_phase_then_the_end()
         let pod = serde_json::to_value(pod).unwrap();
         assert!(pod["metadata"]["deletionTimestamp"].is_string());
         let code = first(&pod)["state"]["terminated"]["exitCode"].as_i64();
-        seen.push((
-            kind,
-            pod["status"]["phase"].as_str().unwrap().to_owned(),
-            code,
-        ));
+        seen.push((kind, pod["status"]["phase"].as_str().unwrap().to_owned(), code));
         if kind == "deleted" {
             break;
         }
@@ -170,10 +139,7 @@ async fn a_graceful_delete_shows_termination_then_the_final_phase_then_the_end()
         &("modified", "Running".to_owned(), None),
         "{seen:?}"
     );
-    assert!(
-        seen.contains(&("modified", "Failed".to_owned(), Some(3))),
-        "{seen:?}"
-    );
+    assert!(seen.contains(&("modified", "Failed".to_owned(), Some(3))), "{seen:?}");
     assert_eq!(
         seen.last().unwrap(),
         &("deleted", "Failed".to_owned(), Some(3)),
@@ -190,10 +156,7 @@ async fn a_deaf_process_is_killed_when_the_grace_period_is_over() {
     create(&lab, pod).await;
     wait_pod(&lab, "p", "running", phase("Running")).await;
     let start = Instant::now();
-    pods(&lab)
-        .delete("p", &DeleteParams::default())
-        .await
-        .unwrap();
+    pods(&lab).delete("p", &DeleteParams::default()).await.unwrap();
     while pods(&lab).get_opt("p").await.unwrap().is_some() {
         assert!(start.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -217,17 +180,8 @@ async fn a_forced_delete_kills_at_once_and_the_last_event_still_says_running() {
         assert!(Instant::now() < deadline, "the process never ran");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let version = pods(&lab)
-        .get("p")
-        .await
-        .unwrap()
-        .metadata
-        .resource_version
-        .unwrap();
-    let watch = pods(&lab)
-        .watch(&WatchParams::default(), &version)
-        .await
-        .unwrap();
+    let version = pods(&lab).get("p").await.unwrap().metadata.resource_version.unwrap();
+    let watch = pods(&lab).watch(&WatchParams::default(), &version).await.unwrap();
     let start = Instant::now();
     pods(&lab)
         .delete("p", &DeleteParams::default().grace_period(0))
@@ -241,18 +195,12 @@ async fn a_forced_delete_kills_at_once_and_the_last_event_still_says_running() {
             .unwrap()
             .unwrap();
         if let WatchEvent::Deleted(pod) = event {
-            assert_eq!(
-                serde_json::to_value(pod).unwrap()["status"]["phase"],
-                "Running"
-            );
+            assert_eq!(serde_json::to_value(pod).unwrap()["status"]["phase"], "Running");
             break;
         }
     }
     while process_exists(&marker) {
-        assert!(
-            start.elapsed() < Duration::from_secs(2),
-            "the process outlives its pod"
-        );
+        assert!(start.elapsed() < Duration::from_secs(2), "the process outlives its pod");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     println!("forced delete to death: {:?}", start.elapsed());
@@ -272,22 +220,14 @@ async fn the_death_of_a_container_is_in_the_status_within_milliseconds() {
     create(&lab, shell("p", "sleep 100")).await;
     let pod = wait_pod(&lab, "p", "running", phase("Running")).await;
     let version = pod["metadata"]["resourceVersion"].as_str().unwrap();
-    let watch = pods(&lab)
-        .watch(&WatchParams::default(), version)
-        .await
-        .unwrap();
+    let watch = pods(&lab).watch(&WatchParams::default(), version).await.unwrap();
     let id = first(&pod)["containerID"]
         .as_str()
         .unwrap()
         .strip_prefix("runc://")
         .unwrap()
         .to_owned();
-    let state = lab
-        .info()
-        .kubeconfig
-        .with_file_name("runc")
-        .join(id)
-        .join("state.json");
+    let state = lab.info().kubeconfig.with_file_name("runc").join(id).join("state.json");
     let state: serde_json::Value = serde_json::from_slice(&std::fs::read(state).unwrap()).unwrap();
     let pid = i32::try_from(state["init_process_pid"].as_i64().unwrap()).unwrap();
     let mut watch = std::pin::pin!(watch);
@@ -324,8 +264,7 @@ async fn a_crashing_container_restarts_at_once_and_then_backs_off() {
     pod["spec"]["restartPolicy"] = json!("Always");
     create(&lab, pod).await;
     let looping = wait_pod(&lab, "p", "in a crash loop", |pod| {
-        first(pod)["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-            && first(pod)["restartCount"] == 2
+        first(pod)["state"]["waiting"]["reason"] == "CrashLoopBackOff" && first(pod)["restartCount"] == 2
     })
     .await;
     assert_eq!(looping["status"]["phase"], "Running");
@@ -335,10 +274,7 @@ async fn a_crashing_container_restarts_at_once_and_then_backs_off() {
         ..LogOptions::default()
     };
     assert_eq!(logs(&lab, "p", previous).await, "run");
-    let again = wait_pod(&lab, "p", "restarted again", |pod| {
-        first(pod)["restartCount"] == 3
-    })
-    .await;
+    let again = wait_pod(&lab, "p", "restarted again", |pod| first(pod)["restartCount"] == 3).await;
     assert_ne!(first(&again)["containerID"], first(&looping)["containerID"]);
     lab.stop().await.unwrap();
 }
@@ -349,14 +285,7 @@ async fn too_much_memory_is_oom_killed() {
     let mut pod = shell("p", "exec tail /dev/zero");
     pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "24Mi"}});
     create(&lab, pod).await;
-    let failed = wait_pod_for(
-        &lab,
-        "p",
-        "failed",
-        Duration::from_secs(60),
-        phase("Failed"),
-    )
-    .await;
+    let failed = wait_pod_for(&lab, "p", "failed", Duration::from_secs(60), phase("Failed")).await;
     let ended = &first(&failed)["state"]["terminated"];
     assert_eq!(
         (ended["exitCode"].as_i64(), ended["reason"].as_str()),
@@ -382,10 +311,7 @@ async fn what_cannot_start_says_why() {
     let failed = wait_pod(&lab, "missing", "failed", phase("Failed")).await;
     let ended = &first(&failed)["state"]["terminated"];
     assert_eq!(ended["reason"], "StartError");
-    assert!(
-        ended["message"].as_str().unwrap().contains("no such file"),
-        "{ended}"
-    );
+    assert!(ended["message"].as_str().unwrap().contains("no such file"), "{ended}");
     lab.stop().await.unwrap();
 }
 

@@ -24,22 +24,14 @@ fn restart_policy(policy: &Value) -> impl Fn(&mut Value) + '_ {
 async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
     let stage = stage("kills").await;
     let policy = json!({"type": "OnFailure", "onFailureRetries": 5, "onFailureRetryInterval": 1});
-    stage
-        .apply("builtin-pipeline.yaml", restart_policy(&policy))
-        .await;
+    stage.apply("builtin-pipeline.yaml", restart_policy(&policy)).await;
     let data = stage.data().await;
     stage.committed(&data, 2, SOON).await;
     until("two executors run", SOON, || async {
         stage.executors().await.len() == 2
     })
     .await;
-    assert_eq!(
-        stage.status().await["executorState"]
-            .as_object()
-            .unwrap()
-            .len(),
-        2
-    );
+    assert_eq!(stage.status().await["executorState"].as_object().unwrap().len(), 2);
 
     // Driver, by force: no SIGTERM, the pod object is gone at once.
     let first = stage.driver_uid().await;
@@ -48,14 +40,10 @@ async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
         .delete(DRIVER, &DeleteParams::default().grace_period(0))
         .await
         .unwrap();
-    until(
-        "another driver pod runs under the same name",
-        SOON,
-        || async {
-            let uid = stage.driver_uid().await;
-            uid.is_some() && uid != first && stage.state_is("RUNNING").await
-        },
-    )
+    until("another driver pod runs under the same name", SOON, || async {
+        let uid = stage.driver_uid().await;
+        uid.is_some() && uid != first && stage.state_is("RUNNING").await
+    })
     .await;
     let before = spark_support::last_commit(&data).unwrap();
     stage.committed(&data, before + 2, SOON).await;
@@ -63,11 +51,7 @@ async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
 
     // Driver, by delete: SIGTERM, exit 143.
     let second = stage.driver_uid().await;
-    stage
-        .pods()
-        .delete(DRIVER, &DeleteParams::default())
-        .await
-        .unwrap();
+    stage.pods().delete(DRIVER, &DeleteParams::default()).await.unwrap();
     until("a third driver pod runs", SOON, || async {
         let uid = stage.driver_uid().await;
         uid.is_some() && uid != second && stage.state_is("RUNNING").await
@@ -117,10 +101,7 @@ async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
 async fn without_a_restart_policy_a_killed_driver_stays_dead() {
     let stage = stage("never").await;
     stage
-        .apply(
-            "builtin-pipeline.yaml",
-            restart_policy(&json!({"type": "Never"})),
-        )
+        .apply("builtin-pipeline.yaml", restart_policy(&json!({"type": "Never"})))
         .await;
     let data = stage.data().await;
     stage.committed(&data, 1, SOON).await;
@@ -129,10 +110,7 @@ async fn without_a_restart_policy_a_killed_driver_stays_dead() {
         .delete(DRIVER, &DeleteParams::default().grace_period(0))
         .await
         .unwrap();
-    until("the application has failed for good", SOON, || {
-        stage.state_is("FAILED")
-    })
-    .await;
+    until("the application has failed for good", SOON, || stage.state_is("FAILED")).await;
     until("its executors are gone", SOON, || async {
         stage.executors().await.is_empty()
     })

@@ -25,9 +25,7 @@ fn the_stand_in_differs_from_the_real_pipeline_only_in_what_makes_it_a_stand_in(
     let mut real = documents("spark-pipeline.yaml");
     let mut stand_in = documents("builtin-pipeline.yaml");
     // The Python program and its volume are Spark's only.
-    real.retain(|document| {
-        !(document["kind"] == "ConfigMap" && document["metadata"]["name"] == "pipeline")
-    });
+    real.retain(|document| !(document["kind"] == "ConfigMap" && document["metadata"]["name"] == "pipeline"));
     for document in &mut stand_in {
         assert_eq!(
             document["metadata"]["labels"]["chaosrun.dev/stand-in"], "built-in-pipeline",
@@ -56,10 +54,7 @@ fn the_stand_in_differs_from_the_real_pipeline_only_in_what_makes_it_a_stand_in(
         let namespace = document["spec"]["sparkConf"]["spark.metrics.namespace"].clone();
         document["spec"]["sparkConf"] = json!({"spark.metrics.namespace": namespace});
         for list in ["/spec/volumes", "/spec/driver/volumeMounts"] {
-            let list = document
-                .pointer_mut(list)
-                .and_then(Value::as_array_mut)
-                .unwrap();
+            let list = document.pointer_mut(list).and_then(Value::as_array_mut).unwrap();
             list.retain(|entry| entry["name"] != "pipeline");
         }
     }

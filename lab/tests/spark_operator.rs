@@ -2,11 +2,7 @@
 //!
 //! Needs no root: pods are objects here whose status the test writes.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +11,7 @@ use chaosrun_lab::api::{ApiServer, ApiServerConfig, ServeHandle};
 use chaosrun_lab::controllers::spark::{ApiAccess, SparkOperator, SparkOperatorConfig};
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
-    PatchParams, PostParams,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -41,10 +36,7 @@ impl Drop for Stage {
 async fn stage(spark_home: Option<std::path::PathBuf>) -> Stage {
     drop(rustls::crypto::ring::default_provider().install_default());
     let server = ApiServer::new(ApiServerConfig::default()).unwrap();
-    let serving = server
-        .serve(&["127.0.0.1:0".parse().unwrap()])
-        .await
-        .unwrap();
+    let serving = server.serve(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, server.ca_pem()).unwrap();
@@ -114,21 +106,14 @@ impl Stage {
             if status["applicationState"]["state"] == state {
                 return status;
             }
-            assert!(
-                begun.elapsed() < limit,
-                "no {state} within {limit:?}, status: {status}"
-            );
+            assert!(begun.elapsed() < limit, "no {state} within {limit:?}, status: {status}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     async fn set_phase(&self, pod: &str, status: Value) {
         self.pods
-            .patch_status(
-                pod,
-                &PatchParams::default(),
-                &Patch::Merge(json!({"status": status})),
-            )
+            .patch_status(pod, &PatchParams::default(), &Patch::Merge(json!({"status": status})))
             .await
             .unwrap();
     }
@@ -153,10 +138,7 @@ async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_i
     let policy = json!({"type": "OnFailure", "onFailureRetries": 1, "onFailureRetryInterval": 2});
     stage
         .applications
-        .create(
-            &PostParams::default(),
-            &application("chaosrun/pipeline:1", policy),
-        )
+        .create(&PostParams::default(), &application("chaosrun/pipeline:1", policy))
         .await
         .unwrap();
     let first = stage.reaches("SUBMITTED", SOON).await;
@@ -184,15 +166,10 @@ async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_i
     );
     assert_eq!(first["driverInfo"]["webUIServiceName"], "orders-ui-svc");
 
-    stage
-        .set_phase("orders-driver", json!({"phase": "Running"}))
-        .await;
+    stage.set_phase("orders-driver", json!({"phase": "Running"})).await;
     let running = stage.reaches("RUNNING", SOON).await;
     assert_eq!(running["executionAttempts"], 1);
-    assert_eq!(
-        running["sparkApplicationId"],
-        metadata["labels"]["spark-app-selector"]
-    );
+    assert_eq!(running["sparkApplicationId"], metadata["labels"]["spark-app-selector"]);
 
     stage.fail_driver(137).await;
     let failing = stage.reaches("FAILING", SOON).await;
@@ -204,10 +181,7 @@ async fn a_failed_driver_is_replaced_under_the_same_name_with_a_new_submission_i
     let second = stage.reaches("SUBMITTED", SOON).await;
     assert_ne!(second["submissionID"], first["submissionID"]);
     assert_eq!(second["executionAttempts"], 2);
-    assert!(
-        second.get("terminationTime").is_none()
-            && second["applicationState"].get("errorMessage").is_none()
-    );
+    assert!(second.get("terminationTime").is_none() && second["applicationState"].get("errorMessage").is_none());
     let replacement = stage.pods.get("orders-driver").await.unwrap();
     assert_ne!(replacement.metadata.uid, driver.metadata.uid);
 
@@ -252,16 +226,11 @@ async fn a_force_deleted_driver_fails_the_application_when_the_policy_is_never()
     let policy = json!({"type": "Never"});
     stage
         .applications
-        .create(
-            &PostParams::default(),
-            &application("chaosrun/pipeline", policy),
-        )
+        .create(&PostParams::default(), &application("chaosrun/pipeline", policy))
         .await
         .unwrap();
     stage.reaches("SUBMITTED", SOON).await;
-    stage
-        .set_phase("orders-driver", json!({"phase": "Running"}))
-        .await;
+    stage.set_phase("orders-driver", json!({"phase": "Running"})).await;
     stage.reaches("RUNNING", SOON).await;
     stage
         .pods
@@ -269,10 +238,7 @@ async fn a_force_deleted_driver_fails_the_application_when_the_policy_is_never()
         .await
         .unwrap();
     let failed = stage.reaches("FAILED", SOON).await;
-    assert_eq!(
-        failed["applicationState"]["errorMessage"],
-        "driver pod not found"
-    );
+    assert_eq!(failed["applicationState"]["errorMessage"], "driver pod not found");
     assert!(failed["terminationTime"].is_string());
 }
 
@@ -282,18 +248,12 @@ async fn without_spark_a_submission_fails_and_says_what_is_missing() {
     let policy = json!({"type": "Never"});
     stage
         .applications
-        .create(
-            &PostParams::default(),
-            &application("apache/spark:4.0.1", policy),
-        )
+        .create(&PostParams::default(), &application("apache/spark:4.0.1", policy))
         .await
         .unwrap();
     let failed = stage.reaches("FAILED", SOON).await;
     let message = failed["applicationState"]["errorMessage"].as_str().unwrap();
-    assert!(
-        message.contains("Apache Spark is not installed"),
-        "{message}"
-    );
+    assert!(message.contains("Apache Spark is not installed"), "{message}");
     assert!(failed.get("executionAttempts").is_none());
 }
 
@@ -303,10 +263,7 @@ async fn suspend_removes_the_driver_and_resume_brings_it_back() {
     let policy = json!({"type": "Never"});
     stage
         .applications
-        .create(
-            &PostParams::default(),
-            &application("chaosrun/pipeline", policy),
-        )
+        .create(&PostParams::default(), &application("chaosrun/pipeline", policy))
         .await
         .unwrap();
     stage.reaches("SUBMITTED", SOON).await;

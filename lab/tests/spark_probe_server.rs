@@ -58,12 +58,7 @@ fn get_ready(port: u16) -> Option<u16> {
 
 /// Event name to seconds of `CLOCK_MONOTONIC`.
 fn stamps(folder: &Path) -> Vec<(String, f64)> {
-    let file = std::fs::read_dir(folder)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
     let text = std::fs::read_to_string(file).unwrap();
     text.lines()
         .map(|line| {
@@ -114,8 +109,5 @@ fn it_can_refuse_connections_until_it_is_ready() {
     let (stamps, _, refused_politely) = observe(&["--listen-late"]);
     let at = |name: &str| stamps.iter().find(|(event, _)| event == name).unwrap().1;
     assert!(!refused_politely);
-    assert!(
-        (at("listening") - at("start") - 0.7).abs() < 0.1,
-        "{stamps:?}"
-    );
+    assert!((at("listening") - at("start") - 0.7).abs() < 0.1, "{stamps:?}");
 }

@@ -54,11 +54,7 @@ async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {
 
     let victims = stage.executors().await;
     let victim = victims.iter().next().unwrap();
-    stage
-        .pods()
-        .delete(victim, &DeleteParams::default())
-        .await
-        .unwrap();
+    stage.pods().delete(victim, &DeleteParams::default()).await.unwrap();
     until("Spark replaced the executor", START, || async {
         let now = stage.executors().await;
         now.len() == 2 && !now.contains(victim)
@@ -73,14 +69,10 @@ async fn apache_spark_recovers_from_killed_executor_and_driver_without_loss() {
         .delete(DRIVER, &DeleteParams::default().grace_period(0))
         .await
         .unwrap();
-    until(
-        "another driver pod runs under the same name",
-        START,
-        || async {
-            let uid = stage.driver_uid().await;
-            uid.is_some() && uid != first && stage.state_is("RUNNING").await
-        },
-    )
+    until("another driver pod runs under the same name", START, || async {
+        let uid = stage.driver_uid().await;
+        uid.is_some() && uid != first && stage.state_is("RUNNING").await
+    })
     .await;
     let before = last_commit(&data).unwrap();
     stage.committed(&data, before + 2, START).await;

@@ -43,13 +43,7 @@ pub(super) struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     /// Colour in the output.
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value = "auto",
-        value_name = "WHEN"
-    )]
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
     pub(super) color: Color,
     /// Show what would happen and touch nothing (the same as `plan`).
     #[arg(long, global = true)]
@@ -263,10 +257,7 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
 pub(super) fn explain(error: &clap::Error, streams: &mut Streams) -> Exit {
     use clap::error::ErrorKind;
     let text = error.render().to_string();
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         streams.say(text.trim_end());
         return Exit::Pass;
     }

@@ -12,11 +12,7 @@ use std::time::Duration;
 const UNDO_LIMIT: Duration = Duration::from_secs(60);
 
 /// Lists, asks, removes. Doing it twice is the same as doing it once.
-pub(super) async fn clean(
-    global: Global,
-    arguments: CleanArguments,
-    streams: &mut Streams,
-) -> Result<Exit, Failure> {
+pub(super) async fn clean(global: Global, arguments: CleanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
     let connected = Connected::open(&global, streams).await?;
     let result = sweep(&connected, &global, &arguments, streams).await;
     connected.close(streams).await?;
@@ -65,10 +61,7 @@ async fn sweep(
         }
     }
     if left.is_empty() {
-        streams.say(&format!(
-            "removed {} objects; nothing is left",
-            found.undos.len()
-        ));
+        streams.say(&format!("removed {} objects; nothing is left", found.undos.len()));
         return Ok(Exit::Pass);
     }
     streams.note("chaosrun: still there:");

@@ -134,15 +134,10 @@ impl Failure {
         match self {
             Self::Cluster(error) => error.hint(),
             Self::Engine(error) => error.hint(),
-            Self::Internal(_) => {
-                Some("this is a defect of chaosrun: please report it with the command line")
+            Self::Internal(_) => Some("this is a defect of chaosrun: please report it with the command line"),
+            Self::Usage(_) | Self::Invalid(_) | Self::Manifest(_) | Self::File(_) | Self::Record(_) | Self::Lab(_) => {
+                None
             }
-            Self::Usage(_)
-            | Self::Invalid(_)
-            | Self::Manifest(_)
-            | Self::File(_)
-            | Self::Record(_)
-            | Self::Lab(_) => None,
         }
     }
 }
@@ -190,10 +185,7 @@ mod tests {
 
     #[test]
     fn a_refuted_claim_is_not_hidden_by_a_refusal_elsewhere() {
-        assert_eq!(
-            Exit::first_of(&[Exit::Refused, Exit::Fail, Exit::Pass]),
-            Exit::Fail
-        );
+        assert_eq!(Exit::first_of(&[Exit::Refused, Exit::Fail, Exit::Pass]), Exit::Fail);
     }
 
     #[test]

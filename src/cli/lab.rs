@@ -35,13 +35,10 @@ impl LabInUse {
                 temporary: None,
             });
         }
-        streams.note(
-            "booting a lab: an embedded Kubernetes on this machine, removed again at the end",
-        );
-        let temporary =
-            lifecycle::up_temporary(configuration(&format!("tmp-{}", std::process::id()))?)
-                .await
-                .map_err(failure)?;
+        streams.note("booting a lab: an embedded Kubernetes on this machine, removed again at the end");
+        let temporary = lifecycle::up_temporary(configuration(&format!("tmp-{}", std::process::id()))?)
+            .await
+            .map_err(failure)?;
         streams.note(&format!(
             "the lab is up (KUBECONFIG={})",
             temporary.status.kubeconfig.display()
@@ -86,11 +83,7 @@ pub(super) fn lab(command: &LabCommand, streams: &mut Streams) -> Result<Exit, F
         LabCommand::Up { name } => {
             let config = configuration(name)?;
             let lab = block_on(lifecycle::up(&config))?.map_err(failure)?;
-            streams.say(&format!(
-                "lab {} is up at {}",
-                lab.name,
-                lab.api.unwrap_or_default()
-            ));
+            streams.say(&format!("lab {} is up at {}", lab.name, lab.api.unwrap_or_default()));
             streams.say(&format!("export KUBECONFIG='{}'", lab.kubeconfig.display()));
         }
         LabCommand::Down { name } => {

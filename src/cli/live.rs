@@ -101,9 +101,7 @@ impl View {
 
     fn event(&mut self, event: &Event) {
         match event {
-            Event::ExperimentStarted {
-                experiment, file, ..
-            } => {
+            Event::ExperimentStarted { experiment, file, .. } => {
                 self.probes.clear();
                 self.committed = None;
                 self.line(&format!("{} ({file})", experiment.name));
@@ -121,14 +119,12 @@ impl View {
                 ));
             }
             Event::FaultProven { fault, proof, .. } => {
-                self.line(&format!("fault {fault}: proven, {proof}"))
+                self.line(&format!("fault {fault}: proven, {proof}"));
             }
             Event::FaultNotProven { fault, why, .. } => {
-                self.line(&format!("fault {fault}: NOT proven, {why}"))
+                self.line(&format!("fault {fault}: NOT proven, {why}"));
             }
-            Event::FaultAnswered {
-                error: Some(error), ..
-            } => self.line(&format!("the injection call: {error}")),
+            Event::FaultAnswered { error: Some(error), .. } => self.line(&format!("the injection call: {error}")),
             Event::WatchGap {
                 kind,
                 from,
@@ -146,29 +142,21 @@ impl View {
                     "watch on {kind} was broken for {seconds:.1} s ({why}); {effect}"
                 ));
             }
-            Event::LedgerSample {
-                committed, error, ..
-            } => {
+            Event::LedgerSample { committed, error, .. } => {
                 if let Some(error) = error {
                     self.line(&format!("ledger: {error}"));
                 }
                 self.committed = committed.or(self.committed);
             }
             Event::LedgerAudited {
-                acked,
-                reads,
-                drained,
-                ..
+                acked, reads, drained, ..
             } => {
                 let records: u64 = acked.iter().map(|range| range.last - range.first + 1).sum();
                 let found: u64 = reads
                     .last()
-                    .map(|read| read.runs.iter().map(|run| run.last - run.first + 1).sum())
-                    .unwrap_or(0);
+                    .map_or(0, |read| read.runs.iter().map(|run| run.last - run.first + 1).sum());
                 let state = if *drained { "drained" } else { "not drained" };
-                self.line(&format!(
-                    "ledger: {records} records in, {found} out, {state}"
-                ));
+                self.line(&format!("ledger: {records} records in, {found} out, {state}"));
             }
             Event::LedgerUnreadable { why } => self.line(&format!("ledger: unreadable: {why}")),
             Event::RunnerStalled { from, to } => {
@@ -178,9 +166,7 @@ impl View {
                 ));
             }
             Event::Stopping { why, .. } => self.line(&format!("{why}: reverting")),
-            Event::Undone {
-                error: Some(error), ..
-            } => self.line(&format!("a revert failed: {error}")),
+            Event::Undone { error: Some(error), .. } => self.line(&format!("a revert failed: {error}")),
             _ => {}
         }
         if matches!(
@@ -197,17 +183,11 @@ impl View {
     /// Says which probes changed, and keeps the status line.
     fn status(&mut self) {
         let now = self.recorder.clock().now();
-        let Some(states) = self
-            .recorder
-            .timeline(|timeline| timeline.probe_states(now))
-        else {
+        let Some(states) = self.recorder.timeline(|timeline| timeline.probe_states(now)) else {
             return;
         };
         let mut marks = Vec::new();
-        for status in states
-            .iter()
-            .filter(|status| status.purpose != Purpose::Stop)
-        {
+        for status in states.iter().filter(|status| status.purpose != Purpose::Stop) {
             let word = match status.state {
                 ProbeState::Good => "good",
                 ProbeState::Bad => "BAD",
@@ -217,10 +197,7 @@ impl View {
             if self.probes.get(&status.probe) == Some(&status.state) {
                 continue;
             }
-            let first = self
-                .probes
-                .insert(status.probe.clone(), status.state)
-                .is_none();
+            let first = self.probes.insert(status.probe.clone(), status.state).is_none();
             if first && status.state == ProbeState::NoData {
                 continue;
             }

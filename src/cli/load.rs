@@ -43,8 +43,7 @@ pub(super) fn experiments(
     let mut problems: Option<Problems> = None;
     for path in files {
         let name = path.display().to_string();
-        let source = std::fs::read(&path)
-            .map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
+        let source = std::fs::read(&path).map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
         match parse(&name, &source, &lookup) {
             Ok(parsed) => {
                 for one in parsed {
@@ -65,18 +64,11 @@ pub(super) fn experiments(
     }
     if let Some(problems) = problems {
         return Err(Failure::Invalid(
-            problems
-                .render(streams.err_is_terminal())
-                .trim_end()
-                .to_owned(),
+            problems.render(streams.err_is_terminal()).trim_end().to_owned(),
         ));
     }
     let used = used.into_inner();
-    if let Some((name, _)) = variables
-        .values
-        .iter()
-        .find(|(name, _)| !used.contains(name))
-    {
+    if let Some((name, _)) = variables.values.iter().find(|(name, _)| !used.contains(name)) {
         return Err(Failure::Usage(format!(
             "--var {name}=... is used by none of the files; they would run without it"
         )));
@@ -96,10 +88,7 @@ pub(super) fn with_manifests(from: FromFile) -> Result<Loaded, Failure> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(&path).map_err(|error| ManifestError {
             file: file.clone(),
-            why: format!(
-                "cannot read the setup manifest of {}: {error}",
-                from.path.display()
-            ),
+            why: format!("cannot read the setup manifest of {}: {error}", from.path.display()),
         })?;
         manifests.extend(parse_manifests(&file, &text)?);
     }
@@ -108,7 +97,10 @@ pub(super) fn with_manifests(from: FromFile) -> Result<Loaded, Failure> {
         let Some(manifest) = found else {
             return Err(Failure::Manifest(ManifestError {
                 file: from.path.display().to_string(),
-                why: format!("setup.patches names {} {}, which is in none of the manifests", patch.kind, patch.name),
+                why: format!(
+                    "setup.patches names {} {}, which is in none of the manifests",
+                    patch.kind, patch.name
+                ),
             }));
         };
         manifest.merge(&patch.merge).map_err(|why| ManifestError {
@@ -132,20 +124,11 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path).map_err(|error| {
-            Failure::Usage(format!(
-                "cannot read the folder {}: {error}",
-                path.display()
-            ))
-        })?;
+        let entries = std::fs::read_dir(path)
+            .map_err(|error| Failure::Usage(format!("cannot read the folder {}: {error}", path.display())))?;
         let mut found: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.is_file()
-                    && path
-                        .extension()
-                        .is_some_and(|end| end == "yaml" || end == "yml")
-            })
+            .filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml"))
             .collect();
         if found.is_empty() {
             return Err(Failure::Usage(format!(

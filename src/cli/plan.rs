@@ -12,11 +12,7 @@ use crate::fault::FaultKind;
 use crate::plan::{protected_namespace, select};
 
 /// Shows the plan of every experiment. Exit 77 when something would be refused.
-pub(super) async fn plan(
-    global: Global,
-    arguments: PlanArguments,
-    streams: &mut Streams,
-) -> Result<Exit, Failure> {
+pub(super) async fn plan(global: Global, arguments: PlanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
     let mut experiments: Vec<Loaded> = Vec::new();
     for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
         let mut loaded = load::with_manifests(from)?;
@@ -80,18 +76,10 @@ async fn describe(
         missing.len()
     ));
     for verb in &needed {
-        let mark = if missing.contains(verb) {
-            "MISSING"
-        } else {
-            "held"
-        };
+        let mark = if missing.contains(verb) { "MISSING" } else { "held" };
         streams.say(&format!("    {mark:<7} {verb}"));
     }
-    refusals.extend(
-        missing
-            .iter()
-            .map(|verb| format!("missing permission: {verb}")),
-    );
+    refusals.extend(missing.iter().map(|verb| format!("missing permission: {verb}")));
     if uses_prometheus(experiment) && experiment.prometheus_url.is_none() && prometheus.is_none() {
         refusals.push("a probe asks Prometheus, but no address is known".to_owned());
     }
@@ -141,11 +129,7 @@ async fn faults(
                     .iter()
                     .filter(|held| fault.role.is_none() || held.role == fault.role);
                 let names: Vec<&str> = among.map(|held| held.pod.name.as_str()).collect();
-                streams.say(&format!(
-                    "    pods: {} of {}",
-                    chosen.len(),
-                    names.join(", ")
-                ));
+                streams.say(&format!("    pods: {} of {}", chosen.len(), names.join(", ")));
             }
             Err(refusal) => refusals.push(refusal.to_string()),
         }
@@ -170,9 +154,7 @@ fn duration(experiment: &Experiment) -> String {
         .unwrap_or_default();
     let least = (holds + timeouts.settle) * count;
     let pauses = experiment.trials.cooldown * count.saturating_sub(1);
-    let most = timeouts.setup
-        + (timeouts.baseline + timeouts.recovery + timeouts.settle + drain) * count
-        + pauses;
+    let most = timeouts.setup + (timeouts.baseline + timeouts.recovery + timeouts.settle + drain) * count + pauses;
     format!(
         "{count} trials, at least {} s, at most {} s",
         (least + pauses).as_secs(),

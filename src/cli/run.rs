@@ -14,11 +14,7 @@ use crate::world::{Clock, FileError, Recorder, listen, write_atomically};
 use std::path::{Path, PathBuf};
 
 /// Runs experiments and writes the run folder.
-pub(super) async fn run(
-    global: Global,
-    arguments: RunArguments,
-    streams: &mut Streams,
-) -> Result<Exit, Failure> {
+pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut Streams) -> Result<Exit, Failure> {
     let mut experiments: Vec<Loaded> = Vec::new();
     for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
         let mut loaded = load::with_manifests(from)?;
@@ -26,9 +22,8 @@ pub(super) async fn run(
         experiments.push(loaded);
     }
     // From here on a signal must lead to an orderly end: a booted lab, a fault, a setup manifest.
-    let signals = listen().map_err(|error| {
-        Failure::Internal(format!("cannot install the signal handlers: {error}"))
-    })?;
+    let signals =
+        listen().map_err(|error| Failure::Internal(format!("cannot install the signal handlers: {error}")))?;
     let clock = Clock::start();
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
     let run = run_id(clock, seed);
@@ -72,12 +67,7 @@ pub(super) async fn run(
 }
 
 /// Report, table, exit code.
-fn conclude(
-    outcome: &RunOutcome,
-    folder: &Path,
-    format: Format,
-    streams: &mut Streams,
-) -> Result<Exit, Failure> {
+fn conclude(outcome: &RunOutcome, folder: &Path, format: Format, streams: &mut Streams) -> Result<Exit, Failure> {
     let verdict = write_and_show(folder, format, streams)?;
     let mut exits = vec![Exit::from(verdict)];
     for (name, error) in &outcome.errors {
@@ -118,8 +108,7 @@ pub(super) fn write_and_show(
         path: log_path.clone(),
         source,
     })?;
-    let log = read_log(&bytes)
-        .map_err(|error| Failure::Invalid(format!("{}: {error}", log_path.display())))?;
+    let log = read_log(&bytes).map_err(|error| Failure::Invalid(format!("{}: {error}", log_path.display())))?;
     let run = report::build(&log.records);
     let json = report::json(&run);
     write_atomically(&folder.join("report.json"), json.as_bytes())?;

@@ -32,10 +32,7 @@ impl Streams {
         self.color = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => {
-                self.out_is_terminal
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            }
+            Color::Auto => self.out_is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
     }
 

@@ -6,18 +6,12 @@ use super::load;
 use super::streams::Streams;
 
 /// Checks every file, its setup manifests included.
-pub(super) fn validate(
-    arguments: &ValidateArguments,
-    streams: &mut Streams,
-) -> Result<Exit, Failure> {
+pub(super) fn validate(arguments: &ValidateArguments, streams: &mut Streams) -> Result<Exit, Failure> {
     let loaded = load::experiments(&arguments.paths, &arguments.variables, streams)?;
     let mut names = Vec::new();
     for from in loaded {
         let loaded = load::with_manifests(from)?;
-        names.push(format!(
-            "{}: {} is valid",
-            loaded.file, loaded.experiment.name
-        ));
+        names.push(format!("{}: {} is valid", loaded.file, loaded.experiment.name));
     }
     streams.say(&names.join("\n"));
     Ok(Exit::Pass)

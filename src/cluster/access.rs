@@ -2,9 +2,7 @@
 
 use super::connect::Cluster;
 use super::error::ClusterError;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::api::{Api, PostParams};
 
 /// One permission.
@@ -41,10 +39,7 @@ impl std::fmt::Display for Verb {
 ///
 /// # Errors
 /// When the review itself cannot be made.
-pub(crate) async fn missing_permissions(
-    cluster: &Cluster,
-    needed: &[Verb],
-) -> Result<Vec<Verb>, ClusterError> {
+pub(crate) async fn missing_permissions(cluster: &Cluster, needed: &[Verb]) -> Result<Vec<Verb>, ClusterError> {
     let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client());
     let mut missing = Vec::new();
     for verb in needed {

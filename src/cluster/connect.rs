@@ -38,9 +38,7 @@ impl Cluster {
         config.connect_timeout = Some(Duration::from_secs(5));
         // kube's own retries are silent and outlast every deadline of ours; whoever can wait (watches, reverts) tries again itself.
         config.default_retry = false;
-        config
-            .headers
-            .push((http::header::USER_AGENT, user_agent()));
+        config.headers.push((http::header::USER_AGENT, user_agent()));
         let url = config.cluster_url.to_string();
         let attempted = format!("reach the API server at {url}");
         let requests = Arc::new(AtomicU64::new(0));
@@ -65,11 +63,7 @@ impl Cluster {
             kind: kind.to_owned(),
             version: version.git_version,
         };
-        Ok(Self {
-            client,
-            requests,
-            info,
-        })
+        Ok(Self { client, requests, info })
     }
 
     /// The kube client, for typed APIs.
@@ -138,8 +132,7 @@ async fn load_config(options: &ConnectOptions) -> Result<kube::Config, ClusterEr
     };
     if let Some(path) = &options.kubeconfig {
         let attempted = format!("read the kubeconfig {}", path.display());
-        let kubeconfig = Kubeconfig::read_from(path)
-            .map_err(|error| other(attempted.clone(), error.to_string()))?;
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|error| other(attempted.clone(), error.to_string()))?;
         return kube::Config::from_custom_kubeconfig(kubeconfig, &selection)
             .await
             .map_err(|error| other(attempted, error.to_string()));

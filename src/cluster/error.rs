@@ -101,12 +101,10 @@ impl ClusterError {
                 "check that the cluster is up and that the kubeconfig context is the right one (`kubectl cluster-info`); \
                  without a cluster, `--lab` boots the embedded one",
             ),
-            Failed::Unauthorized => {
-                Some("the credentials of this kubeconfig context are not accepted: log in again")
+            Failed::Unauthorized => Some("the credentials of this kubeconfig context are not accepted: log in again"),
+            Failed::Forbidden => {
+                Some("ask for the missing permission; `chaosrun plan FILE` lists the verbs an experiment needs")
             }
-            Failed::Forbidden => Some(
-                "ask for the missing permission; `chaosrun plan FILE` lists the verbs an experiment needs",
-            ),
             Failed::Throttled => Some("the API server is overloaded: try again later"),
             Failed::NotFound
             | Failed::Conflict

@@ -56,36 +56,19 @@ pub(crate) async fn run_in_pod(
         )
     };
     let work = async {
-        let mut process = open(
-            cluster,
-            namespace,
-            pod,
-            container,
-            command,
-            false,
-            attempted(),
-        )
-        .await?;
+        let mut process = open(cluster, namespace, pod, container, command, false, attempted()).await?;
         let status = process.take_status();
         let (stdout, stderr) = (process.stdout(), process.stderr());
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let read_out = async {
             match stdout {
-                Some(reader) => reader
-                    .take(MOST_BYTES)
-                    .read_to_end(&mut out)
-                    .await
-                    .map(|_| ()),
+                Some(reader) => reader.take(MOST_BYTES).read_to_end(&mut out).await.map(|_| ()),
                 None => Ok(()),
             }
         };
         let read_err = async {
             match stderr {
-                Some(reader) => reader
-                    .take(1024 * 1024)
-                    .read_to_end(&mut err)
-                    .await
-                    .map(|_| ()),
+                Some(reader) => reader.take(1024 * 1024).read_to_end(&mut err).await.map(|_| ()),
                 None => Ok(()),
             }
         };
@@ -123,17 +106,9 @@ async fn open(
     attempted: String,
 ) -> Result<AttachedProcess, ClusterError> {
     let api: Api<Pod> = Api::namespaced(cluster.client(), namespace);
-    let mut params = AttachParams::default()
-        .stdin(stdin)
-        .stdout(true)
-        .stderr(true);
+    let mut params = AttachParams::default().stdin(stdin).stdout(true).stderr(true);
     params.container = container.map(str::to_owned);
-    match tokio::time::timeout(
-        CALL_TIMEOUT,
-        api.exec(pod, command.iter().map(String::as_str), &params),
-    )
-    .await
-    {
+    match tokio::time::timeout(CALL_TIMEOUT, api.exec(pod, command.iter().map(String::as_str), &params)).await {
         Ok(Ok(process)) => Ok(process),
         Ok(Err(error)) => Err(ClusterError::from_kube(attempted, &error)),
         Err(_elapsed) => Err(ClusterError::timed_out(attempted, CALL_TIMEOUT)),
@@ -162,16 +137,7 @@ impl Session {
     ) -> Result<Self, ClusterError> {
         let place = format!("ask the session in pod {namespace}/{pod}");
         let attempted = format!("open a session in pod {namespace}/{pod}");
-        let mut process = open(
-            cluster,
-            namespace,
-            pod,
-            container,
-            command,
-            true,
-            attempted.clone(),
-        )
-        .await?;
+        let mut process = open(cluster, namespace, pod, container, command, true, attempted.clone()).await?;
         let missing = || ClusterError {
             attempted: attempted.clone(),
             failed: Failed::Other,
@@ -191,11 +157,7 @@ impl Session {
     ///
     /// # Errors
     /// When the session is gone or does not answer within `limit`; it must be opened again then.
-    pub(crate) async fn ask(
-        &mut self,
-        question: &str,
-        limit: Duration,
-    ) -> Result<String, ClusterError> {
+    pub(crate) async fn ask(&mut self, question: &str, limit: Duration) -> Result<String, ClusterError> {
         let broken = |place: &str, why: String| ClusterError {
             attempted: place.to_owned(),
             failed: Failed::Unreachable,
@@ -209,10 +171,7 @@ impl Session {
             self.output.read_line(&mut answer).await
         };
         match tokio::time::timeout(limit, exchange).await {
-            Ok(Ok(0)) => Err(broken(
-                &self.place,
-                "the process in the pod has ended".to_owned(),
-            )),
+            Ok(Ok(0)) => Err(broken(&self.place, "the process in the pod has ended".to_owned())),
             Ok(Ok(_read)) => Ok(answer.trim_end().to_owned()),
             Ok(Err(error)) => Err(broken(&self.place, error.to_string())),
             Err(_elapsed) => Err(ClusterError::timed_out(self.place.clone(), limit)),

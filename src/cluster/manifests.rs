@@ -3,9 +3,7 @@
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
 use crate::fault::Undo;
-use crate::model::{
-    EXPERIMENT_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PURPOSE_LABEL, RUN_LABEL,
-};
+use crate::model::{EXPERIMENT_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PURPOSE_LABEL, RUN_LABEL};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
 use kube::discovery::{Scope, pinned_kind};
 use std::time::Duration;
@@ -36,19 +34,14 @@ pub(crate) fn parse_manifests(file: &str, text: &str) -> Result<Vec<Manifest>, M
         file: file.to_owned(),
         why,
     };
-    let documents: Vec<serde_json::Value> =
-        serde_yaml::from_multiple(text).map_err(|error| fail(error.to_string()))?;
+    let documents: Vec<serde_json::Value> = serde_yaml::from_multiple(text).map_err(|error| fail(error.to_string()))?;
     let mut manifests = Vec::new();
     for (index, document) in documents.into_iter().enumerate() {
         if document.is_null() {
             continue;
         }
-        let object: DynamicObject = serde_json::from_value(document).map_err(|error| {
-            fail(format!(
-                "document {}: not a Kubernetes object: {error}",
-                index + 1
-            ))
-        })?;
+        let object: DynamicObject = serde_json::from_value(document)
+            .map_err(|error| fail(format!("document {}: not a Kubernetes object: {error}", index + 1)))?;
         if object.types.is_none() || object.metadata.name.is_none() {
             return Err(fail(format!(
                 "document {}: apiVersion, kind or metadata.name is missing",
@@ -63,7 +56,8 @@ pub(crate) fn parse_manifests(file: &str, text: &str) -> Result<Vec<Manifest>, M
 impl Manifest {
     /// Is it this object?
     pub(crate) fn is(&self, kind: &str, name: &str) -> bool {
-        self.object.types.as_ref().is_some_and(|types| types.kind == kind) && self.object.metadata.name.as_deref() == Some(name)
+        self.object.types.as_ref().is_some_and(|types| types.kind == kind)
+            && self.object.metadata.name.as_deref() == Some(name)
     }
 
     /// Applies a JSON merge patch (RFC 7386).
@@ -79,11 +73,7 @@ impl Manifest {
 
     /// `Kind namespace/name` for people.
     pub(crate) fn title(&self) -> String {
-        let kind = self
-            .object
-            .types
-            .as_ref()
-            .map_or("", |types| types.kind.as_str());
+        let kind = self.object.types.as_ref().map_or("", |types| types.kind.as_str());
         let name = self.object.metadata.name.as_deref().unwrap_or_default();
         match &self.object.metadata.namespace {
             Some(namespace) => format!("{kind} {namespace}/{name}"),
@@ -93,10 +83,7 @@ impl Manifest {
 
     async fn resource(&self, cluster: &Cluster) -> Result<(ApiResource, Scope), ClusterError> {
         let types = self.object.types.clone().unwrap_or_default();
-        let attempted = format!(
-            "find the kind {} {} on the cluster",
-            types.api_version, types.kind
-        );
+        let attempted = format!("find the kind {} {} on the cluster", types.api_version, types.kind);
         let gvk = GroupVersionKind::try_from(&types).map_err(|error| ClusterError {
             attempted: attempted.clone(),
             failed: Failed::Rejected(400),
@@ -111,7 +98,7 @@ impl Manifest {
             {
                 Ok((resource, capabilities)) => return Ok((resource, capabilities.scope)),
                 Err(error) if matches!(error.failed, Failed::NotFound | Failed::Other) => {
-                    last = Some(error)
+                    last = Some(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -130,12 +117,7 @@ impl Manifest {
         match scope {
             Scope::Cluster => Api::all_with(cluster.client(), resource),
             Scope::Namespaced => {
-                let namespace = self
-                    .object
-                    .metadata
-                    .namespace
-                    .as_deref()
-                    .unwrap_or(default_namespace);
+                let namespace = self.object.metadata.namespace.as_deref().unwrap_or(default_namespace);
                 Api::namespaced_with(cluster.client(), namespace, resource)
             }
         }
@@ -190,10 +172,7 @@ impl Manifest {
             name: name.clone(),
         })?;
         match cluster
-            .call(
-                format!("create {title}"),
-                api.create(&PostParams::default(), &object),
-            )
+            .call(format!("create {title}"), api.create(&PostParams::default(), &object))
             .await
         {
             Ok(_created) => Ok(true),
@@ -206,11 +185,7 @@ impl Manifest {
 ///
 /// # Errors
 /// When the call fails for another reason, or the object is still there when `limit` is over.
-pub(crate) async fn undo(
-    cluster: &Cluster,
-    undo: &Undo,
-    limit: Duration,
-) -> Result<(), ClusterError> {
+pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Result<(), ClusterError> {
     let Undo::DeleteObject {
         api_version,
         kind,
@@ -222,8 +197,7 @@ pub(crate) async fn undo(
         return Ok(());
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource =
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
     let api: Api<DynamicObject> = match namespace {
         Some(namespace) => Api::namespaced_with(cluster.client(), namespace, &resource),
         None => Api::all_with(cluster.client(), &resource),
@@ -246,10 +220,7 @@ pub(crate) async fn undo(
         return Ok(());
     }
     cluster
-        .call_opt(
-            attempted.clone(),
-            api.delete(name, &DeleteParams::background()),
-        )
+        .call_opt(attempted.clone(), api.delete(name, &DeleteParams::background()))
         .await?;
     let uid = found.metadata.uid;
     let gone = async {
@@ -261,9 +232,9 @@ pub(crate) async fn undo(
             }
         }
     };
-    tokio::time::timeout(limit, gone).await.map_err(|_elapsed| {
-        ClusterError::timed_out(format!("{attempted} (it is still there)"), limit)
-    })
+    tokio::time::timeout(limit, gone)
+        .await
+        .map_err(|_elapsed| ClusterError::timed_out(format!("{attempted} (it is still there)"), limit))
 }
 
 /// Everything in the cluster that carries chaosrun's label.
@@ -301,23 +272,16 @@ pub(crate) async fn find_labelled(
     let mut unreadable = Vec::new();
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            if !capabilities.supports_operation(verbs::LIST)
-                || !capabilities.supports_operation(verbs::DELETE)
-            {
+            if !capabilities.supports_operation(verbs::LIST) || !capabilities.supports_operation(verbs::DELETE) {
                 continue;
             }
             let api: Api<DynamicObject> = match (namespace, &capabilities.scope) {
                 (Some(_), Scope::Cluster) => continue,
-                (Some(namespace), Scope::Namespaced) => {
-                    Api::namespaced_with(cluster.client(), namespace, &resource)
-                }
+                (Some(namespace), Scope::Namespaced) => Api::namespaced_with(cluster.client(), namespace, &resource),
                 (None, _) => Api::all_with(cluster.client(), &resource),
             };
             let listed = match cluster
-                .call(
-                    format!("list {}", resource.plural),
-                    api.list_metadata(&parameters),
-                )
+                .call(format!("list {}", resource.plural), api.list_metadata(&parameters))
                 .await
             {
                 Ok(listed) => listed,

@@ -102,13 +102,7 @@ where
                         gap_from: gap_from.take(),
                         objects,
                     };
-                    Ok((
-                        Some(State::Watch {
-                            version,
-                            broken: None,
-                        }),
-                        Some(message),
-                    ))
+                    Ok((Some(State::Watch { version, broken: None }), Some(message)))
                 }
                 State::Watch { version, broken } => {
                     let connection = Connection {
@@ -144,10 +138,7 @@ where
                     state = next;
                 }
             }
-            Err(error)
-                if !listed_once
-                    || matches!(error.failed, Failed::Forbidden | Failed::Unauthorized) =>
-            {
+            Err(error) if !listed_once || matches!(error.failed, Failed::Forbidden | Failed::Unauthorized) => {
                 return Err(error);
             }
             Err(error) => {
@@ -186,9 +177,7 @@ where
     let mut objects = Vec::new();
     let mut params = selector.clone().limit(PAGE);
     loop {
-        let page = cluster
-            .call(format!("list {what}"), api.list(&params))
-            .await?;
+        let page = cluster.call(format!("list {what}"), api.list(&params)).await?;
         objects.extend(page.items);
         let version = page.metadata.resource_version.unwrap_or_default();
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -237,9 +226,7 @@ where
             };
             let at = self.clock.now();
             let message = match next {
-                None if at.since(opened_at) + Duration::from_secs(5)
-                    >= Duration::from_secs(WATCH_SECONDS.into()) =>
-                {
+                None if at.since(opened_at) + Duration::from_secs(5) >= Duration::from_secs(WATCH_SECONDS.into()) => {
                     return Ok(());
                 }
                 None => {
@@ -265,9 +252,8 @@ where
             };
             self.say_resumed(broken, at).await;
             *last_receipt = at;
-            if let WatchMessage::Added(_, object)
-            | WatchMessage::Modified(_, object)
-            | WatchMessage::Deleted(_, object) = &message
+            if let WatchMessage::Added(_, object) | WatchMessage::Modified(_, object) | WatchMessage::Deleted(_, object) =
+                &message
                 && let Some(seen) = &object.meta().resource_version
             {
                 version.clone_from(seen);
@@ -282,11 +268,7 @@ where
     async fn say_resumed(&self, broken: &mut Option<(Mono, String)>, to: Mono) {
         if let Some((from, why)) = broken.take() {
             // A closed channel is noticed at the next message.
-            drop(
-                self.messages
-                    .send(WatchMessage::Resumed { from, to, why })
-                    .await,
-            );
+            drop(self.messages.send(WatchMessage::Resumed { from, to, why }).await);
         }
     }
 }

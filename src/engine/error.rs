@@ -46,12 +46,8 @@ impl EngineError {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Cluster(error) => error.hint(),
-            Self::Prometheus(_) => {
-                Some("check the URL (`prometheus.url` in the experiment, or `--prometheus`)")
-            }
-            Self::Internal(_) => {
-                Some("this is a defect of chaosrun: please report it with the run folder")
-            }
+            Self::Prometheus(_) => Some("check the URL (`prometheus.url` in the experiment, or `--prometheus`)"),
+            Self::Internal(_) => Some("this is a defect of chaosrun: please report it with the run folder"),
             Self::Refused(_) | Self::Record(_) | Self::Signal(_) | Self::Stopped(_) => None,
         }
     }

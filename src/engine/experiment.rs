@@ -80,13 +80,7 @@ impl Body {
             };
             let namespace = &self.experiment.target.namespace;
             manifest
-                .create(
-                    &self.cluster,
-                    namespace,
-                    &self.run,
-                    &self.experiment.name,
-                    arm,
-                )
+                .create(&self.cluster, namespace, &self.run, &self.experiment.name, arm)
                 .await?;
         }
         Ok(())
@@ -101,14 +95,23 @@ impl Body {
                 "the experiment asks Prometheus, but no address is known; set prometheus.url in the file or give --prometheus URL".to_owned(),
             )
         })?;
-        Ok(Some(Prometheus::connect(url).await?))
+        let prometheus = Prometheus::connect(url).await?;
+        let interval = prometheus.scrape_interval();
+        let limit = self.experiment.slos.rto.map_or(f64::INFINITY, |rto| rto.limit.max);
+        // A change is seen up to one scrape late at either end: below two intervals nothing can be said.
+        if limit < interval.as_secs_f64() * 2.0 {
+            return Err(EngineError::Refused(format!(
+                "the limit of {limit} s cannot be measured by a Prometheus that scrapes every {} s; use a probe that asks the service",
+                interval.as_secs_f64()
+            )));
+        }
+        Ok(Some(prometheus))
     }
 
     async fn trials(&mut self, observers: &mut Observers) -> Result<(), EngineError> {
         let count = self.experiment.trials.count;
         for number in 1..=count {
-            self.recorder
-                .record(Event::TrialStarted { trial: number })?;
+            self.recorder.record(Event::TrialStarted { trial: number })?;
             let requests_before = self.cluster.requests();
             let setup_undos = open_undos(&self.recorder.events());
             let mut trial = Trial {
@@ -130,14 +133,8 @@ impl Body {
                     at,
                 })?;
             }
-            self.recorder.record(Event::StepStarted {
-                step: Step::Revert,
-                at,
-            })?;
-            let left = revert(&self.cluster, &self.recorder, |open| {
-                !setup_undos.contains(open)
-            })
-            .await;
+            self.recorder.record(Event::StepStarted { step: Step::Revert, at })?;
+            let left = revert(&self.cluster, &self.recorder, |open| !setup_undos.contains(open)).await;
             if !left.is_empty() {
                 tracing::warn!(
                     count = left.len(),
@@ -193,12 +190,8 @@ impl Body {
             .iter()
             .flat_map(|pod| pod.images.iter().map(String::as_str))
             .collect();
-        let stand_in = images
-            .iter()
-            .any(|image| image.contains("chaosrun/pipeline"));
-        let spark_version = members
-            .iter()
-            .find_map(|pod| pod.labels.get("spark-version"));
+        let stand_in = images.iter().any(|image| image.contains("chaosrun/pipeline"));
+        let spark_version = members.iter().find_map(|pod| pod.labels.get("spark-version"));
         let workload = match (&self.experiment.target.workload, stand_in, spark_version) {
             (Workload::SparkApplication { .. }, true, _) => "built-in pipeline".to_owned(),
             (Workload::SparkApplication { .. }, false, Some(version)) => {
@@ -209,8 +202,7 @@ impl Body {
                 format!("{} ({})", title(&self.experiment.target), images.join(", "))
             }
         };
-        self.recorder
-            .record(Event::WorkloadIdentified { workload, stand_in })?;
+        self.recorder.record(Event::WorkloadIdentified { workload, stand_in })?;
         Ok(())
     }
 }
@@ -218,25 +210,15 @@ impl Body {
 fn trial_end(result: &Result<(), EngineError>) -> TrialEnd {
     match result {
         Ok(()) => TrialEnd::Completed,
-        Err(error) if error.is_refusal() => TrialEnd::Refused {
-            why: error.to_string(),
-        },
-        Err(error @ (EngineError::Signal(_) | EngineError::Stopped(_))) => TrialEnd::Aborted {
-            why: error.to_string(),
-        },
-        Err(error) => TrialEnd::Errored {
-            why: error.to_string(),
-        },
+        Err(error) if error.is_refusal() => TrialEnd::Refused { why: error.to_string() },
+        Err(error @ (EngineError::Signal(_) | EngineError::Stopped(_))) => TrialEnd::Aborted { why: error.to_string() },
+        Err(error) => TrialEnd::Errored { why: error.to_string() },
     }
 }
 
 /// Reverts everything that the log says is open and `which` accepts, newest first; tries each, logs each, and returns what
 /// is left.
-pub(crate) async fn revert(
-    cluster: &Cluster,
-    recorder: &Recorder,
-    which: impl Fn(&Undo) -> bool,
-) -> Vec<Undo> {
+pub(crate) async fn revert(cluster: &Cluster, recorder: &Recorder, which: impl Fn(&Undo) -> bool) -> Vec<Undo> {
     let mut left = Vec::new();
     for open in open_undos(&recorder.events()).into_iter().filter(which) {
         let mut outcome = undo(cluster, &open, UNDO_LIMIT).await;

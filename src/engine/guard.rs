@@ -8,9 +8,7 @@ use super::error::EngineError;
 use crate::cluster::Cluster;
 use crate::evidence::Event;
 use crate::fault::Undo;
-use crate::model::{
-    EXPERIMENT_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PURPOSE_LABEL, RUN_LABEL,
-};
+use crate::model::{EXPERIMENT_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PURPOSE_LABEL, RUN_LABEL};
 use crate::world::Recorder;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -111,10 +109,7 @@ pub(crate) async fn arm(request: GuardRequest<'_>) -> Result<Guard, EngineError>
     }))?;
     armed("journal", undo("v1", "ConfigMap", "configmaps"))?;
     let maps: Api<ConfigMap> = Api::namespaced(request.cluster.client(), &guard.namespace);
-    let attempted = format!(
-        "create the journal ConfigMap {}/{}",
-        guard.namespace, guard.name
-    );
+    let attempted = format!("create the journal ConfigMap {}/{}", guard.namespace, guard.name);
     request
         .cluster
         .call(attempted, maps.create(&PostParams::default(), &journal))
@@ -123,6 +118,5 @@ pub(crate) async fn arm(request: GuardRequest<'_>) -> Result<Guard, EngineError>
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T, EngineError> {
-    serde_json::from_value(value)
-        .map_err(|error| EngineError::Internal(format!("guard object: {error}")))
+    serde_json::from_value(value).map_err(|error| EngineError::Internal(format!("guard object: {error}")))
 }

@@ -49,10 +49,7 @@ pub(crate) async fn find_target(
     let namespaces: Api<Namespace> = Api::all(cluster.client());
     let namespace = &target.namespace;
     let known = cluster
-        .call_opt(
-            format!("look for namespace {namespace}"),
-            namespaces.get(namespace),
-        )
+        .call_opt(format!("look for namespace {namespace}"), namespaces.get(namespace))
         .await;
     let title = title(target);
     Err(EngineError::Refused(match known {
@@ -73,10 +70,7 @@ pub(crate) fn title(target: &Target) -> String {
         Workload::StatefulSet { name } => format!("StatefulSet {name}"),
         Workload::Job { name } => format!("Job {name}"),
         Workload::Labels { labels } => {
-            let labels: Vec<String> = labels
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!("pod with {}", labels.join(", "))
         }
     }
@@ -108,21 +102,11 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
     verbs.insert(verb("patch", "", "configmaps", "tick the revision clock"));
     if let Some((resource, _)) = own_kind(&experiment.target) {
         for word in ["get", "list", "watch"] {
-            verbs.insert(verb(
-                word,
-                &resource.group,
-                &resource.plural,
-                "observe the target",
-            ));
+            verbs.insert(verb(word, &resource.group, &resource.plural, "observe the target"));
         }
     }
     if matches!(experiment.target.workload, Workload::Deployment { .. }) {
-        verbs.insert(verb(
-            "get",
-            "apps",
-            "replicasets",
-            "tell the target's pods from others",
-        ));
+        verbs.insert(verb("get", "apps", "replicasets", "tell the target's pods from others"));
     }
     if experiment.ledger.is_some() {
         verbs.insert(verb("create", "", "pods/exec", "read the ledger"));
@@ -153,10 +137,7 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
 ///
 /// # Errors
 /// [`EngineError::Refused`], or the cluster cannot be asked.
-pub(crate) async fn check_permissions(
-    cluster: &Cluster,
-    experiment: &Experiment,
-) -> Result<(), EngineError> {
+pub(crate) async fn check_permissions(cluster: &Cluster, experiment: &Experiment) -> Result<(), EngineError> {
     let missing = missing_permissions(cluster, &needed_permissions(experiment)).await?;
     if missing.is_empty() {
         return Ok(());

@@ -86,10 +86,7 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
         drop(recorder.record(Event::ExperimentEnded { index }));
         let fatal = matches!(
             result,
-            Err(EngineError::Signal(_)
-                | EngineError::Stopped(_)
-                | EngineError::Record(_)
-                | EngineError::Cluster(_))
+            Err(EngineError::Signal(_) | EngineError::Stopped(_) | EngineError::Record(_) | EngineError::Cluster(_))
         );
         if let Err(error) = result {
             errors.push((name, error));

@@ -59,13 +59,9 @@ impl Trial<'_> {
         let proven = self.inject(chosen).await?;
         if proven {
             self.step(Step::Observe)?;
-            let deadline = self
-                .recorder
-                .clock()
-                .now()
-                .plus(self.experiment.timeouts.recovery);
+            let deadline = self.recorder.clock().now().plus(self.experiment.timeouts.recovery);
             self.watched(true)
-                .until(deadline, |timeline, now| timeline.recovered(now))
+                .until(deadline, crate::timeline::Timeline::recovered)
                 .await?;
         }
         ticks.cancel();
@@ -105,15 +101,9 @@ impl Trial<'_> {
             .faults
             .iter()
             .map(|fault| {
-                select(
-                    fault,
-                    &self.experiment.guards,
-                    &candidates,
-                    self.seed,
-                    self.number,
-                )
-                .map(|targets| (fault.clone(), targets))
-                .map_err(|refusal| EngineError::Refused(refusal.to_string()))
+                select(fault, &self.experiment.guards, &candidates, self.seed, self.number)
+                    .map(|targets| (fault.clone(), targets))
+                    .map_err(|refusal| EngineError::Refused(refusal.to_string()))
             })
             .collect()
     }
@@ -147,17 +137,12 @@ impl Trial<'_> {
         };
         let task = tokio::spawn(clock.run(ticks.clone()));
         // A first tick before the fault, so that its effect has a lower bound.
-        self.watched(false)
-            .pause(Duration::from_millis(300))
-            .await?;
+        self.watched(false).pause(Duration::from_millis(300)).await?;
         Ok(task)
     }
 
     /// Fires each fault at its offset. True when every effect was proven.
-    async fn inject(
-        &mut self,
-        chosen: Vec<(FaultSpec, Vec<FaultTarget>)>,
-    ) -> Result<bool, EngineError> {
+    async fn inject(&mut self, chosen: Vec<(FaultSpec, Vec<FaultTarget>)>) -> Result<bool, EngineError> {
         self.step(Step::Inject)?;
         let started = self.recorder.clock().now();
         let injector = Direct {
@@ -180,9 +165,8 @@ impl Trial<'_> {
         let mut proven = 0;
         // Calls in flight are never aborted: an aborted delete may still arrive. Each ends within its own limit.
         while let Some(shot) = shots.join_next().await {
-            proven += shot.map_err(|error| {
-                EngineError::Internal(format!("the injection ended unexpectedly: {error}"))
-            })??;
+            proven +=
+                shot.map_err(|error| EngineError::Internal(format!("the injection ended unexpectedly: {error}")))??;
         }
         Ok(wanted > 0 && proven == wanted)
     }

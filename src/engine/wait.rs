@@ -42,12 +42,7 @@ impl Watched<'_> {
             let stoppable = self.stoppable;
             let (found, stop) = self
                 .recorder
-                .timeline(|timeline| {
-                    (
-                        ready(timeline, now),
-                        timeline.stop_condition(now).filter(|_| stoppable),
-                    )
-                })
+                .timeline(|timeline| (ready(timeline, now), timeline.stop_condition(now).filter(|_| stoppable)))
                 .unwrap_or((None, None));
             if let Some(stop) = stop {
                 return Err(EngineError::Stopped(stop));

@@ -111,12 +111,7 @@ impl Chain {
     ///
     /// # Errors
     /// When the event cannot be written as JSON.
-    pub fn line(
-        &mut self,
-        mono: Mono,
-        wall: &str,
-        event: &Event,
-    ) -> Result<String, serde_json::Error> {
+    pub fn line(&mut self, mono: Mono, wall: &str, event: &Event) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
         struct Body<'a> {
             seq: u64,
@@ -207,8 +202,7 @@ fn read_line(text: &[u8], seq: u64, head: &str) -> Result<Record, String> {
     if stated != hash {
         return Err("its content does not match its hash: it was changed".to_owned());
     }
-    let record: Record =
-        serde_json::from_str(text).map_err(|error| format!("not a record: {error}"))?;
+    let record: Record = serde_json::from_str(text).map_err(|error| format!("not a record: {error}"))?;
     if record.prev != head {
         return Err("does not follow the line before it: lines are missing or moved".to_owned());
     }

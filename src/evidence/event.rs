@@ -70,11 +70,7 @@ pub struct ClusterInfo {
 
 /// One answer of a sampled probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    tag = "outcome",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "outcome", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Outcome {
     /// The condition held.
     Good,
@@ -180,11 +176,7 @@ fn upper_bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
 
 /// A fact. Every fact that a number in a report depends on is one of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Event {
     /// First event of a log.
     RunStarted {

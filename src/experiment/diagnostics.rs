@@ -1,8 +1,7 @@
 //! Problems of experiment files, each with its place, shown all at once.
 
 use miette::{
-    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource,
-    Severity as MietteSeverity,
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity as MietteSeverity,
 };
 use std::fmt::Write as _;
 
@@ -24,10 +23,7 @@ pub struct Place {
 
 impl Place {
     /// The first byte.
-    pub(super) const START: Self = Self {
-        offset: 0,
-        length: 1,
-    };
+    pub(super) const START: Self = Self { offset: 0, length: 1 };
 }
 
 /// How bad.
@@ -55,12 +51,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn error(
-        code: &'static str,
-        place: Place,
-        message: String,
-        help: Option<String>,
-    ) -> Self {
+    pub(super) fn error(code: &'static str, place: Place, message: String, help: Option<String>) -> Self {
         Self {
             code,
             severity: Severity::Error,
@@ -70,12 +61,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn warning(
-        code: &'static str,
-        place: Place,
-        message: String,
-        help: Option<String>,
-    ) -> Self {
+    pub(super) fn warning(code: &'static str, place: Place, message: String, help: Option<String>) -> Self {
         Self {
             code,
             severity: Severity::Warning,
@@ -132,11 +118,9 @@ impl Problems {
 
     /// Every problem with the name of its file.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Problem)> {
-        self.files.iter().flat_map(|file| {
-            file.problems
-                .iter()
-                .map(|problem| (file.name.as_str(), problem))
-        })
+        self.files
+            .iter()
+            .flat_map(|file| file.problems.iter().map(|problem| (file.name.as_str(), problem)))
     }
 
     /// As text: `file:line:column: error[code]: message`, the line, a caret and a hint; drawn with colour and lines on a
@@ -164,11 +148,7 @@ impl Problems {
                 writeln!(text, "{}: and {hidden} more", file.name)?;
             }
         }
-        let count = |severity| {
-            self.iter()
-                .filter(|(_, problem)| problem.severity == severity)
-                .count()
-        };
+        let count = |severity| self.iter().filter(|(_, problem)| problem.severity == severity).count();
         let plural = |count: usize, word: &str| {
             let ending = if count == 1 { "" } else { "s" };
             format!("{count} {word}{ending}")

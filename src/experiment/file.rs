@@ -320,15 +320,11 @@ impl<'de> Deserialize<'de> for ModeFile {
             return Ok(Self::Word(word.to_owned()));
         }
         if let Some(count) = number("fixed") {
-            return u32::try_from(count)
-                .map(Self::Fixed)
-                .map_err(D::Error::custom);
+            return u32::try_from(count).map(Self::Fixed).map_err(D::Error::custom);
         }
-        let percent = number("percent")
-            .ok_or_else(|| D::Error::custom("wanted one, all, {fixed: n} or {percent: n}"))?;
-        u8::try_from(percent)
-            .map(Self::Percent)
-            .map_err(D::Error::custom)
+        let percent =
+            number("percent").ok_or_else(|| D::Error::custom("wanted one, all, {fixed: n} or {percent: n}"))?;
+        u8::try_from(percent).map(Self::Percent).map_err(D::Error::custom)
     }
 }
 
@@ -553,12 +549,9 @@ fn allow_variables(schema: &mut serde_json::Value) {
         return;
     }
     let single = |kind: &serde_json::Value| kind == "integer" || kind == "boolean";
-    let typed = object.get("type").is_some_and(|kind| {
-        single(kind)
-            || kind
-                .as_array()
-                .is_some_and(|kinds| kinds.iter().any(single))
-    });
+    let typed = object
+        .get("type")
+        .is_some_and(|kind| single(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(single)));
     if !typed && !object.contains_key("enum") && !object.contains_key("const") {
         return;
     }

@@ -65,10 +65,7 @@ pub(super) fn documents(source: &[u8]) -> Result<Vec<Node>, Problem> {
         return Err(Problem::error(
             "file-too-large",
             Place::START,
-            format!(
-                "the file has {} bytes, at most {MOST_BYTES} are read",
-                source.len()
-            ),
+            format!("the file has {} bytes, at most {MOST_BYTES} are read", source.len()),
             Some("an experiment is a page of YAML: is this the right file?".to_owned()),
         ));
     }
@@ -96,8 +93,8 @@ pub(super) fn documents(source: &[u8]) -> Result<Vec<Node>, Problem> {
         },
         alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MOST_NODES },
     };
-    let trees: Vec<Spanned<Raw>> = serde_yaml::from_multiple_with_options(text, options)
-        .map_err(|error| unreadable(text, &error))?;
+    let trees: Vec<Spanned<Raw>> =
+        serde_yaml::from_multiple_with_options(text, options).map_err(|error| unreadable(text, &error))?;
     Ok(trees
         .into_iter()
         .map(|tree| node(text, tree))
@@ -142,8 +139,7 @@ fn unreadable(text: &str, error: &serde_yaml::Error) -> Problem {
     }
     let before = text.get(..place.offset).unwrap_or_default();
     let variable = before.ends_with('$') || before.ends_with("${");
-    let help =
-        variable.then(|| "inside { } or [ ] a variable needs quotes: \"${NAME}\"".to_owned());
+    let help = variable.then(|| "inside { } or [ ] a variable needs quotes: \"${NAME}\"".to_owned());
     Problem::error("yaml", place, without_position(&error.to_string()), help)
 }
 

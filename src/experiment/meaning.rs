@@ -80,12 +80,7 @@ impl Resolver<'_> {
             .assertions
             .iter()
             .enumerate()
-            .map(|(index, held)| {
-                (
-                    format!("/slos/assertions/{index}/probe/name"),
-                    &held.probe.name,
-                )
-            });
+            .map(|(index, held)| (format!("/slos/assertions/{index}/probe/name"), &held.probe.name));
         let stops = experiment
             .stop
             .iter()
@@ -137,9 +132,7 @@ impl Resolver<'_> {
         }
         for (index, probe) in experiment.steady_state.probes.iter().enumerate() {
             if matches!(probe.check, Check::Progress { .. }) {
-                let place = self
-                    .places
-                    .key(&format!("/steadyState/probes/{index}/progress"));
+                let place = self.places.key(&format!("/steadyState/probes/{index}/progress"));
                 self.error(
                     "no-ledger",
                     place,
@@ -160,12 +153,7 @@ impl Resolver<'_> {
                     timeouts.recovery.as_secs_f64(),
                     rto.limit.max
                 );
-                self.error(
-                    "recovery-too-short",
-                    self.at("/timeouts/recovery"),
-                    message,
-                    Some(help),
-                );
+                self.error("recovery-too-short", self.at("/timeouts/recovery"), message, Some(help));
             }
             for probe in &experiment.steady_state.probes {
                 let sampled = match probe.check {
@@ -184,12 +172,7 @@ impl Resolver<'_> {
                         probe.name
                     );
                     let help = "such a limit cannot be measured; sample more often";
-                    self.error(
-                        "limit-below-resolution",
-                        self.at("/slos/rto"),
-                        message,
-                        Some(help),
-                    );
+                    self.error("limit-below-resolution", self.at("/slos/rto"), message, Some(help));
                 }
                 let twice = 2.0 * sampled.as_secs_f64();
                 if let Check::Promql { .. } = probe.check
@@ -201,12 +184,7 @@ impl Resolver<'_> {
                         rto.limit.max, probe.name
                     );
                     let help = "between two samples anything may have happened: such a limit cannot be measured";
-                    self.error(
-                        "limit-below-resolution",
-                        self.at("/slos/rto"),
-                        message,
-                        Some(help),
-                    );
+                    self.error("limit-below-resolution", self.at("/slos/rto"), message, Some(help));
                 } else if let Check::Promql { .. } = probe.check
                     && rto.limit.max < 10.0
                 {
@@ -286,8 +264,7 @@ impl Resolver<'_> {
             let place = self.at(&format!("/faults/{index}/mode"));
             match fault.mode {
                 Mode::Percent(wanted) if wanted > percent => {
-                    let message =
-                        format!("{wanted} % is more than guards.maxPercent allows ({percent} %)");
+                    let message = format!("{wanted} % is more than guards.maxPercent allows ({percent} %)");
                     self.error(
                         "guard-percent",
                         place,
@@ -295,10 +272,7 @@ impl Resolver<'_> {
                         Some("choose fewer, or raise guards.maxPercent"),
                     );
                 }
-                Mode::All
-                    if percent < 100
-                        && fault.role.as_ref().is_none_or(|role| role.0 != "driver") =>
-                {
+                Mode::All if percent < 100 && fault.role.as_ref().is_none_or(|role| role.0 != "driver") => {
                     let message = format!(
                         "all pods are more than guards.maxPercent allows ({percent} %), unless there is only one"
                     );
@@ -321,17 +295,9 @@ impl Resolver<'_> {
         };
         for (index, fault) in experiment.faults.iter().enumerate() {
             for (key, value) in &fault.labels {
-                if labels
-                    .iter()
-                    .any(|(held, other)| held == key && other != value)
-                {
-                    let place = self.at(&format!(
-                        "/faults/{index}/{}/labels/{key}",
-                        fault.kind.word()
-                    ));
-                    let message = format!(
-                        "the target has another value for the label {key:?}, so nothing can match"
-                    );
+                if labels.iter().any(|(held, other)| held == key && other != value) {
+                    let place = self.at(&format!("/faults/{index}/{}/labels/{key}", fault.kind.word()));
+                    let message = format!("the target has another value for the label {key:?}, so nothing can match");
                     self.error("cannot-match", place, message, None);
                 }
             }

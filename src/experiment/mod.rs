@@ -19,9 +19,8 @@ mod types;
 pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
 pub use types::{
-    Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe,
-    RtoSlo, RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts,
-    Trials, When, Workload,
+    Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe, RtoSlo, RtoStart, Setup,
+    SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
 };
 
 use std::collections::BTreeSet;
@@ -40,8 +39,7 @@ impl Loaded {
     /// The warnings, if there are any, ready to be shown.
     #[must_use]
     pub fn warnings(&self, file_name: &str, source: &[u8]) -> Option<Problems> {
-        (!self.warnings.is_empty())
-            .then(|| Problems::of_file(file_name, source, self.warnings.clone()))
+        (!self.warnings.is_empty()).then(|| Problems::of_file(file_name, source, self.warnings.clone()))
     }
 }
 
@@ -49,11 +47,7 @@ impl Loaded {
 ///
 /// # Errors
 /// All problems of all documents.
-pub fn parse(
-    file_name: &str,
-    source: &[u8],
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Loaded>, Problems> {
+pub fn parse(file_name: &str, source: &[u8], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Loaded>, Problems> {
     let fail = |problems: Vec<Problem>| Problems::of_file(file_name, source, problems);
     let documents = located::documents(source).map_err(|problem| fail(vec![problem]))?;
     if documents.is_empty() {
@@ -83,27 +77,16 @@ pub fn parse(
             Err(error) => {
                 // The shape check has said why already; if it has not, the two disagree, and this is better than nothing.
                 if found.is_empty() {
-                    found.push(Problem::error(
-                        "decode",
-                        document.place,
-                        error.to_string(),
-                        None,
-                    ));
+                    found.push(Problem::error("decode", document.place, error.to_string(), None));
                 }
                 None
             }
         };
         found.append(&mut resolver.problems);
         if let Some(experiment) = experiment {
-            if loaded
-                .iter()
-                .any(|other| other.experiment.name == experiment.name)
-            {
+            if loaded.iter().any(|other| other.experiment.name == experiment.name) {
                 let place = places.value("/metadata/name");
-                let message = format!(
-                    "two experiments of this file are called {:?}",
-                    experiment.name
-                );
+                let message = format!("two experiments of this file are called {:?}", experiment.name);
                 found.push(Problem::error("duplicate-name", place, message, None));
             }
             let warnings = found
@@ -119,10 +102,7 @@ pub fn parse(
         }
         problems.append(&mut found);
     }
-    if problems
-        .iter()
-        .any(|problem| problem.severity == Severity::Error)
-    {
+    if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(fail(problems));
     }
     Ok(loaded)

@@ -43,14 +43,8 @@ impl Resolver<'_> {
             };
             (Check::Pods { role: None, ready }, Duration::from_secs(1))
         });
-        let interval = self.positive(
-            &format!("{pointer}/interval"),
-            file.interval.as_ref(),
-            default_interval,
-        );
-        if file.interval.is_some()
-            && (check.is_watched() || matches!(check, Check::Progress { .. }))
-        {
+        let interval = self.positive(&format!("{pointer}/interval"), file.interval.as_ref(), default_interval);
+        if file.interval.is_some() && (check.is_watched() || matches!(check, Check::Progress { .. })) {
             let place = self.places.key(&format!("{pointer}/interval"));
             self.warn(
                 "interval-unused",
@@ -64,11 +58,7 @@ impl Resolver<'_> {
             file.timeout.as_ref(),
             Duration::from_secs(2),
         );
-        let hold = self.duration(
-            &format!("{pointer}/hold"),
-            file.hold.as_ref(),
-            Duration::from_secs(3),
-        );
+        let hold = self.duration(&format!("{pointer}/hold"), file.hold.as_ref(), Duration::from_secs(3));
         Probe {
             name: file.name.clone(),
             check,
@@ -91,11 +81,7 @@ impl Resolver<'_> {
             return Some((Check::Pods { role, ready }, second));
         }
         if let Some(held) = &file.resource {
-            let named = [
-                held.api_version.is_some(),
-                held.kind.is_some(),
-                held.name.is_some(),
-            ];
+            let named = [held.api_version.is_some(), held.kind.is_some(), held.name.is_some()];
             if named.contains(&true) && named.contains(&false) {
                 let help = "give all three, or none of them for the target's own object";
                 self.error(
@@ -131,8 +117,7 @@ impl Resolver<'_> {
             let role = self.role(&format!("{pointer}/http/role"), held.role.as_ref());
             if role.is_some() && !held.url.contains("{podIP}") {
                 let place = self.places.key(&format!("{pointer}/http/role"));
-                let help =
-                    "write {podIP} in the url where the pod's address belongs, or leave role out";
+                let help = "write {podIP} in the url where the pod's address belongs, or leave role out";
                 self.warn(
                     "role-unused",
                     place,

@@ -13,10 +13,7 @@ pub(super) fn lint(query: &str, is: Comparison, place: Place) -> Vec<Problem> {
         return vec![Problem::error(
             "promql",
             place,
-            format!(
-                "the query has {} bytes, at most {MOST_BYTES} are read",
-                query.len()
-            ),
+            format!("the query has {} bytes, at most {MOST_BYTES} are read", query.len()),
             Some("make it a recording rule and query that".to_owned()),
         )];
     }
@@ -33,8 +30,7 @@ pub(super) fn lint(query: &str, is: Comparison, place: Place) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     if let Expr::MatrixSelector(_) = expression {
-        let help = "take a function over the range, such as increase(...) or last_over_time(...)"
-            .to_owned();
+        let help = "take a function over the range, such as increase(...) or last_over_time(...)".to_owned();
         problems.push(Problem::error(
             "promql-range",
             place,
@@ -115,10 +111,8 @@ fn uses_rate(expression: &Expr) -> bool {
         Expr::Paren(inner) => uses_rate(&inner.expr),
         Expr::Subquery(inner) => uses_rate(&inner.expr),
         Expr::Call(call) => {
-            matches!(
-                call.func.name,
-                "rate" | "irate" | "deriv" | "predict_linear"
-            ) || call.args.args.iter().any(|held| uses_rate(held))
+            matches!(call.func.name, "rate" | "irate" | "deriv" | "predict_linear")
+                || call.args.args.iter().any(|held| uses_rate(held))
         }
         _ => false,
     }
@@ -154,9 +148,6 @@ mod tests {
     fn queries_that_do_not_parse_or_give_ranges_are_found() {
         assert_eq!(codes("sum(up", Operator::Greater, 0.0), ["promql"]);
         assert_eq!(codes("up[5m]", Operator::Greater, 0.0), ["promql-range"]);
-        assert_eq!(
-            codes("rate(a_total[1m])", Operator::Greater, 0.0),
-            ["promql-rate"]
-        );
+        assert_eq!(codes("rate(a_total[1m])", Operator::Greater, 0.0), ["promql-rate"]);
     }
 }

@@ -20,13 +20,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if rest.is_empty() {
         return Err("a duration is missing".to_owned());
     }
-    if rest
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
-        return Err(format!(
-            "the duration {text:?} has no unit; write {rest}s or {rest}ms"
-        ));
+    if rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(format!("the duration {text:?} has no unit; write {rest}s or {rest}ms"));
     }
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
@@ -49,10 +44,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
                 ));
             }
         };
-        let number = plain_number(digits)
-            .ok_or_else(|| format!("{text:?} is no duration; write 250ms, 10s, 2m, 1h30m"))?;
-        let part = Duration::try_from_secs_f64(number * seconds)
-            .map_err(|_| format!("the duration {text:?} is too long"))?;
+        let number =
+            plain_number(digits).ok_or_else(|| format!("{text:?} is no duration; write 250ms, 10s, 2m, 1h30m"))?;
+        let part =
+            Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("the duration {text:?} is too long"))?;
         total = total
             .checked_add(part)
             .ok_or_else(|| format!("the duration {text:?} is too long"))?;
@@ -129,18 +124,14 @@ pub(super) fn count_limit(text: &str) -> Result<Limit, String> {
             max: f64::from(max),
             strict,
         }),
-        _ => Err(format!(
-            "{text:?} is no number of records; write 0 or \"<= 5\""
-        )),
+        _ => Err(format!("{text:?} is no number of records; write 0 or \"<= 5\"")),
     }
 }
 
 /// `>= 90%` as 0.9.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let rest = text.trim().strip_prefix(">=").unwrap_or(text).trim();
-    let number = rest
-        .strip_suffix('%')
-        .and_then(|number| plain_number(number.trim()));
+    let number = rest.strip_suffix('%').and_then(|number| plain_number(number.trim()));
     match number {
         Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
         _ => Err(format!("{text:?} is no share; write \">= 90%\"")),

@@ -2,14 +2,14 @@
 
 use super::diagnostics::{Place, Problem};
 use super::file::{
-    ComparisonText, ContainerKillFile, DurationText, ExperimentFile, FaultFile, LimitText,
-    ModeFile, PodKillFile, SlosFile, TargetFile,
+    ComparisonText, ContainerKillFile, DurationText, ExperimentFile, FaultFile, LimitText, ModeFile, PodKillFile,
+    SlosFile, TargetFile,
 };
 use super::quantity::{comparison, count_limit, duration, share, time_limit};
 use super::shape::{Places, suggestion};
 use super::types::{
-    Assertion, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, RtoSlo, RtoStart,
-    Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
+    Assertion, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, RtoSlo, RtoStart, Setup, SetupPatch,
+    Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
 };
 use crate::fault::{FaultKind, FaultSpec, Injector, Mode, Signal};
 use crate::model::Role;
@@ -45,46 +45,21 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    pub(super) fn error(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: impl Into<String>,
-        help: Option<&str>,
-    ) {
-        self.problems.push(Problem::error(
-            code,
-            place,
-            message.into(),
-            help.map(str::to_owned),
-        ));
+    pub(super) fn error(&mut self, code: &'static str, place: Place, message: impl Into<String>, help: Option<&str>) {
+        self.problems
+            .push(Problem::error(code, place, message.into(), help.map(str::to_owned)));
     }
 
-    pub(super) fn warn(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: impl Into<String>,
-        help: &str,
-    ) {
-        self.problems.push(Problem::warning(
-            code,
-            place,
-            message.into(),
-            Some(help.to_owned()),
-        ));
+    pub(super) fn warn(&mut self, code: &'static str, place: Place, message: impl Into<String>, help: &str) {
+        self.problems
+            .push(Problem::warning(code, place, message.into(), Some(help.to_owned())));
     }
 
     pub(super) fn at(&self, pointer: &str) -> Place {
         self.places.value(pointer)
     }
 
-    pub(super) fn duration(
-        &mut self,
-        pointer: &str,
-        text: Option<&DurationText>,
-        default: Duration,
-    ) -> Duration {
+    pub(super) fn duration(&mut self, pointer: &str, text: Option<&DurationText>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         match duration(&text.0) {
             Ok(value) => value,
@@ -141,11 +116,7 @@ impl<'a> Resolver<'a> {
                 sink: held.sink,
                 id_field: held.id_field.unwrap_or_else(|| "id".to_owned()),
                 checkpoint: held.checkpoint,
-                interval: self.positive(
-                    "/ledger/interval",
-                    held.interval.as_ref(),
-                    Duration::from_millis(100),
-                ),
+                interval: self.positive("/ledger/interval", held.interval.as_ref(), Duration::from_millis(100)),
                 drain: self.duration("/ledger/drain", held.drain.as_ref(), Duration::from_mins(1)),
             }
         });
@@ -224,8 +195,7 @@ impl<'a> Resolver<'a> {
             && !name.starts_with('-')
             && !name.ends_with('-');
         if !fits {
-            let help =
-                format!("lower-case letters, digits and dashes, at most {longest} characters");
+            let help = format!("lower-case letters, digits and dashes, at most {longest} characters");
             self.error(
                 "name",
                 self.at(pointer),
@@ -242,9 +212,9 @@ impl<'a> Resolver<'a> {
                 !part.is_empty()
                     && !part.starts_with('-')
                     && !part.ends_with('-')
-                    && part.bytes().all(|byte| {
-                        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
-                    })
+                    && part
+                        .bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             });
         if !fits {
             self.error(
@@ -257,11 +227,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Labels of a selector: no pod can carry a label that Kubernetes would not accept.
-    fn labels(
-        &mut self,
-        pointer: &str,
-        labels: Option<&BTreeMap<String, String>>,
-    ) -> Vec<(String, String)> {
+    fn labels(&mut self, pointer: &str, labels: Option<&BTreeMap<String, String>>) -> Vec<(String, String)> {
         for (key, value) in labels.into_iter().flatten() {
             let (prefix, name) = key
                 .rsplit_once('/')
@@ -278,8 +244,7 @@ impl<'a> Resolver<'a> {
             }
             if !label_word(value) {
                 let place = self.at(&format!("{pointer}/{key}"));
-                let help =
-                    "a label value has letters, digits, '-', '_' and '.', at most 63 characters";
+                let help = "a label value has letters, digits, '-', '_' and '.', at most 63 characters";
                 self.error(
                     "label",
                     place,
@@ -297,9 +262,7 @@ impl<'a> Resolver<'a> {
 
     pub(super) fn url(&mut self, pointer: &str, url: &str) {
         let parsed = url.replace("{podIP}", "127.0.0.1").parse::<http::Uri>();
-        let fits = parsed.is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
-        });
+        let fits = parsed.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
         if !fits {
             self.error(
                 "url",
@@ -310,12 +273,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    pub(super) fn positive(
-        &mut self,
-        pointer: &str,
-        text: Option<&DurationText>,
-        default: Duration,
-    ) -> Duration {
+    pub(super) fn positive(&mut self, pointer: &str, text: Option<&DurationText>, default: Duration) -> Duration {
         let value = self.duration(pointer, text, default);
         if value < Duration::from_millis(10) {
             self.error(
@@ -330,17 +288,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// Exactly one of several keys of a mapping; the place of the mapping otherwise.
-    pub(super) fn one_of(
-        &mut self,
-        pointer: &str,
-        what: &str,
-        present: &[(&'static str, bool)],
-    ) -> bool {
-        let set: Vec<&str> = present
-            .iter()
-            .filter(|(_, set)| *set)
-            .map(|(key, _)| *key)
-            .collect();
+    pub(super) fn one_of(&mut self, pointer: &str, what: &str, present: &[(&'static str, bool)]) -> bool {
+        let set: Vec<&str> = present.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
         if set.len() == 1 {
             return true;
         }
@@ -353,12 +302,7 @@ impl<'a> Resolver<'a> {
                 if self.places.empty(&format!("{pointer}/{key}")) {
                     let place = self.places.key(&format!("{pointer}/{key}"));
                     let help = format!("write {key}: {{}} when there is nothing to say about it");
-                    self.error(
-                        "no-value",
-                        place,
-                        format!("{key} has no value"),
-                        Some(&help),
-                    );
+                    self.error("no-value", place, format!("{key} has no value"), Some(&help));
                 }
                 // Otherwise what is written has been complained of.
                 return false;
@@ -371,16 +315,10 @@ impl<'a> Resolver<'a> {
         let all: Vec<&str> = present.iter().map(|(key, _)| *key).collect();
         let (message, place) = match set.get(1) {
             Some(second) => (
-                format!(
-                    "{what} has {} at once, wanted exactly one",
-                    set.join(" and ")
-                ),
+                format!("{what} has {} at once, wanted exactly one", set.join(" and ")),
                 self.places.key(&format!("{pointer}/{second}")),
             ),
-            None => (
-                format!("{what} has none of {}", all.join(", ")),
-                self.at(pointer),
-            ),
+            None => (format!("{what} has none of {}", all.join(", ")), self.at(pointer)),
         };
         let help = format!("give exactly one of {}", all.join(", "));
         self.error("exactly-one", place, message, Some(&help));
@@ -465,16 +403,13 @@ impl<'a> Resolver<'a> {
             Some("impact") => RtoStart::Impact,
             _ => RtoStart::Fault,
         };
-        let availability = file
-            .availability
-            .as_ref()
-            .and_then(|text| match share(&text.0) {
-                Ok(value) => Some(value),
-                Err(why) => {
-                    self.error("limit", self.at("/slos/availability"), why, None);
-                    None
-                }
-            });
+        let availability = file.availability.as_ref().and_then(|text| match share(&text.0) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.error("limit", self.at("/slos/availability"), why, None);
+                None
+            }
+        });
         let assertions: Vec<Assertion> = file
             .assertions
             .iter()
@@ -491,12 +426,7 @@ impl<'a> Resolver<'a> {
         if file.rto_from.is_some() && file.rto.is_none() {
             let place = self.places.key("/slos/rtoFrom");
             let help = "give rto as well, such as rto: \"< 120s\"";
-            self.warn(
-                "rto-from-unused",
-                place,
-                "there is no rto that could start here",
-                help,
-            );
+            self.warn("rto-from-unused", place, "there is no rto that could start here", help);
         }
         let slos = Slos {
             rto: self
@@ -532,22 +462,10 @@ impl<'a> Resolver<'a> {
         });
         let recovery = (limit + limit / 4).max(Duration::from_mins(1));
         Timeouts {
-            setup: self.duration(
-                "/timeouts/setup",
-                file.setup.as_ref(),
-                Duration::from_mins(2),
-            ),
-            baseline: self.duration(
-                "/timeouts/baseline",
-                file.baseline.as_ref(),
-                Duration::from_mins(5),
-            ),
+            setup: self.duration("/timeouts/setup", file.setup.as_ref(), Duration::from_mins(2)),
+            baseline: self.duration("/timeouts/baseline", file.baseline.as_ref(), Duration::from_mins(5)),
             recovery: self.duration("/timeouts/recovery", file.recovery.as_ref(), recovery),
-            settle: self.duration(
-                "/timeouts/settle",
-                file.settle.as_ref(),
-                Duration::from_secs(15),
-            ),
+            settle: self.duration("/timeouts/settle", file.settle.as_ref(), Duration::from_secs(15)),
         }
     }
 
@@ -558,11 +476,7 @@ impl<'a> Resolver<'a> {
                 .clone()
                 .unwrap_or_else(|| PROTECTED.iter().map(|held| (*held).to_owned()).collect()),
             max_percent: file.max_percent.unwrap_or(50),
-            deadline: self.duration(
-                "/guards/deadline",
-                file.deadline.as_ref(),
-                Duration::from_mins(15),
-            ),
+            deadline: self.duration("/guards/deadline", file.deadline.as_ref(), Duration::from_mins(15)),
         }
     }
 
@@ -617,11 +531,7 @@ impl<'a> Resolver<'a> {
             labels,
             mode,
             injector: Injector::Direct,
-            after: self.duration(
-                &format!("{pointer}/after"),
-                file.after.as_ref(),
-                Duration::ZERO,
-            ),
+            after: self.duration(&format!("{pointer}/after"), file.after.as_ref(), Duration::ZERO),
         }
     }
 
@@ -664,12 +574,6 @@ fn label_word(word: &str) -> bool {
         && word
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-        && word
-            .bytes()
-            .next()
-            .is_none_or(|byte| byte.is_ascii_alphanumeric())
-        && word
-            .bytes()
-            .last()
-            .is_none_or(|byte| byte.is_ascii_alphanumeric())
+        && word.bytes().next().is_none_or(|byte| byte.is_ascii_alphanumeric())
+        && word.bytes().last().is_none_or(|byte| byte.is_ascii_alphanumeric())
 }

@@ -59,10 +59,7 @@ impl Places {
 
     /// Place of a key; of its parent when there is none.
     pub(super) fn key(&self, pointer: &str) -> Place {
-        self.keys
-            .get(pointer)
-            .copied()
-            .unwrap_or_else(|| self.value(pointer))
+        self.keys.get(pointer).copied().unwrap_or_else(|| self.value(pointer))
     }
 }
 
@@ -92,8 +89,7 @@ impl<'a> Shape<'a> {
     }
 
     fn error(&mut self, code: &'static str, place: Place, message: String, help: Option<String>) {
-        self.problems
-            .push(Problem::error(code, place, message, help));
+        self.problems.push(Problem::error(code, place, message, help));
     }
 
     fn resolve(&self, schema: &'a Json) -> &'a Json {
@@ -124,20 +120,18 @@ impl<'a> Shape<'a> {
             return self.any_of(node, choices, pointer);
         }
         let free = schema.get("type").is_none()
-            || schema.get("additionalProperties") == Some(&Json::Bool(true))
-                && matches!(node.value, Value::Map(_));
+            || schema.get("additionalProperties") == Some(&Json::Bool(true)) && matches!(node.value, Value::Map(_));
         if free {
             return self.anything(node);
         }
         match &node.value {
-            Value::Map(entries) if accepts(schema, "object") => {
-                self.map(node, entries, schema, pointer)
-            }
+            Value::Map(entries) if accepts(schema, "object") => self.map(node, entries, schema, pointer),
             Value::List(items) if accepts(schema, "array") => {
                 let item_schema = schema.get("items").unwrap_or(&Json::Null);
-                let items = items.iter().enumerate().map(|(index, item)| {
-                    self.check(item, item_schema, &format!("{pointer}/{index}"))
-                });
+                let items = items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| self.check(item, item_schema, &format!("{pointer}/{index}")));
                 Json::Array(items.collect())
             }
             Value::Text(text) => self.text(node, text, schema),
@@ -220,12 +214,8 @@ impl<'a> Shape<'a> {
             Value::Bool(held) => Json::from(*held),
             Value::Integer(held) => Json::from(*held),
             Value::Float(held) => Json::from(*held),
-            Value::Text(text) => self
-                .substitute(node.place, text)
-                .map_or(Json::Null, Json::String),
-            Value::List(items) => {
-                Json::Array(items.iter().map(|item| self.anything(item)).collect())
-            }
+            Value::Text(text) => self.substitute(node.place, text).map_or(Json::Null, Json::String),
+            Value::List(items) => Json::Array(items.iter().map(|item| self.anything(item)).collect()),
             Value::Map(entries) => Json::Object(
                 entries
                     .iter()
@@ -251,13 +241,8 @@ impl<'a> Shape<'a> {
         }
         let fitting = match &node.value {
             Value::Map(entries) => self.fitting(entries, &real),
-            Value::Text(_) => real
-                .iter()
-                .copied()
-                .find(|choice| accepts(choice, "string")),
-            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::List(_) => {
-                None
-            }
+            Value::Text(_) => real.iter().copied().find(|choice| accepts(choice, "string")),
+            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::List(_) => None,
         };
         if let Some(choice) = fitting {
             return self.check(node, choice, pointer);
@@ -271,11 +256,7 @@ impl<'a> Shape<'a> {
         self.error(
             "wrong-type",
             node.place,
-            format!(
-                "wanted {}, found {}",
-                wanted.join(" or "),
-                node.value.kind()
-            ),
+            format!("wanted {}, found {}", wanted.join(" or "), node.value.kind()),
             None,
         );
         Json::Null
@@ -290,11 +271,7 @@ impl<'a> Shape<'a> {
         };
         let mut found: Option<(&'a Json, &str)> = None;
         for entry in entries {
-            let Some(choice) = choices
-                .iter()
-                .copied()
-                .find(|choice| holds(choice, &entry.key))
-            else {
+            let Some(choice) = choices.iter().copied().find(|choice| holds(choice, &entry.key)) else {
                 continue;
             };
             match found {
@@ -323,9 +300,7 @@ impl<'a> Shape<'a> {
 
     fn map(&mut self, node: &Node, entries: &[Entry], schema: &'a Json, pointer: &str) -> Json {
         let properties = schema.get("properties").and_then(Json::as_object);
-        let additional = schema
-            .get("additionalProperties")
-            .filter(|held| held.is_object());
+        let additional = schema.get("additionalProperties").filter(|held| held.is_object());
         let mut result = serde_json::Map::new();
         for entry in entries {
             let inner = format!("{pointer}/{}", entry.key);
@@ -375,12 +350,7 @@ impl<'a> Shape<'a> {
             let help = about
                 .and_then(Json::as_str)
                 .map(|text| format!("{key}: {}", text.replace('\n', " ")));
-            self.error(
-                "missing-key",
-                place,
-                format!("the key {key:?} is missing"),
-                help,
-            );
+            self.error("missing-key", place, format!("the key {key:?} is missing"), help);
             if let Some(schema) = properties.and_then(|held| held.get(key)) {
                 result.insert(key.to_owned(), self.placeholder(schema));
             }
@@ -432,9 +402,7 @@ impl<'a> Shape<'a> {
                 };
                 let help = closest(&text, &allowed).filter(|_| allowed.len() > 1);
                 self.error("unknown-value", node.place, message, help);
-                return allowed
-                    .first()
-                    .map_or(Json::Null, |first| Json::from(*first));
+                return allowed.first().map_or(Json::Null, |first| Json::from(*first));
             }
             return Json::String(text);
         }
@@ -492,10 +460,7 @@ impl<'a> Shape<'a> {
                 Some((name, default)) => (name, Some(default)),
                 None => (expression, None),
             };
-            let valid = !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
             if !valid {
                 self.error(
                     "variable",
@@ -509,8 +474,7 @@ impl<'a> Shape<'a> {
             if let Some(value) = (self.lookup)(name).or_else(|| default.map(str::to_owned)) {
                 result.push_str(&value);
             } else {
-                let help =
-                    format!("give it with --var {name}=VALUE, or a default: ${{{name}:-value}}");
+                let help = format!("give it with --var {name}=VALUE, or a default: ${{{name}:-value}}");
                 self.error(
                     "variable-unset",
                     place,

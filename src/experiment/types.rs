@@ -61,11 +61,7 @@ pub struct Target {
 
 /// Kind of workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "kind",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Workload {
     /// Kubeflow `SparkApplication` (`sparkoperator.k8s.io/v1beta2`); roles `driver` and `executor`.
     SparkApplication {
@@ -148,11 +144,7 @@ pub struct Probe {
 
 /// What a probe looks at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    tag = "kind",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Check {
     /// Number of ready pods of the target, by watch.
     Pods {
@@ -247,10 +239,7 @@ pub struct Comparison {
 impl Comparison {
     /// Whether `left` satisfies the condition. NaN satisfies nothing.
     #[must_use]
-    #[expect(
-        clippy::float_cmp,
-        reason = "counts and states are compared exactly on purpose"
-    )]
+    #[expect(clippy::float_cmp, reason = "counts and states are compared exactly on purpose")]
     pub fn holds(self, left: f64) -> bool {
         if left.is_nan() {
             return false;

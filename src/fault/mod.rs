@@ -56,11 +56,7 @@ impl Signal {
 
 /// What is done to each chosen pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(
-    tag = "kind",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum FaultKind {
     /// DELETE of the pod with this grace period (0: the object goes at once, as after a lost node).
     PodKill {
@@ -124,9 +120,7 @@ impl Mode {
             Self::Percent(percent) => {
                 let count = candidates * usize::from(percent) / 100;
                 if count == 0 {
-                    Err(format!(
-                        "{percent} % of {candidates} pods rounds down to none"
-                    ))
+                    Err(format!("{percent} % of {candidates} pods rounds down to none"))
                 } else {
                     Ok(count)
                 }
@@ -159,11 +153,7 @@ pub struct FaultSpec {
 /// How a fault, or an object made for it, is taken back. Data, so that log, annotation and `clean` hold the same value.
 /// Idempotent: "gone" and "never was" succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "undo",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "undo", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Undo {
     /// A one-shot: the system itself has to recover, there is nothing to take back.
     Nothing,

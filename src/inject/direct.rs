@@ -63,10 +63,7 @@ impl Direct {
     /// When the log cannot be written. A failing call is not an error here: its outcome is unknown, and the proof decides.
     pub(crate) async fn fire(&self, armed: Armed) -> Result<usize, RecordError> {
         let spec = armed.spec();
-        let shots = armed
-            .targets()
-            .iter()
-            .map(|target| self.fire_at(spec, target));
+        let shots = armed.targets().iter().map(|target| self.fire_at(spec, target));
         let mut proven = 0;
         for shot in futures::future::join_all(shots).await {
             proven += usize::from(shot?);
@@ -80,10 +77,7 @@ impl Direct {
             restarts: self
                 .pods
                 .get(&target.pod.uid)
-                .and_then(|pod| {
-                    pod.container(target.container.as_deref())
-                        .map(|held| held.restarts)
-                })
+                .and_then(|pod| pod.container(target.container.as_deref()).map(|held| held.restarts))
                 .unwrap_or(0),
         };
         let requested = clock.now();
@@ -94,9 +88,7 @@ impl Direct {
         })?;
         let call = async {
             match &spec.kind {
-                FaultKind::PodKill { grace_seconds } => {
-                    self.delete_pod(target, *grace_seconds).await
-                }
+                FaultKind::PodKill { grace_seconds } => self.delete_pod(target, *grace_seconds).await,
                 FaultKind::ContainerKill { signal, .. } => self.signal(target, *signal).await,
             }
         };
@@ -164,11 +156,7 @@ impl Direct {
         }
     }
 
-    async fn delete_pod(
-        &self,
-        target: &FaultTarget,
-        grace_seconds: u32,
-    ) -> Result<(), ClusterError> {
+    async fn delete_pod(&self, target: &FaultTarget, grace_seconds: u32) -> Result<(), ClusterError> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client(), &target.pod.namespace);
         // The UID makes sure that a replacement under the same name is never hit.
         let parameters = DeleteParams::default()
@@ -197,11 +185,7 @@ impl Direct {
             limit,
         )
         .await?;
-        tracing::debug!(
-            code = output.code,
-            stderr = output.stderr,
-            "the kill script ended"
-        );
+        tracing::debug!(code = output.code, stderr = output.stderr, "the kill script ended");
         Ok(())
     }
 
@@ -247,12 +231,7 @@ impl Direct {
     }
 }
 
-fn effect(
-    spec: &FaultSpec,
-    target: &FaultTarget,
-    before: &Before,
-    pod: &LivePod,
-) -> Option<String> {
+fn effect(spec: &FaultSpec, target: &FaultTarget, before: &Before, pod: &LivePod) -> Option<String> {
     let uid = &target.pod.uid;
     match &spec.kind {
         FaultKind::PodKill { .. } => {

@@ -50,9 +50,7 @@ pub(crate) async fn audit(
 ) -> Event {
     match try_audit(cluster, recorder, pods, ledger, cancel).await {
         Ok(event) => event,
-        Err(error) => Event::LedgerUnreadable {
-            why: error.to_string(),
-        },
+        Err(error) => Event::LedgerUnreadable { why: error.to_string() },
     }
 }
 
@@ -64,18 +62,11 @@ async fn try_audit(
     cancel: &CancellationToken,
 ) -> Result<Event, AuditError> {
     let clock = recorder.clock();
-    let reader = Reader {
-        cluster,
-        pods,
-        ledger,
-    };
+    let reader = Reader { cluster, pods, ledger };
     let sent = clock.now();
     let acked = parse::acknowledged(
         &reader
-            .run(
-                "acknowledgement log",
-                &["cat".to_owned(), ledger.acknowledged.clone()],
-            )
+            .run("acknowledgement log", &["cat".to_owned(), ledger.acknowledged.clone()])
             .await?,
     )?;
     let acked_read = Interval::between(sent, clock.now());
@@ -146,8 +137,7 @@ impl Reader<'_> {
                 name.name, output.stderr
             )));
         }
-        String::from_utf8(output.stdout)
-            .map_err(|_| AuditError::Other(format!("the {what} is not UTF-8 text")))
+        String::from_utf8(output.stdout).map_err(|_| AuditError::Other(format!("the {what} is not UTF-8 text")))
     }
 
     /// Highest committed batch, the records in committed files, and the number of files that no manifest names.
@@ -158,9 +148,7 @@ impl Reader<'_> {
         let named = |prefix: &str| {
             sections
                 .iter()
-                .filter_map(|(title, text)| {
-                    Some((title.strip_prefix(prefix)?.to_owned(), text.clone()))
-                })
+                .filter_map(|(title, text)| Some((title.strip_prefix(prefix)?.to_owned(), text.clone())))
                 .collect()
         };
         let (last_batch, committed): (_, BTreeSet<String>) = parse::manifest(&named("meta "))?;
@@ -174,10 +162,7 @@ impl Reader<'_> {
             };
             parse::record_ids(file, text, &self.ledger.id_field, &mut ids)?;
         }
-        let uncommitted = parts
-            .keys()
-            .filter(|file| !committed.contains(*file))
-            .count();
+        let uncommitted = parts.keys().filter(|file| !committed.contains(*file)).count();
         Ok((last_batch, parse::runs(ids), uncommitted as u64))
     }
 }

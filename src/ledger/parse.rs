@@ -17,10 +17,7 @@ pub(crate) struct ParseError {
 
 /// The producer's acknowledgement log: lines `first_id last_id at_ms acked_ms`. A torn last line (no newline yet) is left out.
 pub(crate) fn acknowledged(text: &str) -> Result<Vec<AckedRange>, ParseError> {
-    let complete = text
-        .rfind('\n')
-        .and_then(|end| text.get(..end))
-        .unwrap_or_default();
+    let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
     let mut ranges = Vec::new();
     for (index, line) in complete.lines().enumerate() {
         let fail = |why: &str| ParseError {
@@ -30,11 +27,8 @@ pub(crate) fn acknowledged(text: &str) -> Result<Vec<AckedRange>, ParseError> {
         };
         let mut words = line.split_whitespace();
         let mut number = |name: &str| -> Result<i64, ParseError> {
-            let word = words
-                .next()
-                .ok_or_else(|| fail(&format!("{name} is missing")))?;
-            word.parse()
-                .map_err(|_| fail(&format!("{name} is not a number")))
+            let word = words.next().ok_or_else(|| fail(&format!("{name} is missing")))?;
+            word.parse().map_err(|_| fail(&format!("{name} is not a number")))
         };
         let (first, last, at_ms, acked_ms) = (
             number("first id")?,
@@ -62,16 +56,11 @@ pub(crate) fn acknowledged(text: &str) -> Result<Vec<AckedRange>, ParseError> {
 ///
 /// `files` are the texts of `_spark_metadata`, by name. A compact file `N.compact` carries everything up to N; plain files
 /// above it add to it. Format: first line `v1`, then one JSON object a line with `path` and `action`.
-pub(crate) fn manifest(
-    files: &BTreeMap<String, String>,
-) -> Result<(Option<u64>, BTreeSet<String>), ParseError> {
+pub(crate) fn manifest(files: &BTreeMap<String, String>) -> Result<(Option<u64>, BTreeSet<String>), ParseError> {
     let mut compact: Option<u64> = None;
     let mut plain: BTreeSet<u64> = BTreeSet::new();
     for name in files.keys() {
-        if let Some(number) = name
-            .strip_suffix(".compact")
-            .and_then(|stem| stem.parse::<u64>().ok())
-        {
+        if let Some(number) = name.strip_suffix(".compact").and_then(|stem| stem.parse::<u64>().ok()) {
             compact = compact.max(Some(number));
         } else if let Ok(number) = name.parse::<u64>() {
             plain.insert(number);
@@ -90,17 +79,14 @@ pub(crate) fn manifest(
             };
             if index == 0 {
                 if line.trim() != "v1" {
-                    return Err(fail(format!(
-                        "unknown version {line:?}, only v1 is understood"
-                    )));
+                    return Err(fail(format!("unknown version {line:?}, only v1 is understood")));
                 }
                 continue;
             }
             if line.trim().is_empty() {
                 continue;
             }
-            let entry: serde_json::Value =
-                serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
+            let entry: serde_json::Value = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
             let path = entry
                 .get("path")
                 .and_then(serde_json::Value::as_str)
@@ -127,12 +113,7 @@ pub(crate) fn manifest(
 }
 
 /// Numbers of the records in a part file of JSON lines.
-pub(crate) fn record_ids(
-    file: &str,
-    text: &str,
-    id_field: &str,
-    ids: &mut Vec<u64>,
-) -> Result<(), ParseError> {
+pub(crate) fn record_ids(file: &str, text: &str, id_field: &str, ids: &mut Vec<u64>) -> Result<(), ParseError> {
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
@@ -142,8 +123,7 @@ pub(crate) fn record_ids(
             line: index + 1,
             why,
         };
-        let record: serde_json::Value =
-            serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
+        let record: serde_json::Value = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
         let id = record
             .get(id_field)
             .and_then(serde_json::Value::as_u64)
@@ -213,15 +193,10 @@ mod tests {
 
     #[test]
     fn the_manifest_counts_a_compacted_log_and_what_came_after_it() {
-        let entry = |name: &str| {
-            format!("{{\"path\":\"file:///data/out/{name}\",\"size\":1,\"action\":\"add\"}}")
-        };
+        let entry = |name: &str| format!("{{\"path\":\"file:///data/out/{name}\",\"size\":1,\"action\":\"add\"}}");
         let files = BTreeMap::from([
             ("8".to_owned(), format!("v1\n{}", entry("old"))),
-            (
-                "9.compact".to_owned(),
-                format!("v1\n{}\n{}", entry("a"), entry("b")),
-            ),
+            ("9.compact".to_owned(), format!("v1\n{}\n{}", entry("a"), entry("b"))),
             ("10".to_owned(), format!("v1\n{}\n", entry("c"))),
             (".11.uuid.tmp".to_owned(), "v1\nhalf".to_owned()),
         ]);

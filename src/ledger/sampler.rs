@@ -88,11 +88,7 @@ impl Sampler {
         }
     }
 
-    async fn ask(
-        &self,
-        held: &mut Option<Session>,
-        number: u64,
-    ) -> Result<(Option<u64>, Option<u64>), ClusterError> {
+    async fn ask(&self, held: &mut Option<Session>, number: u64) -> Result<(Option<u64>, Option<u64>), ClusterError> {
         let session = match held {
             Some(session) => session,
             None => {
@@ -115,17 +111,11 @@ impl Sampler {
     }
 
     async fn open(&self) -> Result<Session, ClusterError> {
-        let pod = self
-            .pods
-            .ready_with(&self.ledger.reader)
-            .ok_or_else(|| ClusterError {
-                attempted: "read the ledger's progress".to_owned(),
-                failed: Failed::NotFound,
-                why: format!(
-                    "no ready pod carries the labels {}",
-                    label_text(&self.ledger.reader)
-                ),
-            })?;
+        let pod = self.pods.ready_with(&self.ledger.reader).ok_or_else(|| ClusterError {
+            attempted: "read the ledger's progress".to_owned(),
+            failed: Failed::NotFound,
+            why: format!("no ready pod carries the labels {}", label_text(&self.ledger.reader)),
+        })?;
         let name = &pod.facts.pod;
         let command = ["sh", "-c", SCRIPT, "sh", &self.ledger.checkpoint].map(str::to_owned);
         Session::open(
@@ -159,10 +149,7 @@ impl Sampler {
             let mono = self.recorder.clock().now();
             let wall = wall_ms(self.recorder.clock().wall());
             let events = [
-                Event::ClockPair {
-                    mono,
-                    wall_ms: wall,
-                },
+                Event::ClockPair { mono, wall_ms: wall },
                 Event::ClockOffset {
                     clock: "producer".to_owned(),
                     lower_ms: lower,
@@ -179,10 +166,7 @@ impl Sampler {
 }
 
 /// Milliseconds since the epoch, with fraction.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "microseconds since the epoch stay below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "microseconds since the epoch stay below 2^53")]
 pub(super) fn wall_ms(wall: jiff::Timestamp) -> f64 {
     wall.as_microsecond() as f64 / 1000.0
 }

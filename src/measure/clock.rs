@@ -23,9 +23,9 @@ impl ForeignClock {
                 "the {clock}'s clock stepped: its offset bounds contradict each other"
             ));
         }
-        let (pair_lower, pair_upper) = timeline.wall_minus_mono().ok_or_else(|| {
-            "the runner's wall clock was never paired with its monotonic one".to_owned()
-        })?;
+        let (pair_lower, pair_upper) = timeline
+            .wall_minus_mono()
+            .ok_or_else(|| "the runner's wall clock was never paired with its monotonic one".to_owned())?;
         Ok(Self {
             lower: lower + pair_lower,
             upper: upper + pair_upper,

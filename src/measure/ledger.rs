@@ -103,11 +103,8 @@ pub(crate) fn count(
         .rev()
         .find(|piece| piece.count(FINAL) > 0)
         .map(|piece| piece.last);
-    let is_missing = |piece: &Piece| {
-        piece.count(ACKED) > 0 && piece.count(FINAL) == 0 && piece.count(LOST_BEFORE) == 0
-    };
-    let is_pending =
-        |piece: &Piece| !audit.drained && newest.is_none_or(|newest| piece.first > newest);
+    let is_missing = |piece: &Piece| piece.count(ACKED) > 0 && piece.count(FINAL) == 0 && piece.count(LOST_BEFORE) == 0;
+    let is_pending = |piece: &Piece| !audit.drained && newest.is_none_or(|newest| piece.first > newest);
     let is_lost = |piece: &Piece| is_missing(piece) && !is_pending(piece);
     let is_late = |piece: &Piece| {
         piece.count(FINAL) > 0
@@ -155,17 +152,11 @@ fn settled(audit: &Audit) -> bool {
 }
 
 fn acked(audit: &Audit) -> Vec<Range> {
-    audit
-        .acked
-        .iter()
-        .map(|range| (range.first, range.last, 1))
-        .collect()
+    audit.acked.iter().map(|range| (range.first, range.last, 1)).collect()
 }
 
 fn runs(runs: &[crate::evidence::SinkRun]) -> Vec<Range> {
-    runs.iter()
-        .map(|run| (run.first, run.last, run.times))
-        .collect()
+    runs.iter().map(|run| (run.first, run.last, run.times)).collect()
 }
 
 fn lost_ranges(audit: &Audit) -> Vec<Range> {
@@ -189,10 +180,7 @@ fn excess_ranges(audit: &Audit) -> Vec<Range> {
 }
 
 /// Ranges of the producer's log that hold a lost record, and how many of it.
-fn hit<'a>(
-    audit: &'a Audit,
-    lost: &'a [&Piece],
-) -> impl Iterator<Item = (&'a crate::evidence::AckedRange, u64)> {
+fn hit<'a>(audit: &'a Audit, lost: &'a [&Piece]) -> impl Iterator<Item = (&'a crate::evidence::AckedRange, u64)> {
     audit.acked.iter().filter_map(|range| {
         let from = lost.partition_point(|piece| piece.last < range.first);
         let count = lost
@@ -214,12 +202,7 @@ fn lost_after(audit: &Audit, lost: &[&Piece], clock: ForeignClock, effect: Mono)
 }
 
 /// `max(0, fault - event time of the oldest lost record)`, zero when nothing is lost.
-fn age(
-    audit: &Audit,
-    lost: &[&Piece],
-    clock: &Result<ForeignClock, String>,
-    effect: Interval,
-) -> Measured<Bounded> {
+fn age(audit: &Audit, lost: &[&Piece], clock: &Result<ForeignClock, String>, effect: Interval) -> Measured<Bounded> {
     let Some(oldest) = hit(audit, lost).map(|(range, _)| range.at_ms).min() else {
         return Ok(Bounded::exact(0.0));
     };
@@ -263,10 +246,7 @@ impl LedgerCounts {
             return Err("the sink had not caught up when it was last read".to_owned());
         }
         match &self.during_outage {
-            Ok(0) => Err(
-                "no record was acknowledged during the outage: it was not put to the test"
-                    .to_owned(),
-            ),
+            Ok(0) => Err("no record was acknowledged during the outage: it was not put to the test".to_owned()),
             Ok(_) => Ok(()),
             Err(why) => Err(format!(
                 "whether records were acknowledged during the outage is not known: {why}"

@@ -18,11 +18,7 @@ pub(crate) struct Replacement {
 }
 
 /// One replacement per proven target, in the order of the targets. No pod replaces two.
-pub(crate) fn replacements(
-    timeline: &Timeline,
-    trial: &TrialFacts,
-    until: Mono,
-) -> Vec<Replacement> {
+pub(crate) fn replacements(timeline: &Timeline, trial: &TrialFacts, until: Mono) -> Vec<Replacement> {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     trial
         .targets()
@@ -31,12 +27,7 @@ pub(crate) fn replacements(
         .collect()
 }
 
-fn replacement(
-    timeline: &Timeline,
-    target: &TargetFacts,
-    until: Mono,
-    taken: &mut BTreeSet<String>,
-) -> Replacement {
+fn replacement(timeline: &Timeline, target: &TargetFacts, until: Mono, taken: &mut BTreeSet<String>) -> Replacement {
     let Some((effect, _)) = &target.effect else {
         return Replacement::default();
     };
@@ -137,11 +128,7 @@ fn order(found: &mut Replacement) {
 }
 
 /// The first reaction of the system to the fault: a target seen unready, ending, gone or restarted, or a replacement created.
-pub(crate) fn reaction(
-    timeline: &Timeline,
-    trial: &TrialFacts,
-    found: &[Replacement],
-) -> Option<Moment> {
+pub(crate) fn reaction(timeline: &Timeline, trial: &TrialFacts, found: &[Replacement]) -> Option<Moment> {
     let requested = trial.requested()?;
     let seen = trial.targets().filter_map(|target| {
         let track = timeline.pods.get(&target.target.pod.uid)?;
@@ -152,10 +139,7 @@ pub(crate) fn reaction(
                 receipt.at >= requested
                     && matches!(
                         change,
-                        Change::Unready
-                            | Change::Terminating
-                            | Change::Gone
-                            | Change::Restarted { .. }
+                        Change::Unready | Change::Terminating | Change::Gone | Change::Restarted { .. }
                     )
             })
             .map(|(_, receipt)| timeline.place(*receipt))

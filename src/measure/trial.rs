@@ -7,9 +7,7 @@ use crate::evidence::{Step, TrialEnd};
 use crate::experiment::{Experiment, RtoStart, When};
 use crate::fault::Mode;
 use crate::model::{Bounded, Interval, Measured, Mono, WhyNot};
-use crate::timeline::{
-    Audit, Counts, Moment, ProbeState, Purpose, Recovered, Restoration, Timeline, TrialFacts,
-};
+use crate::timeline::{Audit, Counts, Moment, ProbeState, Purpose, Recovered, Restoration, Timeline, TrialFacts};
 
 /// A phase of the recovery, in seconds after the fault took effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,9 +88,7 @@ pub fn trial(
     };
     let effective = facts.effective().unwrap_or(effect.within.upper);
     let outage_end = match &restoration {
-        Restoration::Back(back) if back.restored.within.upper > effective => {
-            back.restored.within.upper
-        }
+        Restoration::Back(back) if back.restored.within.upper > effective => back.restored.within.upper,
         Restoration::Back(_) | Restoration::NotYet { .. } | Restoration::NoData { .. } => until,
     };
     let outage = Outage {
@@ -128,9 +124,7 @@ pub fn trial(
 }
 
 fn no_data(why: &str) -> WhyNot {
-    WhyNot::NoData {
-        why: why.to_owned(),
-    }
+    WhyNot::NoData { why: why.to_owned() }
 }
 
 fn unproven(experiment: &Experiment, facts: &TrialFacts, spoiled: Option<WhyNot>) -> TrialMeasures {
@@ -191,9 +185,7 @@ fn spoiled(
     if let Some(requested) = facts.requested()
         && let Err(why) = timeline.steady(requested)
     {
-        return Some(WhyNot::BaselineNotSteady {
-            why: why.join("; "),
-        });
+        return Some(WhyNot::BaselineNotSteady { why: why.join("; ") });
     }
     if let Some(why) = not_proven(experiment, facts) {
         return Some(WhyNot::FaultNotProven { why });
@@ -232,19 +224,13 @@ fn not_proven(experiment: &Experiment, facts: &TrialFacts) -> Option<String> {
         }
     }
     facts.faults.iter().find_map(|fault| {
-        let target = fault
-            .targets
-            .iter()
-            .find(|target| target.effect.is_none())?;
+        let target = fault.targets.iter().find(|target| target.effect.is_none())?;
         let why = target
             .not_proven
             .clone()
             .or_else(|| target.error.clone())
             .unwrap_or_else(|| "no effect was recorded".to_owned());
-        Some(format!(
-            "{} on {}: {why}",
-            fault.name, target.target.pod.name
-        ))
+        Some(format!("{} on {}: {why}", fault.name, target.target.pod.name))
     })
 }
 
@@ -252,9 +238,7 @@ fn rto_from_fault(restoration: &Restoration, effect: Moment, effective: Mono) ->
     match restoration {
         Restoration::Back(back) => Ok(recovery(back, effect)),
         Restoration::NotYet { why, known, .. } => Err(WhyNot::NotRecovered {
-            observed_seconds: known
-                .since(effective.max(effect.within.upper))
-                .as_secs_f64(),
+            observed_seconds: known.since(effective.max(effect.within.upper)).as_secs_f64(),
             why: why.join("; "),
         }),
         Restoration::NoData { why } => Err(no_data(why)),
@@ -274,11 +258,7 @@ fn recovery(back: &Recovered, effect: Moment) -> Bounded {
     }
 }
 
-fn rto_from_impact(
-    restoration: &Restoration,
-    effect: Moment,
-    effective: Mono,
-) -> Measured<Bounded> {
+fn rto_from_impact(restoration: &Restoration, effect: Moment, effective: Mono) -> Measured<Bounded> {
     match restoration {
         Restoration::Back(back) => match back.impact {
             Some(impact) => Ok(back.restored.since(impact)),
@@ -325,19 +305,10 @@ fn phases(restoration: &Restoration, effect: Moment, found: &[Replacement]) -> V
     };
     [
         ("fault effective", Ok(effect)),
-        (
-            "first symptom",
-            impact.ok_or_else(|| no_data("no probe went bad")),
-        ),
+        ("first symptom", impact.ok_or_else(|| no_data("no probe went bad"))),
         ("replacement created", all(created, |found| found.created)),
-        (
-            "replacement scheduled",
-            all(created, |found| found.scheduled),
-        ),
-        (
-            "replacement started",
-            all("no start was seen", |found| found.started),
-        ),
+        ("replacement scheduled", all(created, |found| found.scheduled)),
+        ("replacement started", all("no start was seen", |found| found.started)),
         (
             "replacement ready",
             all("it was never seen to become ready", |found| found.ready),
@@ -354,12 +325,7 @@ fn phases(restoration: &Restoration, effect: Moment, found: &[Replacement]) -> V
 }
 
 /// Age of the newest committed record (when the checkpoint tells it) or of the last commit at the fault.
-fn reprocessing(
-    experiment: &Experiment,
-    timeline: &Timeline,
-    facts: &TrialFacts,
-    effect: Moment,
-) -> Measured<Bounded> {
+fn reprocessing(experiment: &Experiment, timeline: &Timeline, facts: &TrialFacts, effect: Moment) -> Measured<Bounded> {
     if experiment.ledger.is_none() {
         return Err(no_data("there is no ledger"));
     }
@@ -419,10 +385,7 @@ fn assertions(
         .iter()
         .map(|assertion| {
             let window = match assertion.when {
-                When::During => Ok(Interval::between(
-                    effective,
-                    facts.step(Step::Revert).unwrap_or(until),
-                )),
+                When::During => Ok(Interval::between(effective, facts.step(Step::Revert).unwrap_or(until))),
                 When::After => facts
                     .step(Step::Settle)
                     .map(|from| Interval::between(from, until))
@@ -490,10 +453,7 @@ fn notes(
     let mut notes = Vec::new();
     if let Restoration::Back(back) = restoration {
         if back.impact.is_none() {
-            notes.push(
-                "the probes saw nothing: either the fault did no harm, or they are deaf to it"
-                    .to_owned(),
-            );
+            notes.push("the probes saw nothing: either the fault did no harm, or they are deaf to it".to_owned());
         }
         if back.flaps > 0 {
             notes.push(format!(

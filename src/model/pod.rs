@@ -31,11 +31,7 @@ pub struct Owner {
 
 /// State of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "state",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ContainerState {
     /// Not started, with the reason (`CrashLoopBackOff`, `ContainerCreating` ...).
     Waiting {

@@ -4,19 +4,14 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// An instant on the runner's monotonic clock: microseconds since the run began. Never compared across runs.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Mono(pub i64);
 
 impl Mono {
     /// Seconds since the run began.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "microseconds of a run stay far below 2^52"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a run stay far below 2^52")]
     pub fn seconds(self) -> f64 {
         self.0 as f64 / 1e6
     }
@@ -59,10 +54,7 @@ impl Interval {
     /// An instant known exactly.
     #[must_use]
     pub fn exact(at: Mono) -> Self {
-        Self {
-            lower: at,
-            upper: at,
-        }
+        Self { lower: at, upper: at }
     }
 
     /// From two ends in any order.
@@ -121,11 +113,7 @@ pub type Measured<T> = Result<T, WhyNot>;
 
 /// Why a value could not be measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
-#[serde(
-    tag = "reason",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "reason", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum WhyNot {
     /// The fault's effect was never observed.
     #[error("the fault was not proven: {why}")]

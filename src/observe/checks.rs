@@ -71,10 +71,7 @@ impl Checker {
                 status,
                 body_contains,
                 role,
-            } => {
-                self.http(url, *status, body_contains.as_deref(), role.as_ref())
-                    .await
-            }
+            } => self.http(url, *status, body_contains.as_deref(), role.as_ref()).await,
             Check::Metrics {
                 role,
                 port,
@@ -85,9 +82,7 @@ impl Checker {
             Check::Log { role, contains } => self.log(role.as_ref(), contains).await,
             Check::Command { run, exit_code } => command(run, *exit_code).await,
             Check::Pods { .. } | Check::Resource { .. } | Check::Progress { .. } => {
-                Answer::no_data(
-                    "this probe is derived from a watch or the ledger and is never sampled",
-                )
+                Answer::no_data("this probe is derived from a watch or the ledger and is never sampled")
             }
         }
     }
@@ -107,13 +102,7 @@ impl Checker {
         }
     }
 
-    async fn http(
-        &self,
-        url: &str,
-        status: u16,
-        body_contains: Option<&str>,
-        role: Option<&Role>,
-    ) -> Answer {
+    async fn http(&self, url: &str, status: u16, body_contains: Option<&str>, role: Option<&Role>) -> Answer {
         let mut url = url.to_owned();
         if url.contains("{podIP}") {
             let Some(ip) = self.pods.member(role).and_then(|pod| pod.ip) else {
@@ -139,14 +128,7 @@ impl Checker {
         }
     }
 
-    async fn metrics(
-        &self,
-        role: Option<&Role>,
-        port: u16,
-        path: &str,
-        metric: &str,
-        is: Comparison,
-    ) -> Answer {
+    async fn metrics(&self, role: Option<&Role>, port: u16, path: &str, metric: &str, is: Comparison) -> Answer {
         let Some(pod) = self.pods.member(role) else {
             return Answer::bad("the target has no running pod to scrape");
         };
@@ -173,25 +155,13 @@ impl Checker {
     }
 
     /// GET through the API server's port-forward, which reaches pods from outside the cluster network as well.
-    async fn scrape(
-        &self,
-        namespace: &str,
-        pod: &str,
-        port: u16,
-        path: &str,
-    ) -> Result<String, String> {
+    async fn scrape(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<String, String> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client(), namespace);
-        let mut forwarder = api
-            .portforward(pod, &[port])
-            .await
-            .map_err(|error| error.to_string())?;
-        let stream = forwarder
-            .take_stream(port)
-            .ok_or("the port was not forwarded")?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake::<
-            _,
-            http_body_util::Empty<bytes::Bytes>,
-        >(hyper_util::rt::TokioIo::new(stream))
+        let mut forwarder = api.portforward(pod, &[port]).await.map_err(|error| error.to_string())?;
+        let stream = forwarder.take_stream(port).ok_or("the port was not forwarded")?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, http_body_util::Empty<bytes::Bytes>>(
+            hyper_util::rt::TokioIo::new(stream),
+        )
         .await
         .map_err(|error| error.to_string())?;
         let connection = tokio::spawn(connection);
@@ -200,10 +170,7 @@ impl Checker {
             .body(http_body_util::Empty::new())
             .map_err(|error| error.to_string())?;
         let exchange = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| error.to_string())?;
+            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
             if !response.status().is_success() {
                 return Err(format!("status {}", response.status()));
             }
@@ -225,12 +192,7 @@ impl Checker {
             return Answer::bad("the target has no running pod");
         };
         let name = &pod.facts.pod;
-        let known = |uid: &str| {
-            self.logged
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(uid)
-        };
+        let known = |uid: &str| self.logged.lock().unwrap_or_else(PoisonError::into_inner).contains(uid);
         if known(&name.uid) {
             return Answer::good();
         }
@@ -255,10 +217,7 @@ impl Checker {
                     .insert(name.uid.clone());
                 Answer::good()
             }
-            Ok(_log) => Answer::bad(format!(
-                "no line with {contains:?} in the log of pod {}",
-                name.name
-            )),
+            Ok(_log) => Answer::bad(format!("no line with {contains:?} in the log of pod {}", name.name)),
             Err(error) => Answer::bad(error.to_string()),
         }
     }
@@ -295,10 +254,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// `name{label="value",..}` only those that carry all of these labels.
 fn metric_values(text: &str, metric: &str) -> Vec<f64> {
     let (name, matchers) = match metric.split_once('{') {
-        Some((name, labels)) => (
-            name.trim(),
-            label_pairs(labels.trim_end().trim_end_matches('}')),
-        ),
+        Some((name, labels)) => (name.trim(), label_pairs(labels.trim_end().trim_end_matches('}'))),
         None => (metric.trim(), Vec::new()),
     };
     text.lines()

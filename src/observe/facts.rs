@@ -3,12 +3,7 @@
 use crate::model::{ContainerFacts, ContainerState, Owner, PodFacts, PodName, Role};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
-pub(crate) fn pod_facts(
-    pod: &Pod,
-    role: Option<Role>,
-    member: bool,
-    generation: Option<String>,
-) -> PodFacts {
+pub(crate) fn pod_facts(pod: &Pod, role: Option<Role>, member: bool, generation: Option<String>) -> PodFacts {
     let metadata = &pod.metadata;
     let status = pod.status.as_ref();
     let condition = |name: &str| {
@@ -38,24 +33,13 @@ pub(crate) fn pod_facts(
             name: owner.name.clone(),
             uid: owner.uid.clone(),
         }),
-        resource_version: metadata
-            .resource_version
-            .as_ref()
-            .and_then(|text| text.parse().ok()),
-        phase: status
-            .and_then(|status| status.phase.clone())
-            .unwrap_or_default(),
+        resource_version: metadata.resource_version.as_ref().and_then(|text| text.parse().ok()),
+        phase: status.and_then(|status| status.phase.clone()).unwrap_or_default(),
         ready: condition("Ready"),
         scheduled: condition("PodScheduled"),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-        created_at: metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0.to_string()),
-        deletion_at: metadata
-            .deletion_timestamp
-            .as_ref()
-            .map(|time| time.0.to_string()),
+        created_at: metadata.creation_timestamp.as_ref().map(|time| time.0.to_string()),
+        deletion_at: metadata.deletion_timestamp.as_ref().map(|time| time.0.to_string()),
         deletion_grace_seconds: metadata.deletion_grace_period_seconds,
         reason: status.and_then(|status| status.reason.clone()),
         containers: status
@@ -80,9 +64,7 @@ fn container_facts(status: &ContainerStatus) -> ContainerFacts {
     } else {
         let waiting = state.and_then(|state| state.waiting.as_ref());
         ContainerState::Waiting {
-            reason: waiting
-                .and_then(|waiting| waiting.reason.clone())
-                .unwrap_or_default(),
+            reason: waiting.and_then(|waiting| waiting.reason.clone()).unwrap_or_default(),
         }
     };
     ContainerFacts {

@@ -83,12 +83,8 @@ impl Observers {
             if probe.check.is_watched() || matches!(probe.check, Check::Progress { .. }) {
                 continue;
             }
-            let (probe, checker, recorder, cancel) = (
-                probe.clone(),
-                checker.clone(),
-                wanted.recorder.clone(),
-                cancel.clone(),
-            );
+            let (probe, checker, recorder, cancel) =
+                (probe.clone(), checker.clone(), wanted.recorder.clone(), cancel.clone());
             tasks.spawn(async move { Ok(probes::sample(probe, checker, recorder, cancel).await?) });
         }
         if let Some(ledger) = wanted.experiment.ledger.clone() {
@@ -101,11 +97,7 @@ impl Observers {
             let cancel = cancel.clone();
             tasks.spawn(async move { Ok(sampler.run(cancel).await?) });
         }
-        Ok(Self {
-            pods,
-            tasks,
-            cancel,
-        })
+        Ok(Self { pods, tasks, cancel })
     }
 
     /// The pods as they are now.
@@ -134,10 +126,7 @@ impl Observers {
     pub(crate) async fn stop(mut self) {
         self.cancel.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(5), all)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
             tracing::debug!("an observer did not end in time and is dropped");
         }
     }
@@ -145,18 +134,9 @@ impl Observers {
 
 /// Every probe of an experiment: steady state, assertions, stop conditions.
 pub(crate) fn all_probes(experiment: &Experiment) -> impl Iterator<Item = &Probe> {
-    let assertions = experiment
-        .slos
-        .assertions
-        .iter()
-        .map(|assertion| &assertion.probe);
+    let assertions = experiment.slos.assertions.iter().map(|assertion| &assertion.probe);
     let stops = experiment.stop.iter().map(|stop| &stop.probe);
-    experiment
-        .steady_state
-        .probes
-        .iter()
-        .chain(assertions)
-        .chain(stops)
+    experiment.steady_state.probes.iter().chain(assertions).chain(stops)
 }
 
 type Tasks = JoinSet<Result<(), ObserveError>>;
@@ -165,11 +145,7 @@ fn start_pods(wanted: &Wanted, pods: &PodIndex, tasks: &mut Tasks, cancel: &Canc
     let (sender, receiver) = mpsc::channel(1024);
     let namespace = wanted.target.namespace.clone();
     let api: Api<Pod> = Api::namespaced(wanted.cluster.client(), &namespace);
-    let reader = wanted
-        .experiment
-        .ledger
-        .as_ref()
-        .map(|ledger| ledger.reader.clone());
+    let reader = wanted.experiment.ledger.as_ref().map(|ledger| ledger.reader.clone());
     // One LIST and one WATCH must serve the target and the ledger's reader, so with a ledger the whole namespace is followed.
     let selector = match &reader {
         Some(_) => ListParams::default(),
@@ -183,33 +159,17 @@ fn start_pods(wanted: &Wanted, pods: &PodIndex, tasks: &mut Tasks, cancel: &Canc
         reader,
     };
     tasks.spawn(async move { Ok(observer.run(receiver).await?) });
-    let (cluster, clock, cancel) = (
-        wanted.cluster.clone(),
-        wanted.recorder.clock(),
-        cancel.clone(),
-    );
+    let (cluster, clock, cancel) = (wanted.cluster.clone(), wanted.recorder.clock(), cancel.clone());
     let what = format!("pods in namespace {namespace}");
-    tasks.spawn(
-        async move { Ok(watch(cluster, api, what, selector, clock, sender, cancel).await?) },
-    );
+    tasks.spawn(async move { Ok(watch(cluster, api, what, selector, clock, sender, cancel).await?) });
 }
 
 /// The target's own object, and whatever else resource probes name: one watch for each object.
-fn start_resources(
-    wanted: &Wanted,
-    tasks: &mut Tasks,
-    cancel: &CancellationToken,
-) -> Result<(), ObserveError> {
+fn start_resources(wanted: &Wanted, tasks: &mut Tasks, cancel: &CancellationToken) -> Result<(), ObserveError> {
     let own = own_kind(&wanted.experiment.target);
     let mut own_fields: BTreeSet<String> = BTreeSet::new();
     if own.is_some() {
-        own_fields.extend(
-            [
-                "status.applicationState.state",
-                "status.applicationState.errorMessage",
-            ]
-            .map(str::to_owned),
-        );
+        own_fields.extend(["status.applicationState.state", "status.applicationState.errorMessage"].map(str::to_owned));
     }
     for probe in all_probes(&wanted.experiment) {
         let Check::Resource {
@@ -225,7 +185,9 @@ fn start_resources(
         match (api_version, resource_kind, name) {
             (None, None, None) => {
                 if own.is_none() {
-                    let why = "the target is a label selector and has no object of its own: name apiVersion, kind and name".to_owned();
+                    let why =
+                        "the target is a label selector and has no object of its own: name apiVersion, kind and name"
+                            .to_owned();
                     return Err(ObserveError::Probe {
                         probe: probe.name.clone(),
                         why,
@@ -280,8 +242,7 @@ fn follow(
 ) {
     let (sender, receiver) = mpsc::channel(256);
     let namespace = &wanted.target.namespace;
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(wanted.cluster.client(), namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(wanted.cluster.client(), namespace, &resource);
     let selector = ListParams::default().fields(&format!("metadata.name={name}"));
     let what = format!("{} {namespace}/{name}", resource.kind);
     let observer = ResourceObserver {
@@ -291,12 +252,6 @@ fn follow(
         fields,
     };
     tasks.spawn(async move { Ok(observer.run(receiver).await?) });
-    let (cluster, clock, cancel) = (
-        wanted.cluster.clone(),
-        wanted.recorder.clock(),
-        cancel.clone(),
-    );
-    tasks.spawn(
-        async move { Ok(watch(cluster, api, what, selector, clock, sender, cancel).await?) },
-    );
+    let (cluster, clock, cancel) = (wanted.cluster.clone(), wanted.recorder.clock(), cancel.clone());
+    tasks.spawn(async move { Ok(watch(cluster, api, what, selector, clock, sender, cancel).await?) });
 }

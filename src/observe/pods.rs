@@ -44,27 +44,17 @@ impl LivePod {
     /// Facts of one container (the first one when not named).
     pub(crate) fn container(&self, name: Option<&str>) -> Option<&crate::model::ContainerFacts> {
         let wanted = name.or_else(|| self.containers.first().map(String::as_str))?;
-        self.facts
-            .containers
-            .iter()
-            .find(|container| container.name == wanted)
+        self.facts.containers.iter().find(|container| container.name == wanted)
     }
 
     /// Has the named container ended since it had this runtime id?
-    pub(crate) fn container_ended(
-        &self,
-        name: Option<&str>,
-        id: Option<&str>,
-        restarts: i32,
-    ) -> bool {
+    pub(crate) fn container_ended(&self, name: Option<&str>, id: Option<&str>, restarts: i32) -> bool {
         if self.ended() {
             return true;
         }
         self.container(name).is_some_and(|container| {
             container.restarts > restarts
-                || id.is_some_and(|id| {
-                    !container.container_id.is_empty() && container.container_id != id
-                })
+                || id.is_some_and(|id| !container.container_id.is_empty() && container.container_id != id)
                 || matches!(container.state, ContainerState::Terminated { .. })
         })
     }
@@ -108,11 +98,7 @@ impl PodIndex {
     /// Every pod that is still there, in order of name.
     pub(crate) fn present(&self) -> Vec<LivePod> {
         let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut present: Vec<LivePod> = pods
-            .values()
-            .filter(|pod| pod.gone.is_none())
-            .cloned()
-            .collect();
+        let mut present: Vec<LivePod> = pods.values().filter(|pod| pod.gone.is_none()).cloned().collect();
         present.sort_by(|a, b| a.facts.pod.cmp(&b.facts.pod));
         present
     }
@@ -131,11 +117,7 @@ impl PodIndex {
         self.present()
             .into_iter()
             .filter(LivePod::serves)
-            .find(|pod| {
-                labels
-                    .iter()
-                    .all(|(key, value)| pod.labels.get(key) == Some(value))
-            })
+            .find(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
     }
 }
 
@@ -154,10 +136,7 @@ impl PodObserver {
     ///
     /// # Errors
     /// When the log cannot be written.
-    pub(crate) async fn run(
-        mut self,
-        mut messages: mpsc::Receiver<WatchMessage<Pod>>,
-    ) -> Result<(), RecordError> {
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<WatchMessage<Pod>>) -> Result<(), RecordError> {
         while let Some(message) = messages.recv().await {
             match message {
                 WatchMessage::Listed {
@@ -168,7 +147,7 @@ impl PodObserver {
                 } => self.listed(sent, at, gap_from, objects).await?,
                 WatchMessage::Added(at, pod) => self.seen(Seen::Added, at, None, &pod).await?,
                 WatchMessage::Modified(at, pod) => {
-                    self.seen(Seen::Modified, at, None, &pod).await?
+                    self.seen(Seen::Modified, at, None, &pod).await?;
                 }
                 WatchMessage::Deleted(at, pod) => self.seen(Seen::Deleted, at, None, &pod).await?,
                 WatchMessage::Resumed { from, to, why } => {
@@ -202,10 +181,8 @@ impl PodObserver {
                 why,
             })?;
         }
-        let listed: std::collections::BTreeSet<&str> = pods
-            .iter()
-            .filter_map(|pod| pod.metadata.uid.as_deref())
-            .collect();
+        let listed: std::collections::BTreeSet<&str> =
+            pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
         let missing: Vec<LivePod> = self
             .index
             .present()
@@ -233,20 +210,13 @@ impl PodObserver {
         Ok(())
     }
 
-    async fn seen(
-        &mut self,
-        seen: Seen,
-        at: Mono,
-        not_before: Option<Mono>,
-        pod: &Pod,
-    ) -> Result<(), RecordError> {
+    async fn seen(&mut self, seen: Seen, at: Mono, not_before: Option<Mono>, pod: &Pod) -> Result<(), RecordError> {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         let selected = self.membership.target.selects(pod);
-        let reads = self.reader.as_ref().is_some_and(|reader| {
-            reader
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
-        });
+        let reads = self
+            .reader
+            .as_ref()
+            .is_some_and(|reader| reader.iter().all(|(key, value)| labels.get(key) == Some(value)));
         if !selected && !reads {
             return Ok(());
         }

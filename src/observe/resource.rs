@@ -32,10 +32,7 @@ impl ResourceObserver {
         while let Some(message) = messages.recv().await {
             match message {
                 WatchMessage::Listed {
-                    at,
-                    gap_from,
-                    objects,
-                    ..
+                    at, gap_from, objects, ..
                 } => {
                     let not_before = gap_from.as_ref().map(|(from, _)| *from);
                     if let Some((from, why)) = gap_from {
@@ -83,13 +80,7 @@ impl ResourceObserver {
         Ok(())
     }
 
-    fn seen(
-        &self,
-        seen: Seen,
-        at: Mono,
-        not_before: Option<Mono>,
-        object: &DynamicObject,
-    ) -> Result<(), RecordError> {
+    fn seen(&self, seen: Seen, at: Mono, not_before: Option<Mono>, object: &DynamicObject) -> Result<(), RecordError> {
         let document = serde_json::to_value(object).unwrap_or_default();
         let fields = self
             .fields

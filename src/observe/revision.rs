@@ -40,10 +40,9 @@ impl RevisionClock {
             let patch = serde_json::json!({"metadata": {"annotations": {"chaosrun.dev/tick": count.to_string()}}});
             let sent = self.recorder.clock().now();
             let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
-            let call = self.cluster.call(
-                "write the revision tick",
-                api.patch(&self.name, &parameters, &patch),
-            );
+            let call = self
+                .cluster
+                .call("write the revision tick", api.patch(&self.name, &parameters, &patch));
             let answer = tokio::select! {
                 () = cancel.cancelled() => return,
                 answer = call => answer,

@@ -66,24 +66,19 @@ pub(crate) fn own_kind(target: &Target) -> Option<(ApiResource, String)> {
 ///
 /// # Errors
 /// When the cluster cannot be asked, or the object has no selector that could be watched by.
-pub(crate) async fn resolve(
-    cluster: &Cluster,
-    target: &Target,
-) -> Result<Option<ResolvedTarget>, ClusterError> {
+pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option<ResolvedTarget>, ClusterError> {
     let namespace = &target.namespace;
-    let found = |name: &str, uid: Option<String>, labels: BTreeMap<String, String>, kind: Kind| {
-        ResolvedTarget {
-            namespace: namespace.clone(),
-            selector: labels
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect::<Vec<_>>()
-                .join(","),
-            labels,
-            name: Some(name.to_owned()),
-            uid,
-            kind,
-        }
+    let found = |name: &str, uid: Option<String>, labels: BTreeMap<String, String>, kind: Kind| ResolvedTarget {
+        namespace: namespace.clone(),
+        selector: labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(","),
+        labels,
+        name: Some(name.to_owned()),
+        uid,
+        kind,
     };
     let attempted = |kind: &str, name: &str| format!("read {kind} {namespace}/{name}");
     match &target.workload {
@@ -91,8 +86,7 @@ pub(crate) async fn resolve(
             let Some((resource, _)) = own_kind(target) else {
                 return Ok(None);
             };
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(cluster.client(), namespace, &resource);
+            let api: Api<DynamicObject> = Api::namespaced_with(cluster.client(), namespace, &resource);
             let object = cluster
                 .call_opt(attempted("SparkApplication", name), api.get(name))
                 .await?;
@@ -101,27 +95,16 @@ pub(crate) async fn resolve(
         }
         Workload::Deployment { name } => {
             let api: Api<Deployment> = Api::namespaced(cluster.client(), namespace);
-            let Some(object) = cluster
-                .call_opt(attempted("Deployment", name), api.get(name))
-                .await?
-            else {
+            let Some(object) = cluster.call_opt(attempted("Deployment", name), api.get(name)).await? else {
                 return Ok(None);
             };
             let selector = object.spec.as_ref().map(|spec| &spec.selector);
             let labels = match_labels(selector, &attempted("Deployment", name))?;
-            Ok(Some(found(
-                name,
-                object.metadata.uid,
-                labels,
-                Kind::Deployment,
-            )))
+            Ok(Some(found(name, object.metadata.uid, labels, Kind::Deployment)))
         }
         Workload::StatefulSet { name } => {
             let api: Api<StatefulSet> = Api::namespaced(cluster.client(), namespace);
-            let Some(object) = cluster
-                .call_opt(attempted("StatefulSet", name), api.get(name))
-                .await?
-            else {
+            let Some(object) = cluster.call_opt(attempted("StatefulSet", name), api.get(name)).await? else {
                 return Ok(None);
             };
             let selector = object.spec.as_ref().map(|spec| &spec.selector);
@@ -130,10 +113,7 @@ pub(crate) async fn resolve(
         }
         Workload::Job { name } => {
             let api: Api<Job> = Api::namespaced(cluster.client(), namespace);
-            let Some(object) = cluster
-                .call_opt(attempted("Job", name), api.get(name))
-                .await?
-            else {
+            let Some(object) = cluster.call_opt(attempted("Job", name), api.get(name)).await? else {
                 return Ok(None);
             };
             let selector = object.spec.as_ref().and_then(|spec| spec.selector.as_ref());
@@ -149,10 +129,7 @@ pub(crate) async fn resolve(
     }
 }
 
-fn match_labels(
-    selector: Option<&LabelSelector>,
-    attempted: &str,
-) -> Result<BTreeMap<String, String>, ClusterError> {
+fn match_labels(selector: Option<&LabelSelector>, attempted: &str) -> Result<BTreeMap<String, String>, ClusterError> {
     let labels = selector
         .and_then(|selector| selector.match_labels.clone())
         .unwrap_or_default();
@@ -160,8 +137,7 @@ fn match_labels(
         return Err(ClusterError {
             attempted: attempted.to_owned(),
             failed: Failed::Other,
-            why: "its selector has no matchLabels; name its pods with `target.labels` instead"
-                .to_owned(),
+            why: "its selector has no matchLabels; name its pods with `target.labels` instead".to_owned(),
         });
     }
     Ok(labels)
@@ -198,11 +174,7 @@ impl ResolvedTarget {
         let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
         match self.kind {
             Kind::Labels => Some(true),
-            Kind::Owned => Some(
-                owners
-                    .iter()
-                    .any(|owner| Some(&owner.uid) == self.uid.as_ref()),
-            ),
+            Kind::Owned => Some(owners.iter().any(|owner| Some(&owner.uid) == self.uid.as_ref())),
             // Executors are owned by their driver's pod; a driver by its SparkApplication, which may have been made anew
             // under the same name between two trials.
             Kind::Spark => Some(

@@ -75,11 +75,7 @@ pub fn select(
                         None => candidate.containers.first(),
                     };
                     let Some((name, id)) = found else {
-                        let held: Vec<&str> = candidate
-                            .containers
-                            .iter()
-                            .map(|(name, _)| name.as_str())
-                            .collect();
+                        let held: Vec<&str> = candidate.containers.iter().map(|(name, _)| name.as_str()).collect();
                         return Err(refuse(format!(
                             "pod {} has no container {:?}; it has {}",
                             candidate.pod.name,
@@ -101,12 +97,7 @@ pub fn select(
 
 /// A share above the limit is refused, unless the role has a single pod (a driver cannot be hit in part) or every pod was
 /// asked for in words and the limit is 100.
-fn guard_share(
-    fault: &FaultSpec,
-    guards: &Guards,
-    count: usize,
-    available: usize,
-) -> Result<(), String> {
+fn guard_share(fault: &FaultSpec, guards: &Guards, count: usize, available: usize) -> Result<(), String> {
     let within = count * 100 <= available * usize::from(guards.max_percent);
     if within || (available == 1 && matches!(fault.mode, Mode::One | Mode::All | Mode::Fixed(1))) {
         return Ok(());
@@ -140,9 +131,7 @@ pub fn protected_namespace(experiment: &Experiment) -> Option<&str> {
         .find(|pattern| {
             pattern
                 .strip_suffix('*')
-                .map_or(namespace == *pattern, |prefix| {
-                    namespace.starts_with(prefix)
-                })
+                .map_or(namespace == *pattern, |prefix| namespace.starts_with(prefix))
         })
 }
 
@@ -199,19 +188,14 @@ mod tests {
 
     #[test]
     fn a_share_that_rounds_down_to_none_is_refused() {
-        let refusal =
-            select(&fault(Mode::Percent(33)), &guards(50), &candidates(3), 1, 1).unwrap_err();
+        let refusal = select(&fault(Mode::Percent(33)), &guards(50), &candidates(3), 1, 1).unwrap_err();
         assert!(refusal.why.contains("rounds down to none"), "{refusal}");
     }
 
     #[test]
     fn fewer_pods_than_asked_for_is_refused_and_never_a_smaller_fault() {
-        let refusal =
-            select(&fault(Mode::Fixed(4)), &guards(100), &candidates(3), 1, 1).unwrap_err();
-        assert!(
-            refusal.why.contains("4 pods were asked for, 3 match"),
-            "{refusal}"
-        );
+        let refusal = select(&fault(Mode::Fixed(4)), &guards(100), &candidates(3), 1, 1).unwrap_err();
+        assert!(refusal.why.contains("4 pods were asked for, 3 match"), "{refusal}");
     }
 
     #[test]
@@ -240,16 +224,7 @@ mod tests {
             first,
             select(&fault(Mode::Fixed(3)), &guards(50), &reversed, 7, 1).unwrap()
         );
-        let others = (8..20).map(|seed| {
-            select(
-                &fault(Mode::Fixed(3)),
-                &guards(50),
-                &candidates(20),
-                seed,
-                1,
-            )
-            .unwrap()
-        });
+        let others = (8..20).map(|seed| select(&fault(Mode::Fixed(3)), &guards(50), &candidates(20), seed, 1).unwrap());
         assert!(others.into_iter().any(|other| other != first));
     }
 
@@ -261,9 +236,6 @@ mod tests {
             signal: crate::fault::Signal::Kill,
         };
         let refusal = select(&spec, &guards(50), &candidates(3), 1, 1).unwrap_err();
-        assert!(
-            refusal.why.contains("no container \"mian\"; it has main"),
-            "{refusal}"
-        );
+        assert!(refusal.why.contains("no container \"mian\"; it has main"), "{refusal}");
     }
 }

@@ -54,10 +54,7 @@ impl Prometheus {
             .build()
             .map_err(|error| fail(error.to_string()))?;
         let client = Client::from(http, url).map_err(|error| fail(error.to_string()))?;
-        let targets = client
-            .targets(None)
-            .await
-            .map_err(|error| fail(error_text(&error)))?;
+        let targets = client.targets(None).await.map_err(|error| fail(error_text(&error)))?;
         let scrape_interval = targets
             .active()
             .iter()
@@ -81,11 +78,7 @@ impl Prometheus {
     ///
     /// # Errors
     /// When Prometheus does not answer or refuses the query.
-    pub(crate) async fn evaluate(
-        &self,
-        query: &str,
-        condition: Comparison,
-    ) -> Result<Evaluation, PrometheusError> {
+    pub(crate) async fn evaluate(&self, query: &str, condition: Comparison) -> Result<Evaluation, PrometheusError> {
         let values = self.values(query).await?;
         let age = self.oldest_sample(query).await?;
         let limit = self.scrape_interval * 2 + Duration::from_secs(1);
@@ -124,15 +117,12 @@ impl Prometheus {
             .await
             .map_err(|error| fail(error_text(&error)))?;
         Ok(match answer.data() {
-            Data::Vector(series) => series
-                .iter()
-                .map(|series| series.sample().value())
-                .collect(),
+            Data::Vector(series) => series.iter().map(|series| series.sample().value()).collect(),
             Data::Scalar(sample) => vec![sample.value()],
             Data::Matrix(series) => series
                 .iter()
                 .filter_map(|series| series.samples().last())
-                .map(|sample| sample.value())
+                .map(prometheus_http_query::response::Sample::value)
                 .collect(),
         })
     }
@@ -146,10 +136,7 @@ impl Prometheus {
         collect_selectors(&expression, &mut selectors);
         let mut oldest = 0.0_f64;
         for selector in selectors {
-            for age in self
-                .values(&format!("max(time() - timestamp({selector}))"))
-                .await?
-            {
+            for age in self.values(&format!("max(time() - timestamp({selector}))")).await? {
                 oldest = oldest.max(age);
             }
         }
@@ -199,9 +186,7 @@ mod tests {
 
     #[test]
     fn selectors_inside_functions_and_ranges_are_found() {
-        let expression =
-            promql_parser::parser::parse("sum(rate(a{b=\"c\"}[1m])) / max(d) or absent(e)")
-                .unwrap();
+        let expression = promql_parser::parser::parse("sum(rate(a{b=\"c\"}[1m])) / max(d) or absent(e)").unwrap();
         let mut selectors = Vec::new();
         collect_selectors(&expression, &mut selectors);
         assert_eq!(selectors, ["a{b=\"c\"}", "d"]);

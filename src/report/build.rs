@@ -1,8 +1,8 @@
 //! Records to the report.
 
 use super::model::{
-    ClaimReport, ClaimText, Cost, Evidence, ExperimentReport, FaultReport, LedgerReport,
-    MissingPhase, PhaseReport, RpoReport, Run, RunInfo, SCHEMA, Span, TrialReport, Value,
+    ClaimReport, ClaimText, Cost, Evidence, ExperimentReport, FaultReport, LedgerReport, MissingPhase, PhaseReport,
+    RpoReport, Run, RunInfo, SCHEMA, Span, TrialReport, Value,
 };
 use crate::evidence::{ClusterInfo, Event, Record, TrialEnd, genesis};
 use crate::experiment::{Experiment, RtoStart};
@@ -37,9 +37,7 @@ pub fn build(records: &[Record]) -> Run {
         complete: false,
         left: Vec::new(),
         evidence: Evidence {
-            head: records
-                .last()
-                .map_or_else(genesis, |record| record.hash.clone()),
+            head: records.last().map_or_else(genesis, |record| record.hash.clone()),
             records: records.len(),
         },
     };
@@ -60,9 +58,7 @@ pub fn build(records: &[Record]) -> Run {
                 info.cluster.clone_from(cluster);
                 info.started_at.clone_from(started_at);
             }
-            Event::ExperimentStarted {
-                file, experiment, ..
-            } => chapters.push(Chapter {
+            Event::ExperimentStarted { file, experiment, .. } => chapters.push(Chapter {
                 file,
                 experiment,
                 timeline: Timeline::new(experiment),
@@ -105,12 +101,7 @@ pub fn build(records: &[Record]) -> Run {
     Run {
         schema: SCHEMA,
         run: info,
-        verdict: Verdict::worst(
-            experiments
-                .iter()
-                .map(|experiment| experiment.verdict)
-                .chain([whole]),
-        ),
+        verdict: Verdict::worst(experiments.iter().map(|experiment| experiment.verdict).chain([whole])),
         experiments,
     }
 }
@@ -150,13 +141,7 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
     ExperimentReport {
         name: experiment.name.clone(),
         file: chapter.file.to_owned(),
-        verdict: verdict::experiment(
-            &claims,
-            &verdicts,
-            wanted,
-            chapter.finished,
-            chapter.stopped.is_some(),
-        ),
+        verdict: verdict::experiment(&claims, &verdicts, wanted, chapter.finished, chapter.stopped.is_some()),
         workload: workload.to_owned(),
         stand_in,
         claim: ClaimText {

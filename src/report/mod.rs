@@ -16,7 +16,7 @@ mod text;
 pub use build::build;
 pub use json::json;
 pub use model::{
-    ClaimReport, ClaimText, Cost, ExperimentReport, FaultReport, LedgerReport, MissingPhase,
-    PhaseReport, RpoReport, Run, RunInfo, SCHEMA, Span, TrialReport, Value,
+    ClaimReport, ClaimText, Cost, ExperimentReport, FaultReport, LedgerReport, MissingPhase, PhaseReport, RpoReport,
+    Run, RunInfo, SCHEMA, Span, TrialReport, Value,
 };
 pub use table::table;

@@ -35,9 +35,7 @@ impl Value {
             },
             Err(why) => Self {
                 lower: match why {
-                    WhyNot::NotRecovered {
-                        observed_seconds, ..
-                    } => finite(down(*observed_seconds)),
+                    WhyNot::NotRecovered { observed_seconds, .. } => finite(down(*observed_seconds)),
                     WhyNot::FaultNotProven { .. }
                     | WhyNot::BaselineNotSteady { .. }
                     | WhyNot::NoData { .. }

@@ -49,22 +49,17 @@ fn headline(run: &Run, color: bool) -> String {
     if run.experiments.is_empty() {
         return format!("{verdict}: no experiment was run");
     }
-    let counts: Vec<String> = [
-        Verdict::Aborted,
-        Verdict::Fail,
-        Verdict::Inconclusive,
-        Verdict::Pass,
-    ]
-    .into_iter()
-    .filter_map(|verdict| {
-        let count = run
-            .experiments
-            .iter()
-            .filter(|experiment| experiment.verdict == verdict)
-            .count();
-        (count > 0).then(|| format!("{count} {}", verdict.word()))
-    })
-    .collect();
+    let counts: Vec<String> = [Verdict::Aborted, Verdict::Fail, Verdict::Inconclusive, Verdict::Pass]
+        .into_iter()
+        .filter_map(|verdict| {
+            let count = run
+                .experiments
+                .iter()
+                .filter(|experiment| experiment.verdict == verdict)
+                .count();
+            (count > 0).then(|| format!("{count} {}", verdict.word()))
+        })
+        .collect();
     format!(
         "{verdict}: {} experiments: {}",
         run.experiments.len(),
@@ -88,10 +83,7 @@ fn section(text: &mut String, experiment: &ExperimentReport, color: bool) {
         labelled(text, "Source", source);
     }
     let workload = if experiment.stand_in {
-        format!(
-            "{} (a STAND-IN: the real workload did not run)",
-            experiment.workload
-        )
+        format!("{} (a STAND-IN: the real workload did not run)", experiment.workload)
     } else {
         experiment.workload.clone()
     };
@@ -182,9 +174,7 @@ fn claims(claims: &[ClaimReport], color: bool) -> String {
         ]);
     }
     let mut table = builder.build();
-    table
-        .with(Style::rounded())
-        .with(Width::wrap(WIDTH).keep_words(true));
+    table.with(Style::rounded()).with(Width::wrap(WIDTH).keep_words(true));
     if color {
         for (row, claim) in claims.iter().enumerate() {
             table.with(Modify::new(Cell::new(row + 1, 3)).with(color_of(claim.verdict)));
@@ -211,11 +201,7 @@ fn measured(value: &Value, unit: &str) -> String {
     };
     match (value.value, value.lower, value.upper) {
         (Some(best), Some(lower), Some(upper)) if upper > lower => {
-            let digits = if unit.is_empty() {
-                3
-            } else {
-                decimals(upper - lower)
-            };
+            let digits = if unit.is_empty() { 3 } else { decimals(upper - lower) };
             let off = (best - lower).max(upper - best);
             format!("{}{spaced} ± {}", fixed(best, digits), fixed(off, digits))
         }
@@ -235,10 +221,7 @@ fn trial_section(text: &mut String, trial: &TrialReport, experiment: &Experiment
         line(text, &wrap(&format!("{title}{}", trial.end), WIDTH, 2));
     }
     if !trial.phases.is_empty() {
-        line(
-            text,
-            &format!("{title}Recovery, seconds after the fault took effect:"),
-        );
+        line(text, &format!("{title}Recovery, seconds after the fault took effect:"));
         line(text, &phases(trial));
     }
     ledger(text, trial);
@@ -257,11 +240,7 @@ fn trial_section(text: &mut String, trial: &TrialReport, experiment: &Experiment
 fn phases(trial: &TrialReport) -> String {
     let mut builder = Builder::default();
     for phase in &trial.phases {
-        let Span {
-            lower,
-            upper,
-            value,
-        } = phase.at;
+        let Span { lower, upper, value } = phase.at;
         let digits = decimals(upper - lower);
         builder.push_record([
             phase.name.to_owned(),
@@ -307,11 +286,7 @@ fn ledger(text: &mut String, trial: &TrialReport) {
 
 fn paint(verdict: Verdict, color: bool) -> String {
     let word = verdict.word().to_uppercase();
-    if color {
-        color_of(verdict).colorize(word)
-    } else {
-        word
-    }
+    if color { color_of(verdict).colorize(word) } else { word }
 }
 
 fn color_of(verdict: Verdict) -> Color {

@@ -27,10 +27,7 @@ mod tests {
     #[test]
     fn no_line_is_longer_than_asked_for() {
         let text = wrap(&"word ".repeat(40), 30, 4);
-        assert!(
-            text.lines().all(|line| line.chars().count() <= 30),
-            "{text}"
-        );
+        assert!(text.lines().all(|line| line.chars().count() <= 30), "{text}");
         assert_eq!(text.split_whitespace().count(), 40);
         assert!(text.lines().skip(1).all(|line| line.starts_with("    w")));
     }

@@ -74,10 +74,9 @@ impl CommitLane {
                 .iter()
                 .rev()
                 .find(|(sent, _)| *sent >= effective)
-                .map_or(
-                    "no look at the commit log after the fault".to_owned(),
-                    |(_, why)| format!("the commit log could not be read: {why}"),
-                );
+                .map_or("no look at the commit log after the fault".to_owned(), |(_, why)| {
+                    format!("the commit log could not be read: {why}")
+                });
             return FirstCommit::NoData { why };
         };
         let mut known = first.sent;
@@ -177,10 +176,7 @@ impl CommitLane {
 }
 
 fn turn_bad(spans: &mut Vec<Span>, old: Interval, within: Duration, known: Mono) {
-    let why = format!(
-        "no commit for {:.1} s",
-        known.since(old.upper).as_secs_f64()
-    );
+    let why = format!("no commit for {:.1} s", known.since(old.upper).as_secs_f64());
     if let Some(last) = spans.last_mut() {
         if last.state == ProbeState::Bad {
             last.last_known = known;

@@ -79,10 +79,7 @@ impl Timeline {
             .assertions
             .iter()
             .map(|assertion| (&assertion.probe, Purpose::Assertion));
-        let stops = experiment
-            .stop
-            .iter()
-            .map(|stop| (&stop.probe, Purpose::Stop));
+        let stops = experiment.stop.iter().map(|stop| (&stop.probe, Purpose::Stop));
         let lanes = steady
             .chain(assertions)
             .chain(stops)
@@ -90,9 +87,7 @@ impl Timeline {
                 probe: probe.clone(),
                 purpose,
                 lane: match &probe.check {
-                    Check::Pods { .. } | Check::Resource { .. } => {
-                        Lane::Watched(WatchedLane::default())
-                    }
+                    Check::Pods { .. } | Check::Resource { .. } => Lane::Watched(WatchedLane::default()),
                     Check::Progress { within } => Lane::Progress(*within),
                     _ => Lane::Sampled(SampledLane::default()),
                 },
@@ -206,14 +201,7 @@ impl Timeline {
         self.now = self.now.max(at);
     }
 
-    fn sample(
-        &mut self,
-        name: &str,
-        sent: Mono,
-        received: Mono,
-        outcome: &Outcome,
-        value: Option<f64>,
-    ) {
+    fn sample(&mut self, name: &str, sent: Mono, received: Mono, outcome: &Outcome, value: Option<f64>) {
         self.see(received);
         for lane in &mut self.lanes {
             if lane.probe.name == name
@@ -234,11 +222,7 @@ impl Timeline {
             };
             let count = self.pods.ready_count(role.as_ref());
             let holds = u32::try_from(count).is_ok_and(|count| ready.holds(f64::from(count)));
-            let state = if holds {
-                ProbeState::Good
-            } else {
-                ProbeState::Bad
-            };
+            let state = if holds { ProbeState::Good } else { ProbeState::Bad };
             let why = if holds {
                 String::new()
             } else {
@@ -365,11 +349,11 @@ impl Timeline {
 
     /// Bounds of `clock - runner's wall clock` in milliseconds, all exchanges intersected; lower above upper when it stepped.
     pub(crate) fn clock_offset(&self, clock: &str) -> Option<(f64, f64)> {
-        self.offsets.get(clock)?.iter().copied().reduce(
-            |(lower, upper), (next_lower, next_upper)| {
-                (lower.max(next_lower), upper.min(next_upper))
-            },
-        )
+        self.offsets
+            .get(clock)?
+            .iter()
+            .copied()
+            .reduce(|(lower, upper), (next_lower, next_upper)| (lower.max(next_lower), upper.min(next_upper)))
     }
 
     /// Bounds of `wall - monotonic` of the runner in milliseconds: the extremes of all pairs, so that a slewed clock widens.

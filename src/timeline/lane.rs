@@ -59,13 +59,7 @@ pub(crate) struct SampledLane {
 }
 
 impl SampledLane {
-    pub(crate) fn add(
-        &mut self,
-        sent: Mono,
-        received: Mono,
-        outcome: &Outcome,
-        value: Option<f64>,
-    ) {
+    pub(crate) fn add(&mut self, sent: Mono, received: Mono, outcome: &Outcome, value: Option<f64>) {
         let (state, why) = match outcome {
             Outcome::Good => (ProbeState::Good, ""),
             Outcome::Bad { why } => (ProbeState::Bad, why.as_str()),
@@ -104,9 +98,7 @@ impl SampledLane {
             .iter()
             .map(|run| {
                 let within = Interval {
-                    lower: previous
-                        .unwrap_or(run.first_received)
-                        .min(run.first_received),
+                    lower: previous.unwrap_or(run.first_received).min(run.first_received),
                     upper: run.first_received,
                 };
                 previous = Some(run.last_sent);
@@ -170,15 +162,11 @@ impl SampledLane {
                 ProbeState::Good => counts.good += 1,
                 ProbeState::Bad => {
                     counts.bad += 1;
-                    counts
-                        .first_bad
-                        .get_or_insert_with(|| sample.why.to_string());
+                    counts.first_bad.get_or_insert_with(|| sample.why.to_string());
                 }
                 ProbeState::NoData => {
                     counts.silent += 1;
-                    counts
-                        .first_silent
-                        .get_or_insert_with(|| sample.why.to_string());
+                    counts.first_silent.get_or_insert_with(|| sample.why.to_string());
                 }
             }
         }
@@ -266,11 +254,7 @@ impl WatchedLane {
                 return;
             }
             if last.state == state {
-                if last
-                    .reasons
-                    .last()
-                    .is_none_or(|(_, known)| *known != reason.1)
-                {
+                if last.reasons.last().is_none_or(|(_, known)| *known != reason.1) {
                     last.reasons.push(reason);
                 }
                 return;

@@ -96,22 +96,19 @@ impl PodTable {
             self.generation.clone_from(&facts.generation);
         }
         let order = self.pods.len();
-        let track = self
-            .pods
-            .entry(facts.pod.uid.clone())
-            .or_insert_with(|| PodTrack {
-                facts: PodFacts {
-                    ready: false,
-                    scheduled: false,
-                    deletion_at: None,
-                    containers: Vec::new(),
-                    ..facts.clone()
-                },
-                history: vec![(Change::Created, receipt)],
-                gone: false,
-                order,
-                container_ids: BTreeMap::new(),
-            });
+        let track = self.pods.entry(facts.pod.uid.clone()).or_insert_with(|| PodTrack {
+            facts: PodFacts {
+                ready: false,
+                scheduled: false,
+                deletion_at: None,
+                containers: Vec::new(),
+                ..facts.clone()
+            },
+            history: vec![(Change::Created, receipt)],
+            gone: false,
+            order,
+            container_ids: BTreeMap::new(),
+        });
         track.take(seen, receipt, facts);
         Some(receipt)
     }
@@ -153,22 +150,14 @@ impl PodTrack {
         if facts.scheduled && !before.scheduled {
             changes.push(Change::Scheduled);
         }
-        if started(facts)
-            && !self
-                .history
-                .iter()
-                .any(|(change, _)| *change == Change::Started)
-        {
+        if started(facts) && !self.history.iter().any(|(change, _)| *change == Change::Started) {
             changes.push(Change::Started);
         }
         for container in &facts.containers {
             if container.container_id.is_empty() {
                 continue;
             }
-            let ids = self
-                .container_ids
-                .entry(container.name.clone())
-                .or_default();
+            let ids = self.container_ids.entry(container.name.clone()).or_default();
             let restarted = !ids.is_empty() && !ids.contains(&container.container_id);
             ids.insert(container.container_id.clone());
             if restarted {
@@ -192,8 +181,7 @@ impl PodTrack {
             changes.push(Change::Gone);
         }
         self.gone = gone;
-        self.history
-            .extend(changes.into_iter().map(|change| (change, receipt)));
+        self.history.extend(changes.into_iter().map(|change| (change, receipt)));
         self.facts = facts.clone();
     }
 }

@@ -72,10 +72,7 @@ impl Timeline {
     /// How every probe stands at `at`, which is now or earlier.
     #[must_use]
     pub fn probe_states(&self, at: Mono) -> Vec<ProbeStatus> {
-        self.lanes
-            .iter()
-            .map(|lane| self.status(lane, at))
-            .collect()
+        self.lanes.iter().map(|lane| self.status(lane, at)).collect()
     }
 
     fn status(&self, lane: &ProbeLane, at: Mono) -> ProbeStatus {
@@ -90,11 +87,7 @@ impl Timeline {
             why: "no data yet".to_owned(),
             value: newest.and_then(|(.., value)| value),
         };
-        let Some(span) = spans
-            .iter()
-            .rev()
-            .find(|span| span.entered.within.upper <= at)
-        else {
+        let Some(span) = spans.iter().rev().find(|span| span.entered.within.upper <= at) else {
             if let Some((_, ProbeState::NoData, why, _)) = newest {
                 why.clone_into(&mut status.why);
             } else if let (_, Some(why)) = self.commits.newest()
@@ -248,23 +241,13 @@ impl Sum {
         self.known = self.known.max(Some(known));
     }
 
-    fn lane(
-        &mut self,
-        lane: &ProbeLane,
-        spans: &[Span],
-        horizon: Mono,
-        at: Mono,
-        since: Option<Mono>,
-    ) {
+    fn lane(&mut self, lane: &ProbeLane, spans: &[Span], horizon: Mono, at: Mono, since: Option<Mono>) {
         let floor = self.effect.within.lower;
         let name = &lane.probe.name;
         // A stretch that was bad when the fault came, or turned bad afterwards.
-        let outage = |span: &Span| {
-            span.state == ProbeState::Bad && span.entered.within.upper.max(span.last_known) >= floor
-        };
-        let confirmed = |span: &Span| {
-            span.last_known.min(at).since(span.entered.within.upper) >= lane.probe.hold
-        };
+        let outage =
+            |span: &Span| span.state == ProbeState::Bad && span.entered.within.upper.max(span.last_known) >= floor;
+        let confirmed = |span: &Span| span.last_known.min(at).since(span.entered.within.upper) >= lane.probe.hold;
         let Some(last) = spans.last() else {
             let from = since.map_or(String::new(), |_| " after the fault".to_owned());
             self.silent
@@ -296,19 +279,13 @@ impl Sum {
             return;
         };
         if last.state == ProbeState::Bad {
-            self.not_yet(
-                format!("{name}: bad again: {}", last.why),
-                last.last_known.min(at),
-            );
+            self.not_yet(format!("{name}: bad again: {}", last.why), last.last_known.min(at));
             return;
         }
         if !confirmed(back) && !confirmed(last) {
             let held = last.last_known.min(at).since(last.entered.within.upper);
             self.not_yet(
-                format!(
-                    "{name}: good again, but only for {:.1} s so far",
-                    held.as_secs_f64()
-                ),
+                format!("{name}: good again, but only for {:.1} s so far", held.as_secs_f64()),
                 last.entered.within.lower,
             );
             return;
@@ -321,20 +298,15 @@ impl Sum {
 
     /// No symptom on this lane. It must have been heard after the fault for that to mean something.
     fn unharmed(&mut self, lane: &ProbeLane, last: &Span, at: Mono) {
-        let heard = if lane.is_watched() {
-            at
-        } else {
-            last.last_known
-        };
+        let heard = if lane.is_watched() { at } else { last.last_known };
         let wait = if lane.is_watched() {
             lane.probe.hold
         } else {
             lane.probe.hold.max(lane.probe.interval * 2)
         };
         if heard <= self.effective {
-            self.silent.get_or_insert_with(|| {
-                format!("{} gave no sample after the fault", lane.probe.name)
-            });
+            self.silent
+                .get_or_insert_with(|| format!("{} gave no sample after the fault", lane.probe.name));
         } else if heard.since(self.effective) < wait {
             self.not_yet(
                 format!(
@@ -345,9 +317,7 @@ impl Sum {
                 self.effect.within.lower,
             );
         } else {
-            self.resolution = self
-                .resolution
-                .max(lane.resolution(self.effect.within.lower, heard));
+            self.resolution = self.resolution.max(lane.resolution(self.effect.within.lower, heard));
             self.hold(self.effect, lane.probe.hold);
         }
     }
@@ -363,9 +333,7 @@ impl Sum {
                 self.not_yet("no batch was committed yet".to_owned(), made.within.lower);
             }
             FirstCommit::NotYet { known, batch } => {
-                let batch = batch.map_or("none before".to_owned(), |batch| {
-                    format!("the last is batch {batch}")
-                });
+                let batch = batch.map_or("none before".to_owned(), |batch| format!("the last is batch {batch}"));
                 self.not_yet(
                     format!("no batch was committed after the fault ({batch})"),
                     known.min(at),

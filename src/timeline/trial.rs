@@ -84,10 +84,7 @@ impl TrialFacts {
     /// When a step began.
     #[must_use]
     pub fn step(&self, step: Step) -> Option<Mono> {
-        self.steps
-            .iter()
-            .find(|(known, _)| *known == step)
-            .map(|(_, at)| *at)
+        self.steps.iter().find(|(known, _)| *known == step).map(|(_, at)| *at)
     }
 
     /// Every target of every fault.
@@ -127,9 +124,8 @@ impl TrialFacts {
                 targets: Vec::new(),
             });
         }
-        let same = |known: &TargetFacts| {
-            known.target.pod.uid == target.pod.uid && known.target.container == target.container
-        };
+        let same =
+            |known: &TargetFacts| known.target.pod.uid == target.pod.uid && known.target.container == target.container;
         let Some(fault) = self.faults.iter_mut().find(|known| known.name == fault) else {
             return;
         };
@@ -168,10 +164,7 @@ impl TrialFacts {
                 self.edit(fault, target, |known| known.requested = Some(*at));
             }
             Event::FaultAnswered {
-                fault,
-                target,
-                error,
-                ..
+                fault, target, error, ..
             } => self.edit(fault, target, |known| known.error.clone_from(error)),
             Event::FaultProven {
                 fault,

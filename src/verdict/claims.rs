@@ -97,12 +97,7 @@ fn claims(experiment: &Experiment) -> Vec<(String, LimitOf, Subject<'_>)> {
     let at_most = [
         ("rpo", slos.rpo_seconds, "s", Subject::RpoSeconds),
         ("lost records", slos.lost, "records", Subject::Lost),
-        (
-            "duplicated records",
-            slos.duplicated,
-            "records",
-            Subject::Duplicated,
-        ),
+        ("duplicated records", slos.duplicated, "records", Subject::Duplicated),
     ];
     for (name, limit, unit, subject) in at_most {
         if let Some(limit) = limit {
@@ -152,10 +147,7 @@ pub fn judge(experiment: &Experiment, trial: Option<&TrialMeasures>) -> Vec<Clai
             let (measured, verdict, why) = judge_one(experiment, trial, limit, subject);
             // Rule 1 stands above every number.
             let (verdict, why) = match &trial.spoiled {
-                Some(spoiled) => (
-                    Verdict::Inconclusive,
-                    format!("not judged (limit {limit}): {spoiled}"),
-                ),
+                Some(spoiled) => (Verdict::Inconclusive, format!("not judged (limit {limit}): {spoiled}")),
                 None => (verdict, why),
             };
             ClaimVerdict {
@@ -172,19 +164,12 @@ pub fn judge(experiment: &Experiment, trial: Option<&TrialMeasures>) -> Vec<Clai
 
 type Judged = (Measured<Bounded>, Verdict, String);
 
-fn judge_one(
-    experiment: &Experiment,
-    trial: &TrialMeasures,
-    limit: LimitOf,
-    subject: Subject<'_>,
-) -> Judged {
+fn judge_one(experiment: &Experiment, trial: &TrialMeasures, limit: LimitOf, subject: Subject<'_>) -> Judged {
     match subject {
         Subject::Rto(from) => rto(experiment, trial.rto(from).clone(), limit),
         Subject::RpoSeconds => ledger(trial, limit, "rpo", |counts| counts.rpo_seconds.clone()),
         Subject::Lost => ledger(trial, limit, "lost:", |counts| Ok(exact(counts.lost))),
-        Subject::Duplicated => ledger(trial, limit, "duplicated:", |counts| {
-            Ok(exact(counts.duplicated))
-        }),
+        Subject::Duplicated => ledger(trial, limit, "duplicated:", |counts| Ok(exact(counts.duplicated))),
         Subject::Availability => {
             let measured = trial.availability.clone();
             let (verdict, why) = compare("availability", &measured, limit, "");
@@ -223,10 +208,7 @@ fn sampling(experiment: &Experiment) -> Option<f64> {
         .filter(|probe| !matches!(probe.check, Check::Progress { .. }))
         .map(|probe| probe.interval);
     let ledger = experiment.ledger.as_ref().map(|ledger| ledger.interval);
-    probes
-        .chain(ledger)
-        .max()
-        .map(|interval| interval.as_secs_f64())
+    probes.chain(ledger).max().map(|interval| interval.as_secs_f64())
 }
 
 fn ledger(
@@ -254,18 +236,13 @@ fn ledger(
     // A pass needs proof that the ledger could have shown a breach; a loss is final only when the sink had its time.
     let doubt = match verdict {
         Verdict::Pass => counts.conclusive().err(),
-        Verdict::Fail if what != "duplicated:" && !counts.settled => Some(
-            "the sink had not caught up when it was last read, what is missing may be late"
-                .to_owned(),
-        ),
+        Verdict::Fail if what != "duplicated:" && !counts.settled => {
+            Some("the sink had not caught up when it was last read, what is missing may be late".to_owned())
+        }
         Verdict::Fail | Verdict::Inconclusive | Verdict::Aborted => None,
     };
     match doubt {
-        Some(doubt) => (
-            measured,
-            Verdict::Inconclusive,
-            format!("{why}, but {doubt}"),
-        ),
+        Some(doubt) => (measured, Verdict::Inconclusive, format!("{why}, but {doubt}")),
         None => (measured, verdict, why),
     }
 }
@@ -292,10 +269,7 @@ fn assertion(measure: Option<&AssertionMeasure>, limit: LimitOf) -> Judged {
     let samples = counts.good + counts.bad + counts.silent;
     let measured = Ok(exact(counts.bad as u64));
     if let Some(why) = &counts.first_bad {
-        let sentence = format!(
-            "violated in {} of {samples} samples (limit {limit}): {why}",
-            counts.bad
-        );
+        let sentence = format!("violated in {} of {samples} samples (limit {limit}): {why}", counts.bad);
         return (measured, Verdict::Fail, sentence);
     }
     if counts.silent * 10 > samples {

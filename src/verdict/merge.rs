@@ -54,13 +54,7 @@ fn badness(claim: &ClaimVerdict) -> f64 {
 
 /// An experiment's verdict: the worst of its claims and trials; unfinished or with fewer trials than wanted at best inconclusive.
 #[must_use]
-pub fn experiment(
-    claims: &[ClaimVerdict],
-    trials: &[Verdict],
-    wanted: u32,
-    finished: bool,
-    stopped: bool,
-) -> Verdict {
+pub fn experiment(claims: &[ClaimVerdict], trials: &[Verdict], wanted: u32, finished: bool, stopped: bool) -> Verdict {
     let complete = finished && trials.len() >= usize::try_from(wanted).unwrap_or(usize::MAX);
     let whole = if stopped {
         Verdict::Aborted

@@ -72,10 +72,7 @@ mod tests {
             with_bounds(&Bounded::new(119.971_234_567, 120.012), "s"),
             "119.992 s [119.971, 120.012]"
         );
-        assert_eq!(
-            with_bounds(&Bounded::new(1.0, 3.0), "s"),
-            "2.0 s [1.0, 3.0]"
-        );
+        assert_eq!(with_bounds(&Bounded::new(1.0, 3.0), "s"), "2.0 s [1.0, 3.0]");
         assert_eq!(with_bounds(&Bounded::exact(3.0), "records"), "3 records");
     }
 

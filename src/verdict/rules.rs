@@ -5,12 +5,7 @@ use super::number::{count, with_bounds};
 use crate::model::{Bounded, Measured, Verdict, WhyNot};
 
 /// Rules 2 and 3 for any value with an error bar.
-pub(super) fn compare(
-    what: &str,
-    measured: &Measured<Bounded>,
-    limit: LimitOf,
-    unit: &str,
-) -> (Verdict, String) {
+pub(super) fn compare(what: &str, measured: &Measured<Bounded>, limit: LimitOf, unit: &str) -> (Verdict, String) {
     match measured {
         Ok(bounded) => {
             let shown = with_bounds(bounded, unit);
@@ -36,10 +31,7 @@ pub(super) fn compare(
                 )
             }
         }
-        Err(WhyNot::NotRecovered {
-            observed_seconds,
-            why,
-        }) => not_recovered(*observed_seconds, why, limit),
+        Err(WhyNot::NotRecovered { observed_seconds, why }) => not_recovered(*observed_seconds, why, limit),
         Err(why) => (
             Verdict::Inconclusive,
             format!("{what} (limit {limit}) is not known: {why}"),
@@ -52,9 +44,7 @@ fn not_recovered(observed: f64, why: &str, limit: LimitOf) -> (Verdict, String) 
     if limit.holds(observed) {
         (
             Verdict::Inconclusive,
-            format!(
-                "service was not restored, but watched for only {observed:.1} s (limit {limit}): {why}"
-            ),
+            format!("service was not restored, but watched for only {observed:.1} s (limit {limit}): {why}"),
         )
     } else {
         (

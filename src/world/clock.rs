@@ -11,10 +11,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// A clock whose zero is now.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the monotonic clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
     pub(crate) fn start() -> Self {
         Self {
             origin: tokio::time::Instant::now(),
@@ -22,19 +19,9 @@ impl Clock {
     }
 
     /// Now, on the monotonic clock.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the monotonic clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
     pub(crate) fn now(self) -> Mono {
-        Mono(
-            i64::try_from(
-                tokio::time::Instant::now()
-                    .duration_since(self.origin)
-                    .as_micros(),
-            )
-            .unwrap_or(i64::MAX),
-        )
+        Mono(i64::try_from(tokio::time::Instant::now().duration_since(self.origin).as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Now, on the wall clock.

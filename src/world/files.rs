@@ -26,10 +26,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileErro
             source,
         }
     };
-    let mut name = path
-        .file_name()
-        .map(std::ffi::OsStr::to_owned)
-        .unwrap_or_default();
+    let mut name = path.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
     let mut file = std::fs::File::create(&temporary).map_err(fail("cannot write"))?;

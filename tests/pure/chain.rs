@@ -75,10 +75,7 @@ fn a_torn_last_line_is_reported_and_the_chain_goes_on_behind_the_intact_part() {
         .unwrap();
     let mut bytes = torn[..log.intact_bytes].to_vec();
     bytes.extend(more.as_bytes());
-    assert_eq!(
-        read_log(&bytes).unwrap().records.len(),
-        log.records.len() + 1
-    );
+    assert_eq!(read_log(&bytes).unwrap().records.len(), log.records.len() + 1);
 }
 
 #[test]

@@ -39,11 +39,7 @@ pub(crate) fn committed(name: &str) -> Run {
 
 fn said(run: &Run) -> String {
     let experiment = &run.experiments[0];
-    let mut said: Vec<&str> = experiment
-        .claims
-        .iter()
-        .map(|claim| claim.why.as_str())
-        .collect();
+    let mut said: Vec<&str> = experiment.claims.iter().map(|claim| claim.why.as_str()).collect();
     said.extend(experiment.notes.iter().map(String::as_str));
     for trial in &experiment.trials {
         said.extend(trial.notes.iter().map(String::as_str));
@@ -103,14 +99,11 @@ fn every_trap_of_the_corpus_is_judged_as_its_truth_demands() {
 
 #[test]
 fn no_file_of_the_corpus_is_left_over() {
-    let names: Vec<String> = cases()
-        .iter()
-        .map(|case| format!("{}.jsonl", case.name))
-        .collect();
+    let names: Vec<String> = cases().iter().map(|case| format!("{}.jsonl", case.name)).collect();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(
-            !name.ends_with(".jsonl") || names.contains(&name),
+            std::path::Path::new(&name).extension().is_none_or(|end| end != "jsonl") || names.contains(&name),
             "no case is named {name}"
         );
     }

@@ -2,17 +2,14 @@
 //! event committed at second 100 has version 100000.
 
 use chaosrun::evidence::{
-    AckedRange, Chain, ClusterInfo, Event, Outcome, Record, Seen, SinkRead, SinkRun, Step,
-    TrialEnd, read_log,
+    AckedRange, Chain, ClusterInfo, Event, Outcome, Record, Seen, SinkRead, SinkRun, Step, TrialEnd, read_log,
 };
 use chaosrun::experiment::{
-    Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe,
-    RtoSlo, RtoStart, Setup, Slos, SteadyState, Target, Timeouts, Trials, When, Workload,
+    Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe, RtoSlo, RtoStart, Setup,
+    Slos, SteadyState, Target, Timeouts, Trials, When, Workload,
 };
 use chaosrun::fault::{FaultKind, FaultSpec, FaultTarget, Injector, Mode, Undo};
-use chaosrun::model::{
-    ContainerFacts, ContainerState, Interval, Mono, Owner, PodFacts, PodName, Role,
-};
+use chaosrun::model::{ContainerFacts, ContainerState, Interval, Mono, Owner, PodFacts, PodName, Role};
 use chaosrun::report::{Run, build};
 use std::time::Duration;
 
@@ -264,8 +261,7 @@ impl Log {
     }
 
     pub(crate) fn trial(self, trial: u32, from: f64) -> Self {
-        self.event(Event::TrialStarted { trial })
-            .step(Step::Baseline, from)
+        self.event(Event::TrialStarted { trial }).step(Step::Baseline, from)
     }
 
     pub(crate) fn event(mut self, event: Event) -> Self {
@@ -274,10 +270,7 @@ impl Log {
     }
 
     pub(crate) fn step(self, step: Step, seconds: f64) -> Self {
-        self.event(Event::StepStarted {
-            step,
-            at: at(seconds),
-        })
+        self.event(Event::StepStarted { step, at: at(seconds) })
     }
 
     /// Consistent reads of the resource version, 5 ms each.
@@ -420,11 +413,10 @@ impl Log {
     }
 
     pub(crate) fn finish(self, seconds: f64) -> Self {
-        self.event(Event::ExperimentEnded { index: 0 })
-            .event(Event::RunEnded {
-                at: at(seconds + 0.1),
-                left: Vec::new(),
-            })
+        self.event(Event::ExperimentEnded { index: 0 }).event(Event::RunEnded {
+            at: at(seconds + 0.1),
+            left: Vec::new(),
+        })
     }
 
     /// The log's bytes.

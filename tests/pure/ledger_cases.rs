@@ -1,9 +1,7 @@
 //! Traps of counting records.
 
 use crate::corpus::Case;
-use crate::dsl::{
-    Log, acked, at_most, between, experiment, ledger, pending, pod, pods_ready, read,
-};
+use crate::dsl::{Log, acked, at_most, between, experiment, ledger, pending, pod, pods_ready, read};
 use chaosrun::evidence::{Event, Seen, SinkRead};
 use chaosrun::experiment::{Check, Comparison, Experiment, Operator, Workload};
 use chaosrun::model::{PodFacts, Role, Verdict};
@@ -75,18 +73,10 @@ fn intact() -> Case {
 }
 
 fn duplicates() -> Case {
-    let reads = vec![read(
-        122.0,
-        26,
-        &[(920, 999, 1), (1000, 1004, 3), (1005, 1210, 1)],
-    )];
+    let reads = vec![read(122.0, 26, &[(920, 999, 1), (1000, 1004, 3), (1005, 1210, 1)])];
     Case {
         name: "duplicates-are-counted",
-        log: audited(
-            driver(&streaming("duplicates-are-counted", 60.0)),
-            reads,
-            true,
-        ),
+        log: audited(driver(&streaming("duplicates-are-counted", 60.0)), reads, true),
         verdict: Verdict::Fail,
         rto: Some((15.5, 0.3)),
         says: "duplicated: 10 records, which breaks the limit <= 0 records",
@@ -101,11 +91,7 @@ fn lost() -> Case {
     ];
     Case {
         name: "lost-records-are-counted",
-        log: audited(
-            driver(&streaming("lost-records-are-counted", 60.0)),
-            reads,
-            false,
-        ),
+        log: audited(driver(&streaming("lost-records-are-counted", 60.0)), reads, false),
         verdict: Verdict::Fail,
         rto: Some((15.5, 0.3)),
         says: "lost: 5 records, which breaks the limit <= 0 records",
@@ -114,17 +100,10 @@ fn lost() -> Case {
 
 /// Read too early: ten records are missing at first and there at last. They are late, not lost.
 fn late() -> Case {
-    let reads = vec![
-        read(121.5, 25, &[(920, 1200, 1)]),
-        read(125.0, 27, &[(920, 1240, 1)]),
-    ];
+    let reads = vec![read(121.5, 25, &[(920, 1200, 1)]), read(125.0, 27, &[(920, 1240, 1)])];
     Case {
         name: "late-records-are-not-lost",
-        log: audited(
-            driver(&streaming("late-records-are-not-lost", 60.0)),
-            reads,
-            true,
-        ),
+        log: audited(driver(&streaming("late-records-are-not-lost", 60.0)), reads, true),
         verdict: Verdict::Pass,
         rto: Some((15.5, 0.3)),
         says: "lost: 0 records",
@@ -181,10 +160,7 @@ fn dead() -> Case {
         .event(Event::LedgerAudited {
             acked: acked(92.0, 140.0),
             acked_read: between(140.0, 140.1),
-            reads: vec![
-                read(140.2, 19, &[(920, 990, 1)]),
-                read(200.0, 19, &[(920, 990, 1)]),
-            ],
+            reads: vec![read(140.2, 19, &[(920, 990, 1)]), read(200.0, 19, &[(920, 990, 1)])],
             drained: false,
         })
         .end(140.0, 201.0);
@@ -268,15 +244,8 @@ fn the_oldest_lost_record_dates_the_loss() {
     let trial = &run.experiments[0].trials[0];
     // Records 995..=999 were made from 99.5 s on, the fault took effect at 100.
     assert_eq!(trial.rpo.records, Some(5));
-    assert!(
-        (trial.rpo.seconds.unwrap() - 0.5).abs() < 0.03,
-        "{:?}",
-        trial.rpo
-    );
-    let (lower, upper) = (
-        trial.rpo.seconds_lower.unwrap(),
-        trial.rpo.seconds_upper.unwrap(),
-    );
+    assert!((trial.rpo.seconds.unwrap() - 0.5).abs() < 0.03, "{:?}", trial.rpo);
+    let (lower, upper) = (trial.rpo.seconds_lower.unwrap(), trial.rpo.seconds_upper.unwrap());
     assert!(lower <= 0.5 && upper >= 0.5 && upper - lower < 0.05);
     assert_eq!(trial.ledger.lost_after_fault, Some(0));
 }
@@ -316,16 +285,11 @@ fn records_that_wait_behind_a_dead_job_are_pending_not_lost() {
 #[test]
 fn lost_records_without_a_bounded_clock_have_no_age_but_still_count() {
     let mut log = lost().log;
-    log.events
-        .retain(|event| !matches!(event, Event::ClockOffset { .. }));
+    log.events.retain(|event| !matches!(event, Event::ClockOffset { .. }));
     let run = log.judge();
     let verdict = |name: &str| {
         let claims = &run.experiments[0].claims;
-        claims
-            .iter()
-            .find(|claim| claim.name == name)
-            .unwrap()
-            .verdict
+        claims.iter().find(|claim| claim.name == name).unwrap().verdict
     };
     assert_eq!(verdict("rpo"), Verdict::Inconclusive);
     assert_eq!(verdict("lost records"), Verdict::Fail);
@@ -370,13 +334,7 @@ fn a_batch_in_flight_at_the_fault_is_no_recovery() {
 fn what_an_earlier_trial_lost_is_not_counted_again() {
     let mut experiment = streaming("twice", 60.0);
     experiment.trials.count = 2;
-    let reads = |end: u64| {
-        vec![read(
-            122.0,
-            26,
-            &[(920, 994, 1), (1000, 1100, 2), (1101, end, 1)],
-        )]
-    };
+    let reads = |end: u64| vec![read(122.0, 26, &[(920, 994, 1), (1000, 1100, 2), (1101, end, 1)])];
     let first = audited(driver(&experiment), reads(1210), true).events;
     let mut events: Vec<Event> = first;
     events.truncate(events.len() - 2);
@@ -386,9 +344,7 @@ fn what_an_earlier_trial_lost_is_not_counted_again() {
         .commits(
             121.5,
             230.0,
-            &(0..100)
-                .map(|batch| 61.0 + f64::from(batch))
-                .collect::<Vec<_>>(),
+            &(0..100).map(|batch| 61.0 + f64::from(batch)).collect::<Vec<_>>(),
         )
         .ticks(199.0, 230.0, 0.25)
         .fault(&["b"], 199.99, 200.01)
@@ -396,11 +352,7 @@ fn what_an_earlier_trial_lost_is_not_counted_again() {
         .event(Event::LedgerAudited {
             acked: acked(92.0, 230.0),
             acked_read: between(230.0, 230.1),
-            reads: vec![read(
-                231.0,
-                90,
-                &[(920, 994, 1), (1000, 1100, 2), (1101, 2299, 1)],
-            )],
+            reads: vec![read(231.0, 90, &[(920, 994, 1), (1000, 1100, 2), (1101, 2299, 1)])],
             drained: true,
         })
         .end(225.0, 232.0);
@@ -411,10 +363,7 @@ fn what_an_earlier_trial_lost_is_not_counted_again() {
         (trials[0].ledger.lost, trials[0].ledger.duplicated),
         (Some(5), Some(101))
     );
-    assert_eq!(
-        (trials[1].ledger.lost, trials[1].ledger.duplicated),
-        (Some(1), Some(0))
-    );
+    assert_eq!((trials[1].ledger.lost, trials[1].ledger.duplicated), (Some(1), Some(0)));
 }
 
 #[test]
@@ -422,10 +371,7 @@ fn stamps_are_placed_through_the_offset_of_the_producers_clock() {
     // The producer's clock is 2 s ahead: its stamps look newer than they are.
     let mut log = lost().log;
     for event in &mut log.events {
-        if let Event::ClockOffset {
-            lower_ms, upper_ms, ..
-        } = event
-        {
+        if let Event::ClockOffset { lower_ms, upper_ms, .. } = event {
             (*lower_ms, *upper_ms) = (1999.0, 2001.0);
         }
         if let Event::LedgerAudited { acked, .. } = event {

@@ -51,8 +51,7 @@ fn recovered_is_said_once_the_hold_time_is_over_and_dated_at_its_start() {
 fn nothing_is_recovered_before_the_effect_is_proven() {
     let wanted = experiment("live", vec![pods_ready(1.0)], 60.0);
     let mut log = replaced();
-    log.events
-        .retain(|event| !matches!(event, Event::FaultProven { .. }));
+    log.events.retain(|event| !matches!(event, Event::FaultProven { .. }));
     assert_eq!(told(&wanted, &log, 118.0).recovered(at(118.0)), None);
 }
 
@@ -73,19 +72,12 @@ fn a_symptom_that_comes_a_moment_after_the_effect_is_waited_for() {
 #[test]
 fn the_steady_state_needs_every_probe_for_its_hold_time_and_says_which_is_missing() {
     let wanted = experiment("steady", vec![pods_ready(2.0), http()], 60.0);
-    let log = Log::of(&wanted).pod(Seen::Listed, 51.0, pod("a")).samples(
-        "endpoint",
-        60.0,
-        61.0,
-        0.2,
-        |_| Outcome::Good,
-    );
+    let log = Log::of(&wanted)
+        .pod(Seen::Listed, 51.0, pod("a"))
+        .samples("endpoint", 60.0, 61.0, 0.2, |_| Outcome::Good);
     assert_eq!(
         told(&wanted, &log, 61.1).steady(at(61.1)).unwrap_err(),
-        [
-            "pods ready: 1 ready pod, >= 2 wanted",
-            "endpoint: good for only 1.1 s"
-        ]
+        ["pods ready: 1 ready pod, >= 2 wanted", "endpoint: good for only 1.1 s"]
     );
     let log = log
         .pod(Seen::Added, 61.5, pod("b"))
@@ -96,9 +88,9 @@ fn the_steady_state_needs_every_probe_for_its_hold_time_and_says_which_is_missin
 #[test]
 fn a_listing_is_one_instant_and_not_a_slow_arrival_of_pods() {
     let wanted = experiment("list", vec![pods_ready(3.0)], 60.0);
-    let log = ["a", "b", "c"].iter().fold(Log::of(&wanted), |log, uid| {
-        log.pod(Seen::Listed, 51.0, pod(uid))
-    });
+    let log = ["a", "b", "c"]
+        .iter()
+        .fold(Log::of(&wanted), |log, uid| log.pod(Seen::Listed, 51.0, pod(uid)));
     let spans = told(&wanted, &log, 52.0).spans("pods ready");
     assert_eq!(spans.len(), 1);
     assert_eq!(spans[0].state, ProbeState::Good);
@@ -112,11 +104,7 @@ fn a_probe_that_fell_silent_says_nothing_rather_than_its_last_word() {
     });
     let states = told(&wanted, &log, 80.0).probe_states(at(80.0));
     assert_eq!(states[0].state, ProbeState::NoData);
-    assert!(
-        states[0].why.contains("Prometheus did not answer"),
-        "{}",
-        states[0].why
-    );
+    assert!(states[0].why.contains("Prometheus did not answer"), "{}", states[0].why);
     assert!(told(&wanted, &log, 80.0).steady(at(80.0)).is_err());
     assert!(told(&wanted, &log, 69.0).steady(at(69.0)).is_ok());
 }
@@ -134,9 +122,7 @@ fn a_stop_condition_is_met_only_after_its_hold_time() {
     assert_eq!(told(&wanted, &log, 69.0).stop_condition(at(69.0)), None);
     assert_eq!(told(&wanted, &log, 71.0).stop_condition(at(71.0)), None);
     assert_eq!(
-        told(&wanted, &log, 73.0)
-            .stop_condition(at(73.0))
-            .as_deref(),
+        told(&wanted, &log, 73.0).stop_condition(at(73.0)).as_deref(),
         Some("budget: connection refused")
     );
 }
@@ -188,8 +174,7 @@ fn executors_of_the_driver_before_no_longer_serve() {
                 ..member("d2", "driver", "s2")
             },
         );
-    let executors =
-        |now: f64| told(&wanted, &log, now).ready_count(Some(&Role("executor".to_owned())));
+    let executors = |now: f64| told(&wanted, &log, now).ready_count(Some(&Role("executor".to_owned())));
     assert_eq!(executors(60.0), 1);
     assert_eq!(executors(105.0), 1);
     assert_eq!(executors(111.0), 0);
@@ -198,9 +183,7 @@ fn executors_of_the_driver_before_no_longer_serve() {
 #[test]
 fn the_live_answer_and_the_report_agree() {
     let wanted = experiment("live", vec![pods_ready(1.0)], 60.0);
-    let live = told(&wanted, &replaced(), 111.0)
-        .recovered(at(111.0))
-        .unwrap();
+    let live = told(&wanted, &replaced(), 111.0).recovered(at(111.0)).unwrap();
     let run = replaced().end(112.0, 118.0).judge();
     let rto = &run.experiments[0].trials[0].rto;
     let effect = 100.0;

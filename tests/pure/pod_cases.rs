@@ -14,8 +14,7 @@ pub(crate) fn one_pod(name: &str, limit: f64, until: f64) -> Log {
 }
 
 pub(crate) fn killed(log: Log) -> Log {
-    log.fault(&["a"], 99.99, 100.01)
-        .pod(Seen::Deleted, 100.0, pod("a"))
+    log.fault(&["a"], 99.99, 100.01).pod(Seen::Deleted, 100.0, pod("a"))
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -97,19 +96,15 @@ fn same_name() -> Case {
         "shop-0".clone_into(&mut facts.pod.name);
         facts
     };
-    let log = Log::of(&experiment(
-        "same-name-replacement",
-        vec![pods_ready(1.0)],
-        41.0,
-    ))
-    .pod(Seen::Listed, 51.0, named(pod("a")))
-    .ticks(99.0, 145.0, 0.25)
-    .pod(Seen::Modified, 90.0, named(pod("a")))
-    .fault(&["a"], 99.99, 100.01)
-    .pod(Seen::Deleted, 100.0, named(pod("a")))
-    .pod(Seen::Added, 105.0, named(pending("b")))
-    .pod(Seen::Modified, 140.0, named(pod("b")))
-    .end(144.0, 146.0);
+    let log = Log::of(&experiment("same-name-replacement", vec![pods_ready(1.0)], 41.0))
+        .pod(Seen::Listed, 51.0, named(pod("a")))
+        .ticks(99.0, 145.0, 0.25)
+        .pod(Seen::Modified, 90.0, named(pod("a")))
+        .fault(&["a"], 99.99, 100.01)
+        .pod(Seen::Deleted, 100.0, named(pod("a")))
+        .pod(Seen::Added, 105.0, named(pending("b")))
+        .pod(Seen::Modified, 140.0, named(pod("b")))
+        .end(144.0, 146.0);
     Case {
         name: "same-name-replacement",
         log,
@@ -214,11 +209,7 @@ fn skewed_stamps() -> Case {
 }
 
 fn wrong_container() -> Case {
-    let mut experiment = experiment(
-        "kill-of-a-container-that-does-not-exist",
-        vec![pods_ready(1.0)],
-        60.0,
-    );
+    let mut experiment = experiment("kill-of-a-container-that-does-not-exist", vec![pods_ready(1.0)], 60.0);
     experiment.faults[0].kind = FaultKind::ContainerKill {
         container: Some("mian".to_owned()),
         signal: Signal::Kill,
@@ -437,17 +428,9 @@ fn the_phases_of_a_replacement_are_in_order_and_hold_the_truth() {
             "{name}: {:?}, truth {truth}",
             phase.at
         );
-        assert!(
-            phase.at.upper - phase.at.lower < 0.5,
-            "{name}: {:?}",
-            phase.at
-        );
+        assert!(phase.at.upper - phase.at.lower < 0.5, "{name}: {:?}", phase.at);
         // The best estimate is the receipt, not the middle of the revision clock's period.
-        assert!(
-            (phase.at.value - truth).abs() < 0.02,
-            "{name}: {:?}",
-            phase.at
-        );
+        assert!((phase.at.value - truth).abs() < 0.02, "{name}: {:?}", phase.at);
     }
     assert!(trial.missing_phases.is_empty());
 }
@@ -457,11 +440,7 @@ fn a_relist_widens_only_the_phases_inside_it() {
     let run = relist().log.judge();
     let trial = &run.experiments[0].trials[0];
     let width = |name: &str| {
-        let phase = trial
-            .phases
-            .iter()
-            .find(|phase| phase.name == name)
-            .unwrap();
+        let phase = trial.phases.iter().find(|phase| phase.name == name).unwrap();
         phase.at.upper - phase.at.lower
     };
     assert!(width("first symptom") < 0.3);
@@ -478,10 +457,7 @@ fn a_grace_period_before_the_effect_widens_nothing_but_the_effect() {
         .end(145.0, 150.0)
         .judge();
     let rto = &run.experiments[0].trials[0].rto;
-    assert!(
-        rto.lower.unwrap() <= 9.8 && rto.upper.unwrap() >= 40.0,
-        "{rto:?}"
-    );
+    assert!(rto.lower.unwrap() <= 9.8 && rto.upper.unwrap() >= 40.0, "{rto:?}");
 }
 
 #[test]
@@ -498,8 +474,7 @@ fn a_container_restart_is_told_from_a_new_pod() {
         trial
             .missing_phases
             .iter()
-            .any(|phase| phase.name == "replacement created"
-                && phase.why.contains("inside the same pod"))
+            .any(|phase| phase.name == "replacement created" && phase.why.contains("inside the same pod"))
     );
 }
 
@@ -544,11 +519,7 @@ fn two_targets_are_replaced_by_two_pods() {
         .judge();
     let trial = &run.experiments[0].trials[0];
     let best = |name: &str| {
-        let phase = trial
-            .phases
-            .iter()
-            .find(|phase| phase.name == name)
-            .unwrap();
+        let phase = trial.phases.iter().find(|phase| phase.name == name).unwrap();
         phase.at.value
     };
     assert!((best("replacement created") - 3.0).abs() < 0.02);
@@ -577,12 +548,10 @@ fn a_stall_of_the_runner_during_recovery_spoils_the_trial() {
 
 #[test]
 fn a_stall_before_the_fault_spoils_nothing() {
-    let log = killed(
-        one_pod("early-stall", 60.0, 115.0).event(Event::RunnerStalled {
-            from: at(60.0),
-            to: at(61.0),
-        }),
-    )
+    let log = killed(one_pod("early-stall", 60.0, 115.0).event(Event::RunnerStalled {
+        from: at(60.0),
+        to: at(61.0),
+    }))
     .pod(Seen::Added, 102.0, pending("b"))
     .pod(Seen::Modified, 108.0, pod("b"))
     .end(112.0, 115.0);
@@ -598,9 +567,11 @@ fn a_baseline_that_does_not_hold_at_the_injection_is_inconclusive() {
         .end(104.0, 110.0);
     let run = log.judge();
     assert_eq!(run.verdict, Verdict::Inconclusive);
-    assert!(run.experiments[0].claims[0].why.contains(
-        "the steady state did not hold before the fault: pods ready: 1 ready pod, >= 2 wanted"
-    ));
+    assert!(
+        run.experiments[0].claims[0]
+            .why
+            .contains("the steady state did not hold before the fault: pods ready: 1 ready pod, >= 2 wanted")
+    );
 }
 
 #[test]

@@ -2,8 +2,7 @@
 
 use crate::corpus::Case;
 use crate::dsl::{
-    Log, assertion, at_least, compare, experiment, good_unless, http, pending, pod, pods_ready,
-    promql, silent,
+    Log, assertion, at_least, compare, experiment, good_unless, http, pending, pod, pods_ready, promql, silent,
 };
 use chaosrun::evidence::{Outcome, Seen, Step, TrialEnd};
 use chaosrun::experiment::{Experiment, Operator, RtoStart, When};
@@ -71,14 +70,9 @@ fn no_series() -> Case {
 
 /// `up == 0` matches with the value 0, and `up` is asked to be at least 1.
 fn zero_value() -> Case {
-    let log = eight_seconds(&asserting(
-        "value-zero-while-the-condition-matches",
-        at_least(1.0),
-    ))
-    .samples("errors", 95.0, 117.0, 0.2, |_| {
-        promql_outcome(&[0.0], at_least(1.0))
-    })
-    .end(112.0, 118.0);
+    let log = eight_seconds(&asserting("value-zero-while-the-condition-matches", at_least(1.0)))
+        .samples("errors", 95.0, 117.0, 0.2, |_| promql_outcome(&[0.0], at_least(1.0)))
+        .end(112.0, 118.0);
     Case {
         name: "value-zero-while-the-condition-matches",
         log,
@@ -135,11 +129,7 @@ fn deaf() -> Case {
         60.0,
     ))
     .samples("traffic", 95.0, 119.0, 0.2, |sent| {
-        if sent >= 100.0 {
-            silent()
-        } else {
-            Outcome::Good
-        }
+        if sent >= 100.0 { silent() } else { Outcome::Good }
     })
     .fault(&["a"], 99.99, 100.01)
     .end(115.0, 120.0);
@@ -245,10 +235,7 @@ fn unavailable() -> Case {
 /// An assertion about the time after: errors stay high.
 fn stuck_after_settle() -> Case {
     let mut experiment = experiment("assertion-after-recovery", vec![pods_ready(1.0)], 20.0);
-    experiment.slos.assertions = vec![assertion(
-        promql("errors", compare(Operator::Less, 5.0)),
-        When::After,
-    )];
+    experiment.slos.assertions = vec![assertion(promql("errors", compare(Operator::Less, 5.0)), When::After)];
     let log = eight_seconds(&experiment)
         .samples("errors", 95.0, 117.9, 0.2, |sent| {
             let errors = if sent >= 100.0 { 7.5 } else { 0.0 };
@@ -267,24 +254,12 @@ fn stuck_after_settle() -> Case {
 #[test]
 fn a_query_is_judged_on_every_value_and_never_on_none() {
     let wanted = at_least(1.0);
-    assert!(matches!(
-        promql_outcome(&[], wanted),
-        Outcome::NoData { .. }
-    ));
+    assert!(matches!(promql_outcome(&[], wanted), Outcome::NoData { .. }));
     assert_eq!(promql_outcome(&[1.0, 2.0], wanted), Outcome::Good);
-    assert!(matches!(
-        promql_outcome(&[1.0, 0.0], wanted),
-        Outcome::Bad { .. }
-    ));
-    assert!(matches!(
-        promql_outcome(&[f64::NAN], wanted),
-        Outcome::Bad { .. }
-    ));
+    assert!(matches!(promql_outcome(&[1.0, 0.0], wanted), Outcome::Bad { .. }));
+    assert!(matches!(promql_outcome(&[f64::NAN], wanted), Outcome::Bad { .. }));
     // `up == 0` while the target is down: the value 0 IS the breach, or the match, by comparison only.
-    assert_eq!(
-        promql_outcome(&[0.0], compare(Operator::Equal, 0.0)),
-        Outcome::Good
-    );
+    assert_eq!(promql_outcome(&[0.0], compare(Operator::Equal, 0.0)), Outcome::Good);
 }
 
 #[test]
@@ -337,11 +312,7 @@ fn from_impact_starts_at_the_first_symptom() {
         .end(120.0, 130.0)
         .judge();
     let trial = &run.experiments[0].trials[0];
-    assert!(
-        (trial.rto.value.unwrap() - 3.0).abs() < 0.2,
-        "{:?}",
-        trial.rto
-    );
+    assert!((trial.rto.value.unwrap() - 3.0).abs() < 0.2, "{:?}", trial.rto);
     assert!((trial.rto_from_fault.value.unwrap() - 13.0).abs() < 0.2);
     assert_eq!(run.verdict, Verdict::Pass);
 }
@@ -391,9 +362,7 @@ fn availability_counts_the_unknown_once_as_bad_and_once_as_good() {
 #[test]
 fn an_aborted_trial_that_had_already_broken_its_limit_is_refuted_and_the_run_is_aborted() {
     let run = Log::of(&experiment("late-abort", vec![http()], 5.0))
-        .samples("endpoint", 95.0, 130.0, 0.2, |sent| {
-            good_unless(sent >= 100.0)
-        })
+        .samples("endpoint", 95.0, 130.0, 0.2, |sent| good_unless(sent >= 100.0))
         .fault(&["a"], 99.99, 100.01)
         .step(Step::Revert, 130.0)
         .close(

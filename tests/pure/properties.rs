@@ -1,8 +1,6 @@
 //! What must hold for every log, not only for the ones that somebody thought of.
 
-use crate::dsl::{
-    Log, at, between, experiment, good_unless, http, owner, pending, pod, pods_ready, read, target,
-};
+use crate::dsl::{Log, at, between, experiment, good_unless, http, owner, pending, pod, pods_ready, read, target};
 use crate::ledger_cases::streaming;
 use crate::pod_cases::{killed, one_pod};
 use crate::probe_cases::endpoint;
@@ -96,31 +94,24 @@ fn trial_end() -> impl Strategy<Value = TrialEnd> {
 
 fn observed() -> BoxedStrategy<Event> {
     prop_oneof![
-        (
-            text(),
-            mono(),
-            mono(),
-            outcome(),
-            proptest::option::of(finite())
-        )
-            .prop_map(
-                |(probe, sent, received, outcome, value)| Event::ProbeSample {
-                    probe,
-                    scheduled: sent,
-                    sent,
-                    received,
-                    outcome,
-                    value,
-                }
-            ),
-        (seen(), mono(), proptest::option::of(mono()), facts()).prop_map(
-            |(seen, at, not_before, facts)| Event::PodSeen {
+        (text(), mono(), mono(), outcome(), proptest::option::of(finite())).prop_map(
+            |(probe, sent, received, outcome, value)| Event::ProbeSample {
+                probe,
+                scheduled: sent,
+                sent,
+                received,
+                outcome,
+                value,
+            }
+        ),
+        (seen(), mono(), proptest::option::of(mono()), facts()).prop_map(|(seen, at, not_before, facts)| {
+            Event::PodSeen {
                 seen,
                 at,
                 not_before,
                 pod: Box::new(facts),
             }
-        ),
+        }),
         (
             text(),
             seen(),
@@ -195,11 +186,9 @@ fn done() -> BoxedStrategy<Event> {
                 experiment: Box::new(streaming("round-trip", limit)),
             }
         }),
-        (text(), any::<bool>())
-            .prop_map(|(workload, stand_in)| Event::WorkloadIdentified { workload, stand_in }),
+        (text(), any::<bool>()).prop_map(|(workload, stand_in)| Event::WorkloadIdentified { workload, stand_in }),
         any::<u32>().prop_map(|trial| Event::TrialStarted { trial }),
-        (prop::sample::select(Step::ALL.to_vec()), mono())
-            .prop_map(|(step, at)| Event::StepStarted { step, at }),
+        (prop::sample::select(Step::ALL.to_vec()), mono()).prop_map(|(step, at)| Event::StepStarted { step, at }),
         (text(), text(), proptest::collection::vec(undo(), 0..3)).prop_map(|(fault, uid, undo)| {
             Event::FaultArmed {
                 fault,
@@ -214,14 +203,14 @@ fn done() -> BoxedStrategy<Event> {
             target: target(&uid),
             at,
         }),
-        (text(), text(), mono(), proptest::option::of(text())).prop_map(
-            |(fault, uid, at, error)| Event::FaultAnswered {
+        (text(), text(), mono(), proptest::option::of(text())).prop_map(|(fault, uid, at, error)| {
+            Event::FaultAnswered {
                 fault,
                 target: target(&uid),
                 at,
                 error,
             }
-        ),
+        }),
         (text(), text(), interval(), text()).prop_map(|(fault, uid, effect, proof)| {
             Event::FaultProven {
                 fault,
@@ -235,55 +224,42 @@ fn done() -> BoxedStrategy<Event> {
             target: target(&uid),
             why,
         }),
-        (undo(), proptest::option::of(text()))
-            .prop_map(|(undo, error)| Event::Undone { undo, error }),
+        (undo(), proptest::option::of(text())).prop_map(|(undo, error)| Event::Undone { undo, error }),
     ]
     .boxed()
 }
 
 fn ended() -> BoxedStrategy<Event> {
     prop_oneof![
-        (
-            any::<u64>(),
-            any::<u64>(),
-            any::<i64>(),
-            interval(),
-            any::<bool>()
-        )
-            .prop_map(
-                |(first, last, stamp, acked_read, drained)| Event::LedgerAudited {
-                    acked: vec![AckedRange {
-                        first,
-                        last,
-                        at_ms: stamp,
-                        acked_ms: stamp,
-                    }],
-                    acked_read,
-                    reads: vec![read(1.0, 3, &[(first, last, 2)])],
-                    drained,
-                }
-            ),
+        (any::<u64>(), any::<u64>(), any::<i64>(), interval(), any::<bool>()).prop_map(
+            |(first, last, stamp, acked_read, drained)| Event::LedgerAudited {
+                acked: vec![AckedRange {
+                    first,
+                    last,
+                    at_ms: stamp,
+                    acked_ms: stamp,
+                }],
+                acked_read,
+                reads: vec![read(1.0, 3, &[(first, last, 2)])],
+                drained,
+            }
+        ),
         text().prop_map(|why| Event::LedgerUnreadable { why }),
-        (any::<u64>(), interval(), any::<Option<i64>>()).prop_map(
-            |(batch, committed, newest_record_ms)| Event::CheckpointSeen {
+        (any::<u64>(), interval(), any::<Option<i64>>()).prop_map(|(batch, committed, newest_record_ms)| {
+            Event::CheckpointSeen {
                 batch,
                 committed,
                 newest_record_ms,
             }
-        ),
+        }),
         (text(), mono()).prop_map(|(why, at)| Event::Stopping { why, at }),
         (any::<u64>(), any::<u64>()).prop_map(|(api_requests, max_rss_bytes)| Event::CostCounted {
             api_requests,
             max_rss_bytes,
         }),
-        (any::<u32>(), trial_end(), mono()).prop_map(|(trial, end, at)| Event::TrialEnded {
-            trial,
-            end,
-            at
-        }),
+        (any::<u32>(), trial_end(), mono()).prop_map(|(trial, end, at)| Event::TrialEnded { trial, end, at }),
         any::<usize>().prop_map(|index| Event::ExperimentEnded { index }),
-        (mono(), proptest::collection::vec(undo(), 0..3))
-            .prop_map(|(at, left)| Event::RunEnded { at, left }),
+        (mono(), proptest::collection::vec(undo(), 0..3)).prop_map(|(at, left)| Event::RunEnded { at, left }),
     ]
     .boxed()
 }
@@ -486,12 +462,7 @@ proptest! {
 #[test]
 fn the_rich_log_is_rich_enough_for_its_property() {
     let run = rich().end(118.0, 135.0).judge();
-    assert_eq!(
-        run.verdict,
-        Verdict::Pass,
-        "{:#?}",
-        run.experiments[0].claims
-    );
+    assert_eq!(run.verdict, Verdict::Pass, "{:#?}", run.experiments[0].claims);
     assert!(run.experiments[0].trials[0].phases.len() >= 7);
     assert_eq!(pods_ready(1.0).name, "pods ready");
 }

@@ -94,10 +94,7 @@ fn several_experiments_are_summed_up_in_the_first_line() {
     events.extend(second.into_iter().skip(1));
     let log = Log { events };
     let text = shown(&log);
-    assert!(
-        text.starts_with("FAIL: 2 experiments: 1 fail, 1 pass\n"),
-        "{text}"
-    );
+    assert!(text.starts_with("FAIL: 2 experiments: 1 fail, 1 pass\n"), "{text}");
 }
 
 #[test]
@@ -109,11 +106,8 @@ fn a_log_without_a_single_line_is_inconclusive() {
 
 #[test]
 fn what_could_not_be_reverted_is_shown() {
-    let mut log = Log::of(&experiment("left", vec![pods_ready(1.0)], 9.0)).pod(
-        chaosrun::evidence::Seen::Listed,
-        51.0,
-        pod("a"),
-    );
+    let mut log =
+        Log::of(&experiment("left", vec![pods_ready(1.0)], 9.0)).pod(chaosrun::evidence::Seen::Listed, 51.0, pod("a"));
     log = log.event(Event::RunEnded {
         at: at(60.0),
         left: vec![chaosrun::fault::Undo::DeleteObject {

@@ -53,10 +53,7 @@ impl Lab {
     /// A command against this lab, started in the repository's root so that scenarios are found.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = chaosrun(Path::new(env!("CARGO_MANIFEST_DIR")));
-        command
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .args(arguments);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         command
     }
 
@@ -72,16 +69,9 @@ impl Lab {
     }
 
     /// kubectl-like GET against the API, as JSON.
-    pub(crate) fn api(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&serde_json::Value>,
-    ) -> (u16, serde_json::Value) {
-        let config: serde_json::Value = serde_yaml::from_str(
-            &std::fs::read_to_string(&self.kubeconfig).expect("the kubeconfig"),
-        )
-        .expect("YAML");
+    pub(crate) fn api(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> (u16, serde_json::Value) {
+        let config: serde_json::Value =
+            serde_yaml::from_str(&std::fs::read_to_string(&self.kubeconfig).expect("the kubeconfig")).expect("YAML");
         let server = config["clusters"][0]["cluster"]["server"]
             .as_str()
             .expect("a server")
@@ -101,9 +91,7 @@ impl Lab {
                 .build()
                 .expect("a client");
             let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
-            let mut request = client
-                .request(method, format!("{server}{path}"))
-                .bearer_auth(token);
+            let mut request = client.request(method, format!("{server}{path}")).bearer_auth(token);
             if let Some(body) = body {
                 request = request.json(body);
             }
@@ -120,10 +108,7 @@ impl Lab {
             ("Job", "/apis/batch/v1/jobs"),
             ("ConfigMap", "/api/v1/configmaps"),
             ("Lease", "/apis/coordination.k8s.io/v1/leases"),
-            (
-                "NetworkPolicy",
-                "/apis/networking.k8s.io/v1/networkpolicies",
-            ),
+            ("NetworkPolicy", "/apis/networking.k8s.io/v1/networkpolicies"),
             ("Pod", "/api/v1/pods"),
         ] {
             let selector = "?labelSelector=app.kubernetes.io%2Fmanaged-by%3Dchaosrun";
@@ -134,10 +119,7 @@ impl Lab {
                 if metadata["labels"]["chaosrun.dev/purpose"] == "setup" {
                     continue;
                 }
-                found.push(format!(
-                    "{kind} {}/{}",
-                    metadata["namespace"], metadata["name"]
-                ));
+                found.push(format!("{kind} {}/{}", metadata["namespace"], metadata["name"]));
             }
         }
         found
@@ -204,7 +186,6 @@ impl Run {
         let folder = folders
             .last()
             .unwrap_or_else(|| panic!("no report was written\n{}", self.text));
-        serde_json::from_slice(&std::fs::read(folder.join("report.json")).expect("report.json"))
-            .expect("JSON")
+        serde_json::from_slice(&std::fs::read(folder.join("report.json")).expect("report.json")).expect("JSON")
     }
 }

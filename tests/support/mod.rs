@@ -37,10 +37,7 @@ pub(crate) fn chaosrun(folder: &Path) -> Command {
 
 /// Runs it and waits.
 pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
-    chaosrun(folder)
-        .args(arguments)
-        .output()
-        .expect("chaosrun starts")
+    chaosrun(folder).args(arguments).output().expect("chaosrun starts")
 }
 
 /// Text of both streams, for messages.
@@ -121,8 +118,7 @@ impl ApiDouble {
                 .expect("a runtime");
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let router =
-                    axum::Router::new().fallback(move |uri: axum::http::Uri| answer(script, uri));
+                let router = axum::Router::new().fallback(move |uri: axum::http::Uri| answer(script, uri));
                 let server = axum::serve(listener, router);
                 tokio::select! {
                     result = async { server.await } => result.expect("the double serves"),
@@ -138,10 +134,7 @@ impl ApiDouble {
     }
 }
 
-async fn answer(
-    script: Script,
-    uri: axum::http::Uri,
-) -> (axum::http::StatusCode, axum::Json<serde_json::Value>) {
+async fn answer(script: Script, uri: axum::http::Uri) -> (axum::http::StatusCode, axum::Json<serde_json::Value>) {
     use axum::http::StatusCode;
     let version = serde_json::json!({
         "major": "1", "minor": "33", "gitVersion": "v1.33.0+double", "gitCommit": "", "gitTreeState": "", "buildDate": "",
@@ -161,10 +154,7 @@ async fn answer(
                 "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
                 "message": format!("the double says {code}"),
             });
-            (
-                StatusCode::from_u16(code).expect("a status"),
-                axum::Json(status),
-            )
+            (StatusCode::from_u16(code).expect("a status"), axum::Json(status))
         }
     }
 }

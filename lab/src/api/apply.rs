@@ -102,13 +102,7 @@ pub(crate) fn apply(
         subresource: None,
         now: &now,
     };
-    Ok(merge_applied(
-        existing,
-        applied,
-        force,
-        shape(resource),
-        &writer,
-    )?)
+    Ok(merge_applied(existing, applied, force, shape(resource), &writer)?)
 }
 
 /// Notes in `metadata.managedFields` what a create, update or patch by this manager changed: see [`note_update`].
@@ -177,9 +171,7 @@ impl Owner {
             manager: text("manager").unwrap_or_default().to_owned(),
             operation: text("operation")?.to_owned(),
             api_version: text("apiVersion").unwrap_or_default().to_owned(),
-            subresource: text("subresource")
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned),
+            subresource: text("subresource").filter(|name| !name.is_empty()).map(str::to_owned),
             time: text("time").unwrap_or_default().to_owned(),
             set: entry.get("fieldsV1").map(decode).unwrap_or_default(),
         })
@@ -244,10 +236,7 @@ fn write_owners(object: &mut Value, owners: &[Owner]) {
 
 /// The field set and its values, without what the server itself owns and, unless the write goes to the status
 /// subresource, without the status.
-fn owned_leaves(
-    object: &Value,
-    shape: Shape<'_>,
-) -> Result<std::collections::BTreeMap<Path, Value>, ApplyError> {
+fn owned_leaves(object: &Value, shape: Shape<'_>) -> Result<std::collections::BTreeMap<Path, Value>, ApplyError> {
     leaves(object, shape).map_err(ApplyError::Invalid)
 }
 
@@ -283,9 +272,7 @@ fn merge_applied(
         .and_then(Value::as_array)
         .is_some_and(|list| !list.is_empty())
     {
-        return Err(ApplyError::Invalid(
-            "metadata.managedFields must be nil".to_owned(),
-        ));
+        return Err(ApplyError::Invalid("metadata.managedFields must be nil".to_owned()));
     }
     let applied = without_nulls(applied);
     let new_set: FieldSet = owned_leaves(&applied, shape)?.into_keys().collect();
@@ -400,11 +387,8 @@ fn prune(merged: &mut Value, last: &FieldSet, new: &FieldSet, others: &FieldSet,
 /// The writer owns what it added or changed, and whoever owned it before does so no more. Bodies that carry their own
 /// `managedFields` replace the list first, as `kubectl` does when it turns client-side into server-side apply.
 fn note_update(old: Option<&Value>, new: &mut Value, shape: Shape<'_>, writer: &Writer<'_>) {
-    let sent = new
-        .pointer("/metadata/managedFields")
-        .and_then(Value::as_array);
-    let reset =
-        sent.is_some_and(|entries| matches!(entries.as_slice(), [only] if only == &json!({})));
+    let sent = new.pointer("/metadata/managedFields").and_then(Value::as_array);
+    let reset = sent.is_some_and(|entries| matches!(entries.as_slice(), [only] if only == &json!({})));
     let mut owners = match (old, sent) {
         (_, Some(entries)) if !entries.is_empty() => {
             if reset {
@@ -418,10 +402,7 @@ fn note_update(old: Option<&Value>, new: &mut Value, shape: Shape<'_>, writer: &
     };
     // An object that the server accepts although a list in it has duplicate keys is simply not tracked.
     let (Ok(before), Ok(after)) = (
-        old.map_or_else(
-            || Ok(std::collections::BTreeMap::new()),
-            |old| leaves(old, shape),
-        ),
+        old.map_or_else(|| Ok(std::collections::BTreeMap::new()), |old| leaves(old, shape)),
         leaves(new, shape),
     ) else {
         return;

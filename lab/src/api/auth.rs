@@ -25,10 +25,7 @@ impl User {
     pub(crate) fn admin() -> Self {
         Self {
             name: "kubernetes-admin".to_owned(),
-            groups: vec![
-                "system:masters".to_owned(),
-                "system:authenticated".to_owned(),
-            ],
+            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
         }
     }
 }
@@ -74,24 +71,12 @@ impl Tokens {
 
 /// A token of 256 random bits.
 pub(crate) fn random_token() -> String {
-    format!(
-        "{}{}",
-        uuid::Uuid::new_v4().simple(),
-        uuid::Uuid::new_v4().simple()
-    )
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
 }
 
 /// Answers the review kinds: they are created, never stored.
-pub(crate) async fn review(
-    server: &Arc<ApiServer>,
-    target: &Target,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let user = request
-        .extensions()
-        .get::<User>()
-        .cloned()
-        .unwrap_or_else(User::admin);
+pub(crate) async fn review(server: &Arc<ApiServer>, target: &Target, request: Request) -> Result<Response, ApiError> {
+    let user = request.extensions().get::<User>().cloned().unwrap_or_else(User::admin);
     let mut body = super::body::read_object(request).await?;
     super::object::set(&mut body, "/kind", target.resource.kind.clone());
     super::object::set(&mut body, "/apiVersion", target.resource.api_version());
@@ -122,11 +107,7 @@ pub(crate) async fn review(
 }
 
 /// `serviceaccounts/{name}/token`.
-pub(crate) fn issue_token(
-    server: &Arc<ApiServer>,
-    key: &ObjectKey,
-    mut body: Value,
-) -> Result<Response, ApiError> {
+pub(crate) fn issue_token(server: &Arc<ApiServer>, key: &ObjectKey, mut body: Value) -> Result<Response, ApiError> {
     let Some(resource) = server.registry().get("", "v1", "serviceaccounts") else {
         return Err(ApiError::no_such_path());
     };

@@ -17,12 +17,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    found
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase()
+    found.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 pub(crate) async fn read_bytes(request: Request) -> Result<Bytes, ApiError> {
@@ -65,29 +60,20 @@ pub(crate) fn decode(media: &str, bytes: &[u8]) -> Result<Value, ApiError> {
         "application/json" | "" | "*/*" => decode_json(bytes),
         "application/vnd.kubernetes.protobuf" => super::protobuf::decode(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(bytes),
-        _ => Err(ApiError::unsupported_media_type(
-            "application/json, application/yaml",
-        )),
+        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
     }
 }
 
 pub(crate) fn decode_json(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        ApiError::bad_request(format!(
-            "the request body could not be parsed as JSON: {error}"
-        ))
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::bad_request(format!("the request body could not be parsed as JSON: {error}")))
 }
 
 pub(crate) fn decode_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
-    let text =
-        std::str::from_utf8(bytes).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    serde_yaml::from_str(text).map_err(|error| {
-        ApiError::bad_request(format!(
-            "the request body could not be parsed as YAML: {error}"
-        ))
-    })
+    let text = std::str::from_utf8(bytes).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    serde_yaml::from_str(text)
+        .map_err(|error| ApiError::bad_request(format!("the request body could not be parsed as YAML: {error}")))
 }

@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::object::{
-    add_finalizer, array_at, bool_at, is_deleting, name, now, set, set_default, str_at,
-};
+use super::object::{add_finalizer, array_at, bool_at, is_deleting, name, now, set, set_default, str_at};
 use super::registry::ResourceType;
 use super::server::ApiServer;
 use super::status::{ApiError, Cause};
@@ -26,9 +24,7 @@ pub(crate) fn definition_of(storage: &str) -> String {
 
 /// Names, finalizer and status of a definition. Status comes at once here; clients wait for `Established`.
 pub(crate) fn defaults(object: &mut Value) {
-    let kind = str_at(object, "/spec/names/kind")
-        .unwrap_or_default()
-        .to_owned();
+    let kind = str_at(object, "/spec/names/kind").unwrap_or_default().to_owned();
     set_default(object, "/spec/names/singular", kind.to_lowercase());
     set_default(object, "/spec/names/listKind", format!("{kind}List"));
     set_default(object, "/spec/conversion", json!({"strategy": "None"}));
@@ -61,10 +57,7 @@ pub(crate) fn validate(object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     for field in ["group", "scope", "names/plural", "names/kind"] {
         if !super::object::is_set(object, &format!("/spec/{field}")) {
-            causes.push(Cause::required(
-                format!("spec.{}", field.replace('/', ".")),
-                "",
-            ));
+            causes.push(Cause::required(format!("spec.{}", field.replace('/', ".")), ""));
         }
     }
     let expected = format!(
@@ -80,12 +73,7 @@ pub(crate) fn validate(object: &Value) -> Vec<Cause> {
         ));
     }
     let versions = array_at(object, "/spec/versions");
-    if versions
-        .iter()
-        .filter(|version| bool_at(version, "/storage"))
-        .count()
-        != 1
-    {
+    if versions.iter().filter(|version| bool_at(version, "/storage")).count() != 1 {
         causes.push(Cause::invalid(
             "spec.versions",
             &json!([]),
@@ -105,11 +93,7 @@ pub(crate) fn validate(object: &Value) -> Vec<Cause> {
 
 impl ApiServer {
     /// Deletes all objects of a definition that is going away, and then lets it go.
-    pub(crate) fn remove_instances(
-        &self,
-        resource: &ResourceType,
-        definition: &Value,
-    ) -> Result<(), ApiError> {
+    pub(crate) fn remove_instances(&self, resource: &ResourceType, definition: &Value) -> Result<(), ApiError> {
         let storage = format!(
             "{}/{}",
             str_at(definition, "/spec/group").unwrap_or_default(),
@@ -121,8 +105,7 @@ impl ApiServer {
                 if is_deleting(&object.value) {
                     continue;
                 }
-                let instance =
-                    ObjectKey::new(super::object::namespace(&object.value), name(&object.value));
+                let instance = ObjectKey::new(super::object::namespace(&object.value), name(&object.value));
                 match self.delete_object(&kind, &instance, &DeleteOptions::default()) {
                     Err(error) if error.reason != "NotFound" => return Err(error),
                     _ => {}
@@ -137,9 +120,9 @@ impl ApiServer {
 
     /// Adds a definition on behalf of the server itself (controllers bring their own kinds along).
     pub fn install_definition(&self, definition: Value) -> Result<(), ApiError> {
-        let Some(resource) =
-            self.registry()
-                .get("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        let Some(resource) = self
+            .registry()
+            .get("apiextensions.k8s.io", "v1", "customresourcedefinitions")
         else {
             return Ok(());
         };

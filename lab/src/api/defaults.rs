@@ -52,12 +52,7 @@ pub(crate) fn apply(resource: &ResourceType, object: &mut Value) {
 
 fn namespace(object: &mut Value) {
     let name = name(object).to_owned();
-    super::object::set_key(
-        object,
-        "/metadata/labels",
-        "kubernetes.io/metadata.name",
-        name,
-    );
+    super::object::set_key(object, "/metadata/labels", "kubernetes.io/metadata.name", name);
     set_default(object, "/spec", json!({"finalizers": ["kubernetes"]}));
     set_default(object, "/status/phase", "Active");
 }
@@ -103,11 +98,7 @@ fn daemon_set(object: &mut Value) {
     pod_defaults::template(object, "/spec/template");
     set_default(object, "/spec/updateStrategy/type", "RollingUpdate");
     if str_at(object, "/spec/updateStrategy/type") == Some("RollingUpdate") {
-        set_default(
-            object,
-            "/spec/updateStrategy/rollingUpdate/maxUnavailable",
-            1,
-        );
+        set_default(object, "/spec/updateStrategy/rollingUpdate/maxUnavailable", 1);
         set_default(object, "/spec/updateStrategy/rollingUpdate/maxSurge", 0);
     }
     set_default(object, "/spec/revisionHistoryLimit", 10);
@@ -208,8 +199,7 @@ fn secret(object: &mut Value) {
     set_default(object, "/type", "Opaque");
     if let Some(Value::Object(plain)) = remove(object, "/stringData") {
         for (key, value) in plain {
-            let encoded = base64::engine::general_purpose::STANDARD
-                .encode(value.as_str().unwrap_or_default());
+            let encoded = base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or_default());
             super::object::set_key(object, "/data", &key, encoded);
         }
     }
@@ -274,9 +264,7 @@ impl ApiServer {
         } else if old.is_none() {
             self.claim_cluster_ip(resource, new)?;
         }
-        let address = str_at(new, "/spec/clusterIP")
-            .unwrap_or_default()
-            .to_owned();
+        let address = str_at(new, "/spec/clusterIP").unwrap_or_default().to_owned();
         set(new, "/spec/clusterIPs", json!([address]));
         if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
             self.allocate_node_ports(resource, old, new);
@@ -301,18 +289,13 @@ impl ApiServer {
         let used = self.used_cluster_ips(services);
         for _ in 0..size {
             // The counter alone keeps two creations at the same time apart. 0 is the network, 1 is `kubernetes`.
-            let offset = self
-                .next_service()
-                .rem_euclid(size.saturating_sub(11).max(1))
-                + 10;
+            let offset = self.next_service().rem_euclid(size.saturating_sub(11).max(1)) + 10;
             let candidate = Ipv4Addr::from(u32::from(first).saturating_add(offset));
             if !used.contains(&candidate.to_string()) {
                 return Ok(candidate);
             }
         }
-        Err(ApiError::internal(
-            "failed to allocate a serviceIP: range is full",
-        ))
+        Err(ApiError::internal("failed to allocate a serviceIP: range is full"))
     }
 
     fn claim_cluster_ip(&self, services: &ResourceType, new: &Value) -> Result<(), ApiError> {
@@ -339,20 +322,15 @@ impl ApiServer {
             .flat_map(|one| array_at(&one.value, "/spec/ports"))
             .filter_map(|port| i64_at(port, "/nodePort"))
             .collect();
-        let before: Vec<Value> = old
-            .map(|old| array_at(old, "/spec/ports").to_vec())
-            .unwrap_or_default();
+        let before: Vec<Value> = old.map(|old| array_at(old, "/spec/ports").to_vec()).unwrap_or_default();
         for port in super::object::array_mut(new, "/spec/ports") {
             if is_set(port, "/nodePort") {
                 continue;
             }
-            let same = before
-                .iter()
-                .find(|one| one.get("port") == port.get("port"));
+            let same = before.iter().find(|one| one.get("port") == port.get("port"));
             if let Some(kept) = same.and_then(|one| one.get("nodePort")) {
                 set(port, "/nodePort", kept.clone());
-            } else if let Some(free) = (30_000..32_768).find(|candidate| !used.contains(candidate))
-            {
+            } else if let Some(free) = (30_000..32_768).find(|candidate| !used.contains(candidate)) {
                 used.insert(free);
                 set(port, "/nodePort", free);
             }

@@ -190,9 +190,7 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Response {
 }
 
 fn subresource_kind(resource: &ResourceType, subresource: &str) -> (String, String, String) {
-    let fixed = |group: &str, version: &str, kind: &str| {
-        (group.to_owned(), version.to_owned(), kind.to_owned())
-    };
+    let fixed = |group: &str, version: &str, kind: &str| (group.to_owned(), version.to_owned(), kind.to_owned());
     match subresource {
         "scale" => fixed("autoscaling", "v1", "Scale"),
         "eviction" => fixed("policy", "v1", "Eviction"),
@@ -206,11 +204,7 @@ fn subresource_kind(resource: &ResourceType, subresource: &str) -> (String, Stri
             resource.version.clone(),
             format!("{}ProxyOptions", resource.kind),
         ),
-        _ => (
-            resource.group.clone(),
-            resource.version.clone(),
-            resource.kind.clone(),
-        ),
+        _ => (resource.group.clone(), resource.version.clone(), resource.kind.clone()),
     }
 }
 
@@ -265,7 +259,8 @@ fn aggregated(server: &ApiServer, core: bool) -> Response {
 }
 
 fn aggregated_resource(resource: &ResourceType) -> Value {
-    let kind = |(group, version, kind): (String, String, String)| json!({"group": group, "version": version, "kind": kind});
+    let kind =
+        |(group, version, kind): (String, String, String)| json!({"group": group, "version": version, "kind": kind});
     let mut entry = json!({
         "resource": resource.plural,
         "responseKind": kind((resource.group.clone(), resource.version.clone(), resource.kind.clone())),

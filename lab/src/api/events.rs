@@ -46,9 +46,5 @@ pub(crate) fn to_shown(resource: &ResourceType, object: &mut Value) {
         return;
     }
     let from = object.clone();
-    rename(
-        &from,
-        object,
-        RENAMED.into_iter().map(|(new, old)| (old, new)),
-    );
+    rename(&from, object, RENAMED.into_iter().map(|(new, old)| (old, new)));
 }

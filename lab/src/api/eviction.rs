@@ -16,11 +16,7 @@ use super::store::{ObjectKey, Stored};
 use super::writes::{DeleteOptions, WriteOptions};
 
 /// Evicts a pod, or says 429 when a budget does not allow it now.
-pub(crate) fn evict(
-    server: &Arc<ApiServer>,
-    target: &Target,
-    body: &Value,
-) -> Result<Response, ApiError> {
+pub(crate) fn evict(server: &Arc<ApiServer>, target: &Target, body: &Value) -> Result<Response, ApiError> {
     let key = target.key();
     let pod = server.existing(&target.resource, &key)?;
     if name(body) != key.name && !name(body).is_empty() {
@@ -32,10 +28,8 @@ pub(crate) fn evict(
         grace_period_seconds: i64_at(body, "/deleteOptions/gracePeriodSeconds"),
         propagation_policy: str_at(body, "/deleteOptions/propagationPolicy").map(str::to_owned),
         uid: str_at(body, "/deleteOptions/preconditions/uid").map(str::to_owned),
-        resource_version: str_at(body, "/deleteOptions/preconditions/resourceVersion")
-            .map(str::to_owned),
-        dry_run: !array_at(body, "/deleteOptions/dryRun").is_empty()
-            || target.query.get("dryRun").is_some(),
+        resource_version: str_at(body, "/deleteOptions/preconditions/resourceVersion").map(str::to_owned),
+        dry_run: !array_at(body, "/deleteOptions/dryRun").is_empty() || target.query.get("dryRun").is_some(),
     };
     if !may_ignore_budgets(&pod.value) {
         spend_budget(server, &pod.value, options.dry_run)?;
@@ -47,23 +41,17 @@ pub(crate) fn evict(
 
 /// A pod that serves nothing can always go.
 fn may_ignore_budgets(pod: &Value) -> bool {
-    matches!(
-        str_at(pod, "/status/phase"),
-        Some("Succeeded" | "Failed" | "Pending")
-    ) || super::object::is_deleting(pod)
+    matches!(str_at(pod, "/status/phase"), Some("Succeeded" | "Failed" | "Pending")) || super::object::is_deleting(pod)
 }
 
 fn is_ready(pod: &Value) -> bool {
-    array_at(pod, "/status/conditions").iter().any(|condition| {
-        str_at(condition, "/type") == Some("Ready") && str_at(condition, "/status") == Some("True")
-    })
+    array_at(pod, "/status/conditions")
+        .iter()
+        .any(|condition| str_at(condition, "/type") == Some("Ready") && str_at(condition, "/status") == Some("True"))
 }
 
 fn spend_budget(server: &ApiServer, pod: &Value, dry_run: bool) -> Result<(), ApiError> {
-    let Some(budgets) = server
-        .registry()
-        .get("policy", "v1", "poddisruptionbudgets")
-    else {
+    let Some(budgets) = server.registry().get("policy", "v1", "poddisruptionbudgets") else {
         return Ok(());
     };
     let namespace = super::object::namespace(pod);
@@ -72,9 +60,7 @@ fn spend_budget(server: &ApiServer, pod: &Value, dry_run: bool) -> Result<(), Ap
         .list(&budgets.storage, Some(namespace))
         .objects
         .into_iter()
-        .filter(|budget| {
-            LabelSelector::from_object(budget.value.pointer("/spec/selector")).matches(pod)
-        })
+        .filter(|budget| LabelSelector::from_object(budget.value.pointer("/spec/selector")).matches(pod))
         .collect();
     match matching.as_slice() {
         [] => Ok(()),
@@ -154,9 +140,7 @@ fn check(budget: &Value, healthy: i64, desired: i64) -> Result<(), ApiError> {
     }
     if i64_at(budget, "/status/disruptionsAllowed").unwrap_or(0) <= 0 {
         return refused(
-            format!(
-                "The disruption budget {budget_name} needs {desired} healthy pods and has {healthy} currently"
-            ),
+            format!("The disruption budget {budget_name} needs {desired} healthy pods and has {healthy} currently"),
             0,
         );
     }

@@ -80,9 +80,7 @@ fn relation(shape: Shape<'_>, place: &[&str], value: &Value) -> Relation {
             "imagePullSecrets" if parent == "spec" => Relation::Keyed(NAME),
             "secrets" if shape.kind == "ServiceAccount" => Relation::Keyed(NAME),
             "hostAliases" | "podIPs" => Relation::Keyed(&[("ip", None)]),
-            "topologySpreadConstraints" => {
-                Relation::Keyed(&[("topologyKey", None), ("whenUnsatisfiable", None)])
-            }
+            "topologySpreadConstraints" => Relation::Keyed(&[("topologyKey", None), ("whenUnsatisfiable", None)]),
             "volumeMounts" => Relation::Keyed(&[("mountPath", None)]),
             "volumeDevices" => Relation::Keyed(&[("devicePath", None)]),
             "ports" if parent == "[]" && outer.to_ascii_lowercase().ends_with("containers") => {
@@ -182,8 +180,7 @@ fn collect<'v>(
         (Value::Object(map), Relation::Granular) if !map.is_empty() => {
             for (name, child) in map {
                 place.push(name);
-                let skipped =
-                    is_server_field(place) || shape.ignore_status && place.as_slice() == ["status"];
+                let skipped = is_server_field(place) || shape.ignore_status && place.as_slice() == ["status"];
                 if !skipped {
                     path.push(Element::Field(name.clone()));
                     collect(child, shape, place, path, found)?;
@@ -226,11 +223,7 @@ fn collect<'v>(
 }
 
 /// `applied` laid over `live`.
-pub(crate) fn merge(
-    live: Option<&Value>,
-    applied: &Value,
-    shape: Shape<'_>,
-) -> Result<Value, String> {
+pub(crate) fn merge(live: Option<&Value>, applied: &Value, shape: Shape<'_>) -> Result<Value, String> {
     overlay(live, applied, shape, &mut Vec::new())
 }
 
@@ -285,10 +278,7 @@ fn overlay<'v>(
                 .collect();
             Ok(Value::Array(interleave(
                 &live_items,
-                items
-                    .iter()
-                    .map(|item| (item.to_string(), item.clone()))
-                    .collect(),
+                items.iter().map(|item| (item.to_string(), item.clone())).collect(),
             )))
         }
         (whole, _) => Ok(whole.clone()),
@@ -315,20 +305,15 @@ fn interleave(live: &[(String, &Value)], applied: Vec<(String, Value)>) -> Vec<V
 }
 
 /// The index of the item that a path step names.
-fn index_of(
-    items: &[Value],
-    step: &Element,
-    shape: Shape<'_>,
-    place: &[&str],
-    list: &Value,
-) -> Option<usize> {
+fn index_of(items: &[Value], step: &Element, shape: Shape<'_>, place: &[&str], list: &Value) -> Option<usize> {
     match (step, relation(shape, place, list)) {
         (Element::Key(key), Relation::Keyed(keys)) => items
             .iter()
             .position(|item| key_of(keys, item, place).is_ok_and(|found| found == *key)),
-        (Element::Member(member), Relation::Set) => {
-            items.iter().position(|item| item.to_string() == *member)
-        }
+        (Element::Member(member), Relation::Set) => items.iter().position(|item| {
+            let text = item.to_string();
+            text == *member
+        }),
         _ => None,
     }
 }
@@ -353,58 +338,40 @@ fn with_parent<'p, R>(
         Element::Key(_) | Element::Member(_) => {
             let index = index_of(object.as_array()?, step, shape, place, object)?;
             place.push("[]");
-            with_parent(
-                object.as_array_mut()?.get_mut(index)?,
-                rest,
-                shape,
-                place,
-                act,
-            )
+            with_parent(object.as_array_mut()?.get_mut(index)?, rest, shape, place, act)
         }
     }
 }
 
 /// Removes the value at `path`; nothing happens when it is not there.
 pub(crate) fn remove(object: &mut Value, path: &[Element], shape: Shape<'_>) -> bool {
-    with_parent(
-        object,
-        path,
-        shape,
-        &mut Vec::new(),
-        |parent, step, place| match step {
-            Element::Field(name) => parent.as_object_mut()?.shift_remove(name).map(|_| ()),
-            Element::Key(_) | Element::Member(_) => {
-                let index = index_of(parent.as_array()?, step, shape, place, parent)?;
-                parent.as_array_mut()?.remove(index);
-                Some(())
-            }
-        },
-    )
+    with_parent(object, path, shape, &mut Vec::new(), |parent, step, place| match step {
+        Element::Field(name) => parent.as_object_mut()?.shift_remove(name).map(|_| ()),
+        Element::Key(_) | Element::Member(_) => {
+            let index = index_of(parent.as_array()?, step, shape, place, parent)?;
+            parent.as_array_mut()?.remove(index);
+            Some(())
+        }
+    })
     .is_some()
 }
 
 /// Whether an empty map or list is at `path`.
 pub(crate) fn is_empty_at(object: &mut Value, path: &[Element], shape: Shape<'_>) -> bool {
-    with_parent(
-        object,
-        path,
-        shape,
-        &mut Vec::new(),
-        |parent, step, place| {
-            let value = match step {
-                Element::Field(name) => parent.get(name)?,
-                Element::Key(_) | Element::Member(_) => {
-                    let index = index_of(parent.as_array()?, step, shape, place, parent)?;
-                    parent.get(index)?
-                }
-            };
-            Some(match value {
-                Value::Object(map) => map.is_empty(),
-                Value::Array(items) => items.is_empty(),
-                _ => false,
-            })
-        },
-    )
+    with_parent(object, path, shape, &mut Vec::new(), |parent, step, place| {
+        let value = match step {
+            Element::Field(name) => parent.get(name)?,
+            Element::Key(_) | Element::Member(_) => {
+                let index = index_of(parent.as_array()?, step, shape, place, parent)?;
+                parent.get(index)?
+            }
+        };
+        Some(match value {
+            Value::Object(map) => map.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        })
+    })
     .unwrap_or(false)
 }
 
@@ -419,10 +386,7 @@ pub(crate) fn render(path: &[Element]) -> String {
             }
             Element::Key(key) => {
                 let fields: BTreeMap<String, Value> = serde_json::from_str(key).unwrap_or_default();
-                let pairs: Vec<String> = fields
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value}"))
-                    .collect();
+                let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 text.push_str(&format!("[{}]", pairs.join(",")));
             }
             Element::Member(member) => text.push_str(&format!("[={member}]")),
@@ -450,11 +414,7 @@ fn insert(node: &mut Map<String, Value>, path: &[Element]) {
         Element::Member(member) => format!("v:{member}"),
     };
     let known = node.contains_key(&name);
-    let Some(child) = node
-        .entry(name)
-        .or_insert_with(|| json!({}))
-        .as_object_mut()
-    else {
+    let Some(child) = node.entry(name).or_insert_with(|| json!({})).as_object_mut() else {
         return;
     };
     if rest.is_empty() {

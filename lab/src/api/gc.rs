@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::object::{
-    array_at, bool_at, has_finalizer, is_deleting, namespace, remove, remove_finalizer, set,
-    str_at, uid,
+    array_at, bool_at, has_finalizer, is_deleting, namespace, remove, remove_finalizer, set, str_at, uid,
 };
 use super::registry::ResourceType;
 use super::server::ApiServer;
@@ -57,9 +56,7 @@ fn look_at(server: &ApiServer, storage: &Arc<str>, key: &ObjectKey) -> Result<()
     };
     let done = if resource.is("", "namespaces") {
         server.empty_namespace(&resource, &object.value)
-    } else if resource.is("apiextensions.k8s.io", "customresourcedefinitions")
-        && is_deleting(&object.value)
-    {
+    } else if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && is_deleting(&object.value) {
         server.remove_instances(&resource, &object.value)
     } else if is_deleting(&object.value) {
         attend_deletion(server, &resource, key, &object.value)
@@ -91,18 +88,12 @@ fn attend_deletion(
         let blocking = |dependent: &&Arc<Stored>| {
             array_at(&dependent.value, "/metadata/ownerReferences")
                 .iter()
-                .any(|owner| {
-                    str_at(owner, "/uid") == Some(uid(object))
-                        && bool_at(owner, "/blockOwnerDeletion")
-                })
+                .any(|owner| str_at(owner, "/uid") == Some(uid(object)) && bool_at(owner, "/blockOwnerDeletion"))
         };
         if !dependents.iter().any(|dependent| blocking(&dependent)) {
             return drop_finalizer(server, resource, key, FOREGROUND);
         }
-        for dependent in dependents
-            .iter()
-            .filter(|dependent| !is_deleting(&dependent.value))
-        {
+        for dependent in dependents.iter().filter(|dependent| !is_deleting(&dependent.value)) {
             enqueue(server, dependent);
         }
     }
@@ -116,12 +107,7 @@ fn enqueue(server: &ApiServer, object: &Stored) {
 }
 
 /// Deletes an object when none of its owners is there any more.
-fn collect(
-    server: &ApiServer,
-    resource: &ResourceType,
-    key: &ObjectKey,
-    object: &Value,
-) -> Result<(), ApiError> {
+fn collect(server: &ApiServer, resource: &ResourceType, key: &ObjectKey, object: &Value) -> Result<(), ApiError> {
     let mut solid = false;
     let mut gone = Vec::new();
     let mut waiting = Vec::new();
@@ -173,11 +159,7 @@ fn collect(
 }
 
 /// The owner that a reference means. One in another namespace, of another kind or name, is no owner.
-fn present_owner(
-    server: &ApiServer,
-    reference: &Value,
-    dependent_namespace: &str,
-) -> Option<Arc<Stored>> {
+fn present_owner(server: &ApiServer, reference: &Value, dependent_namespace: &str) -> Option<Arc<Stored>> {
     let (storage, key) = server.store().find_uid(str_at(reference, "/uid")?)?;
     if !key.namespace.is_empty() && key.namespace != dependent_namespace {
         return None;
@@ -214,9 +196,7 @@ fn drop_owners(server: &ApiServer, object: &Stored, owners: &[String]) -> Result
             .pointer_mut("/metadata/ownerReferences")
             .and_then(Value::as_array_mut)
         {
-            list.retain(|owner| {
-                !str_at(owner, "/uid").is_some_and(|uid| owners.iter().any(|one| one == uid))
-            });
+            list.retain(|owner| !str_at(owner, "/uid").is_some_and(|uid| owners.iter().any(|one| one == uid)));
             if list.is_empty() {
                 remove(next, "/metadata/ownerReferences");
             }

@@ -27,8 +27,7 @@ pub(crate) async fn resources(State(server): State<Arc<ApiServer>>, request: Req
 }
 
 async fn route(server: &Arc<ApiServer>, request: Request) -> Result<Response, ApiError> {
-    let Some((resource, namespace, name, subresource)) = parse_path(server, request.uri().path())
-    else {
+    let Some((resource, namespace, name, subresource)) = parse_path(server, request.uri().path()) else {
         return Err(ApiError::no_such_path());
     };
     if resource.namespaced != namespace.is_some() && (!resource.namespaced || name.is_some()) {
@@ -83,11 +82,7 @@ fn account(server: &ApiServer, target: &Target, request: &Request) {
     );
 }
 
-async fn collection(
-    server: &Arc<ApiServer>,
-    target: Target,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn collection(server: &Arc<ApiServer>, target: Target, request: Request) -> Result<Response, ApiError> {
     match *request.method() {
         Method::POST => {
             if target.resource.namespaced && target.namespace.is_none() {
@@ -99,15 +94,8 @@ async fn collection(
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
             check_fields(&target, &body)?;
-            let stored = server.create_object(
-                &target.resource,
-                target.namespace.as_deref(),
-                body,
-                &options,
-            )?;
-            Ok(target
-                .render
-                .response(StatusCode::CREATED, &target.resource, &stored))
+            let stored = server.create_object(&target.resource, target.namespace.as_deref(), body, &options)?;
+            Ok(target.render.response(StatusCode::CREATED, &target.resource, &stored))
         }
         _ if target.resource.create_only => Err(ApiError::method_not_allowed()),
         Method::GET if target.query.is_true("watch") => start_watch(server, target, request).await,
@@ -117,11 +105,7 @@ async fn collection(
     }
 }
 
-async fn named(
-    server: &Arc<ApiServer>,
-    target: Target,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Result<Response, ApiError> {
     if target.resource.create_only {
         return Err(ApiError::method_not_allowed());
     }
@@ -129,9 +113,7 @@ async fn named(
         Method::GET if target.query.is_true("watch") => start_watch(server, target, request).await,
         Method::GET => {
             let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
+            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         Method::PUT => {
             let options = target.write_options(Part::Main, request.headers());
@@ -144,11 +126,9 @@ async fn named(
             let options = delete_options(&target, request).await?;
             let deleted = server.delete_object(&target.resource, &target.key(), &options)?;
             if !deleted.gone || returns_object(&target.resource) {
-                return Ok(target.render.response(
-                    StatusCode::OK,
-                    &target.resource,
-                    &deleted.object,
-                ));
+                return Ok(target
+                    .render
+                    .response(StatusCode::OK, &target.resource, &deleted.object));
             }
             let value = &deleted.object.value;
             Ok(json_response(
@@ -196,33 +176,17 @@ fn returns_object(resource: &ResourceType) -> bool {
         )
 }
 
-fn put(
-    server: &ApiServer,
-    target: &Target,
-    body: &Value,
-    options: &WriteOptions,
-) -> Result<Response, ApiError> {
+fn put(server: &ApiServer, target: &Target, body: &Value, options: &WriteOptions) -> Result<Response, ApiError> {
     let resource = &target.resource;
     let creates = matches!(
         resource.plural.as_str(),
         "leases" | "endpoints" | "events" | "limitranges" | "resourcequotas"
     );
-    if creates
-        && server
-            .store()
-            .get(&resource.storage, &target.key())
-            .is_none()
-    {
+    if creates && server.store().get(&resource.storage, &target.key()).is_none() {
         let mut body = body.clone();
-        super::object::set_default(
-            &mut body,
-            "/metadata/name",
-            target.name.clone().unwrap_or_default(),
-        );
+        super::object::set_default(&mut body, "/metadata/name", target.name.clone().unwrap_or_default());
         let stored = server.create_object(resource, target.namespace.as_deref(), body, options)?;
-        return Ok(target
-            .render
-            .response(StatusCode::CREATED, resource, &stored));
+        return Ok(target.render.response(StatusCode::CREATED, resource, &stored));
     }
     if resource.custom.is_some() && !super::object::is_set(body, "/metadata/resourceVersion") {
         server.existing(resource, &target.key())?;
@@ -248,8 +212,7 @@ async fn delete_options(target: &Target, request: Request) -> Result<DeleteOptio
         decode(&bytes.1, &bytes.0)?
     };
     let query = &target.query;
-    let propagation =
-        str_at(&body, "/propagationPolicy").or_else(|| query.get("propagationPolicy"));
+    let propagation = str_at(&body, "/propagationPolicy").or_else(|| query.get("propagationPolicy"));
     if let Some(policy) = propagation
         && !matches!(policy, "Foreground" | "Background" | "Orphan")
     {
@@ -262,35 +225,23 @@ async fn delete_options(target: &Target, request: Request) -> Result<DeleteOptio
         .and_then(Value::as_bool)
         .map(|orphan| if orphan { "Orphan" } else { "Background" });
     Ok(DeleteOptions {
-        grace_period_seconds: i64_at(&body, "/gracePeriodSeconds").or_else(|| {
-            query
-                .get("gracePeriodSeconds")
-                .and_then(|text| text.parse().ok())
-        }),
+        grace_period_seconds: i64_at(&body, "/gracePeriodSeconds")
+            .or_else(|| query.get("gracePeriodSeconds").and_then(|text| text.parse().ok())),
         propagation_policy: propagation.or(orphan).map(str::to_owned),
         uid: str_at(&body, "/preconditions/uid").map(str::to_owned),
         resource_version: str_at(&body, "/preconditions/resourceVersion").map(str::to_owned),
-        dry_run: query.get("dryRun").is_some()
-            || !super::object::array_at(&body, "/dryRun").is_empty(),
+        dry_run: query.get("dryRun").is_some() || !super::object::array_at(&body, "/dryRun").is_empty(),
     })
 }
 
-async fn delete_collection(
-    server: &ApiServer,
-    target: &Target,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn delete_collection(server: &ApiServer, target: &Target, request: Request) -> Result<Response, ApiError> {
     let filter = target.filter()?;
     let options = delete_options(target, request).await?;
     let listing = server
         .store()
         .list(&target.resource.storage, target.namespace.as_deref());
     let mut deleted = Vec::new();
-    for object in listing
-        .objects
-        .iter()
-        .filter(|object| filter.matches(&object.value))
-    {
+    for object in listing.objects.iter().filter(|object| filter.matches(&object.value)) {
         match server.delete_object(&target.resource, &key_of(&object.value), &options) {
             Ok(one) => deleted.push(one.object.value.clone()),
             Err(error) if error.reason == "NotFound" => {}

@@ -20,9 +20,7 @@ pub(crate) fn list(server: &ApiServer, target: &Target) -> Result<Response, ApiE
     let mut listing = server
         .store()
         .list(&target.resource.storage, target.namespace.as_deref());
-    listing
-        .objects
-        .retain(|object| filter.matches(&object.value));
+    listing.objects.retain(|object| filter.matches(&object.value));
     let page = page(server, target, listing)?;
     let resource = &target.resource;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
@@ -37,10 +35,7 @@ pub(crate) fn list(server: &ApiServer, target: &Target) -> Result<Response, ApiE
         return Ok(json_response(StatusCode::OK, &table));
     }
     let (kind, api_version) = match target.render {
-        Render::Partial => (
-            "PartialObjectMetadataList".to_owned(),
-            "meta.k8s.io/v1".to_owned(),
-        ),
+        Render::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
         _ => (resource.list_kind.clone(), resource.api_version()),
     };
     let mut body = format!(
@@ -67,20 +62,12 @@ struct Page {
 }
 
 /// Cuts a page out of a listing. The token holds the revision of the first page and the last key shown.
-fn page(
-    server: &ApiServer,
-    target: &Target,
-    listing: super::store::Listing,
-) -> Result<Page, ApiError> {
+fn page(server: &ApiServer, target: &Target, listing: super::store::Listing) -> Result<Page, ApiError> {
     use base64::Engine as _;
     let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let mut objects = listing.objects;
     let mut revision = listing.revision;
-    if let Some(token) = target
-        .query
-        .get("continue")
-        .filter(|token| !token.is_empty())
-    {
+    if let Some(token) = target.query.get("continue").filter(|token| !token.is_empty()) {
         let bad = || ApiError::bad_request("continue key is not valid: illegal base64 data");
         let decoded: Value = engine
             .decode(token)
@@ -111,9 +98,7 @@ fn page(
         objects.truncate(limit);
         if let Some(last) = objects.last() {
             let key = key_of(&last.value);
-            token = Some(engine.encode(
-                json!({"rv": revision, "ns": key.namespace, "name": key.name}).to_string(),
-            ));
+            token = Some(engine.encode(json!({"rv": revision, "ns": key.namespace, "name": key.name}).to_string()));
         }
     }
     Ok(Page {
@@ -144,9 +129,7 @@ pub(crate) async fn start_watch(
     let bookmarks = target.query.is_true("allowWatchBookmarks");
     let initial = target.query.get("sendInitialEvents");
     let start = match (initial, revision) {
-        (Some("true"), _) => Start::Existing {
-            bookmark: bookmarks,
-        },
+        (Some("true"), _) => Start::Existing { bookmark: bookmarks },
         (Some(_), None) => Start::After(server.store().revision()),
         (None, None) => Start::Existing { bookmark: false },
         (_, Some(revision)) => Start::After(revision),

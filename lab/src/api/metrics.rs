@@ -33,14 +33,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Counts one request.
-    pub(crate) fn count(
-        &self,
-        verb: &str,
-        group: &str,
-        resource: &str,
-        namespace: &str,
-        user_agent: &str,
-    ) {
+    pub(crate) fn count(&self, verb: &str, group: &str, resource: &str, namespace: &str, user_agent: &str) {
         let key = (
             verb.to_owned(),
             group.to_owned(),
@@ -61,16 +54,14 @@ impl Metrics {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts
             .iter()
-            .map(
-                |((verb, group, resource, namespace, user_agent), count)| RequestCount {
-                    verb: verb.clone(),
-                    group: group.clone(),
-                    resource: resource.clone(),
-                    namespace: namespace.clone(),
-                    user_agent: user_agent.clone(),
-                    count: *count,
-                },
-            )
+            .map(|((verb, group, resource, namespace, user_agent), count)| RequestCount {
+                verb: verb.clone(),
+                group: group.clone(),
+                resource: resource.clone(),
+                namespace: namespace.clone(),
+                user_agent: user_agent.clone(),
+                count: *count,
+            })
             .collect()
     }
 
@@ -79,12 +70,7 @@ impl Metrics {
         let mut text = String::from(
             "# HELP apiserver_request_total Requests by verb, resource, namespace and client.\n# TYPE apiserver_request_total counter\n",
         );
-        let escaped = |value: &str| {
-            value
-                .replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace('\n', "\\n")
-        };
+        let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         for one in self.snapshot() {
             let line = format!(
                 "apiserver_request_total{{verb=\"{}\",group=\"{}\",resource=\"{}\",namespace=\"{}\",client=\"{}\"}} {}\n",

@@ -42,8 +42,6 @@ mod writes;
 pub use metrics::RequestCount;
 pub use registry::{CustomType, Registry, ResourceType, ScalePaths};
 pub use selectors::{FieldSelector, LabelSelector};
-pub use server::{
-    AdmissionHook, ApiServer, ApiServerConfig, ApiServerError, Operation, ServeHandle,
-};
+pub use server::{AdmissionHook, ApiServer, ApiServerConfig, ApiServerError, Operation, ServeHandle};
 pub use status::{ApiError, Cause};
 pub use store::{Listing, ObjectKey, Store, Stored};

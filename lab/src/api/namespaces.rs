@@ -32,21 +32,12 @@ impl ApiServer {
                 "ports": [{"name": "https", "port": 443, "targetPort": 6443}],
             },
         });
-        self.create_object(
-            &services,
-            Some("default"),
-            service,
-            &WriteOptions::internal(),
-        )?;
+        self.create_object(&services, Some("default"), service, &WriteOptions::internal())?;
         Ok(())
     }
 
     /// Pods need a service account that exists.
-    pub(crate) fn check_service_account(
-        &self,
-        resource: &ResourceType,
-        object: &Value,
-    ) -> Result<(), ApiError> {
+    pub(crate) fn check_service_account(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
         let Some(accounts) = self.registry().get("", "v1", "serviceaccounts") else {
             return Ok(());
         };
@@ -66,11 +57,7 @@ impl ApiServer {
     }
 
     /// New objects need a namespace that exists and is not going away.
-    pub(crate) fn check_namespace(
-        &self,
-        resource: &ResourceType,
-        object: &Value,
-    ) -> Result<(), ApiError> {
+    pub(crate) fn check_namespace(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
         if !resource.namespaced {
             return Ok(());
         }
@@ -80,9 +67,7 @@ impl ApiServer {
         };
         let found = self.existing(&namespaces, &ObjectKey::new("", wanted))?;
         if is_deleting(&found.value) {
-            let why = format!(
-                "unable to create new content in namespace {wanted} because it is being terminated"
-            );
+            let why = format!("unable to create new content in namespace {wanted} because it is being terminated");
             let cause = Cause {
                 reason: "NamespaceTerminating".to_owned(),
                 message: format!("namespace {wanted} is being terminated"),
@@ -94,11 +79,7 @@ impl ApiServer {
     }
 
     /// Deletes all content of a namespace that is going away, and then the namespace.
-    pub(crate) fn empty_namespace(
-        &self,
-        resource: &ResourceType,
-        object: &Value,
-    ) -> Result<(), ApiError> {
+    pub(crate) fn empty_namespace(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
         if !is_deleting(object) {
             return Ok(());
         }
@@ -115,11 +96,7 @@ impl ApiServer {
                 if is_deleting(&content.value) {
                     continue;
                 }
-                match self.delete_object(
-                    &kind,
-                    &ObjectKey::new(wanted, name(&content.value)),
-                    &options,
-                ) {
+                match self.delete_object(&kind, &ObjectKey::new(wanted, name(&content.value)), &options) {
                     Err(error) if error.reason != "NotFound" => return Err(error),
                     _ => {}
                 }
@@ -130,10 +107,7 @@ impl ApiServer {
         }
         let change = |existing: &Value| {
             let mut next = existing.clone();
-            if let Some(finalizers) = next
-                .pointer_mut("/spec/finalizers")
-                .and_then(Value::as_array_mut)
-            {
+            if let Some(finalizers) = next.pointer_mut("/spec/finalizers").and_then(Value::as_array_mut) {
                 finalizers.retain(|one| one.as_str() != Some("kubernetes"));
             }
             Ok(next)

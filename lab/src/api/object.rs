@@ -17,10 +17,7 @@ pub(crate) fn i64_at(value: &Value, pointer: &str) -> Option<i64> {
 
 /// The truth at a JSON pointer; false when absent.
 pub(crate) fn bool_at(value: &Value, pointer: &str) -> bool {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_bool)
-        .unwrap_or(false)
+    value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// The array at a JSON pointer; empty when absent.
@@ -57,9 +54,7 @@ pub(crate) fn set(value: &mut Value, pointer: &str, new: impl Into<Value>) {
     let mut current = value;
     let mut keys = pointer.split('/').skip(1).peekable();
     while let Some(key) = keys.next() {
-        let slot = map_mut(current)
-            .entry(key.to_owned())
-            .or_insert(Value::Null);
+        let slot = map_mut(current).entry(key.to_owned()).or_insert(Value::Null);
         if keys.peek().is_none() {
             *slot = new.into();
             return;
@@ -78,10 +73,7 @@ pub(crate) fn set_default(value: &mut Value, pointer: &str, new: impl Into<Value
 /// Removes a field and gives back what stood there.
 pub(crate) fn remove(value: &mut Value, pointer: &str) -> Option<Value> {
     let (parent, key) = pointer.rsplit_once('/')?;
-    value
-        .pointer_mut(parent)?
-        .as_object_mut()?
-        .shift_remove(key)
+    value.pointer_mut(parent)?.as_object_mut()?.shift_remove(key)
 }
 
 /// Copies a field from one object to another, removing it where the source has none.
@@ -116,9 +108,7 @@ pub(crate) fn is_deleting(value: &Value) -> bool {
 
 /// Names of the finalizers.
 pub(crate) fn finalizers(value: &Value) -> impl Iterator<Item = &str> {
-    array_at(value, "/metadata/finalizers")
-        .iter()
-        .filter_map(Value::as_str)
+    array_at(value, "/metadata/finalizers").iter().filter_map(Value::as_str)
 }
 
 /// Whether a finalizer of that name stands on the object.
@@ -128,10 +118,7 @@ pub(crate) fn has_finalizer(value: &Value, finalizer: &str) -> bool {
 
 /// Takes a finalizer off; the field goes when the list is empty.
 pub(crate) fn remove_finalizer(value: &mut Value, finalizer: &str) {
-    if let Some(list) = value
-        .pointer_mut("/metadata/finalizers")
-        .and_then(Value::as_array_mut)
-    {
+    if let Some(list) = value.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
         list.retain(|found| found.as_str() != Some(finalizer));
         if list.is_empty() {
             remove(value, "/metadata/finalizers");
@@ -145,10 +132,7 @@ pub(crate) fn add_finalizer(value: &mut Value, finalizer: &str) {
         return;
     }
     set_default(value, "/metadata/finalizers", Value::Array(Vec::new()));
-    if let Some(list) = value
-        .pointer_mut("/metadata/finalizers")
-        .and_then(Value::as_array_mut)
-    {
+    if let Some(list) = value.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
         list.push(Value::from(finalizer));
     }
 }
@@ -164,10 +148,7 @@ pub(crate) fn stamp(at: jiff::Timestamp) -> String {
 }
 
 /// The items of an array, to be changed; none when absent.
-pub(crate) fn array_mut<'a>(
-    value: &'a mut Value,
-    pointer: &str,
-) -> impl Iterator<Item = &'a mut Value> {
+pub(crate) fn array_mut<'a>(value: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> {
     value
         .pointer_mut(pointer)
         .and_then(Value::as_array_mut)

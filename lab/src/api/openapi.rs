@@ -96,11 +96,19 @@ fn document(resources: &[Arc<ResourceType>]) -> Value {
         let schema = schema_name(resource);
         if let Some(custom) = resource.custom.as_ref().and_then(|custom| custom.schema.as_ref()) {
             let mut found = custom.clone();
-            super::object::set(&mut found, "/x-kubernetes-group-version-kind", json!([kind_of(resource)]));
+            super::object::set(
+                &mut found,
+                "/x-kubernetes-group-version-kind",
+                json!([kind_of(resource)]),
+            );
             schemas.insert(schema.clone(), found);
         }
         let known = schemas.contains_key(&schema).then_some(schema.as_str());
-        let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
+        let scope = if resource.namespaced {
+            "/namespaces/{namespace}"
+        } else {
+            ""
+        };
         let collection = format!("/{}{scope}/{}", root(resource), resource.plural);
         paths.insert(collection.clone(), collection_item(resource, known));
         if resource.create_only {
@@ -169,7 +177,9 @@ fn object_item(resource: &ResourceType, schema: Option<&str>) -> Value {
 }
 
 fn accepts_json(headers: &HeaderMap) -> bool {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return true };
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else {
+        return true;
+    };
     accept.split(',').any(|part| {
         let media = part.split(';').next().unwrap_or_default().trim();
         matches!(media, "application/json" | "application/*" | "*/*")
@@ -200,12 +210,20 @@ mod tests {
 
     #[test]
     fn every_kind_can_be_patched_with_field_validation() {
-        let all: Vec<_> = Registry::new().all().into_iter().filter(|resource| !resource.create_only).collect();
+        let all: Vec<_> = Registry::new()
+            .all()
+            .into_iter()
+            .filter(|resource| !resource.create_only)
+            .collect();
         for resource in &all {
             let found = document(std::slice::from_ref(resource));
             let named = found["paths"].as_object().unwrap().values().any(|item| {
                 item["patch"]["x-kubernetes-group-version-kind"] == kind_of(resource)
-                    && item["patch"]["parameters"].as_array().unwrap().iter().any(|one| one["name"] == "fieldValidation")
+                    && item["patch"]["parameters"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .any(|one| one["name"] == "fieldValidation")
             });
             assert!(named, "{}", resource.kind);
         }
@@ -218,7 +236,9 @@ mod tests {
         assert!(accepts_json(&headers));
         headers.insert(
             header::ACCEPT,
-            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf".parse().unwrap(),
+            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+                .parse()
+                .unwrap(),
         );
         assert!(!accepts_json(&headers));
     }

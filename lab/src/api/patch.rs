@@ -33,9 +33,7 @@ pub(crate) fn merge_patch(target: &mut Value, patch: &Value) {
 /// Applies a strategic merge patch.
 pub(crate) fn strategic_merge(target: &mut Value, patch: &Value) -> Result<(), ApiError> {
     let Some(patch) = patch.as_object() else {
-        return Err(ApiError::bad_request(
-            "a strategic merge patch must be an object",
-        ));
+        return Err(ApiError::bad_request("a strategic merge patch must be an object"));
     };
     merge_objects(super::object::map_mut(target), patch, "")
 }
@@ -65,11 +63,7 @@ fn list_merge(parent: &str, field: &str) -> ListMerge {
     }
 }
 
-fn merge_objects(
-    target: &mut Map<String, Value>,
-    patch: &Map<String, Value>,
-    parent: &str,
-) -> Result<(), ApiError> {
+fn merge_objects(target: &mut Map<String, Value>, patch: &Map<String, Value>, parent: &str) -> Result<(), ApiError> {
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
             *target = patch
@@ -85,17 +79,12 @@ fn merge_objects(
         }
         Some("merge") | None => {}
         Some(other) => {
-            return Err(ApiError::bad_request(format!(
-                "unknown $patch directive: {other}"
-            )));
+            return Err(ApiError::bad_request(format!("unknown $patch directive: {other}")));
         }
     }
     for (key, value) in patch {
         if let Some(field) = key.strip_prefix("$deleteFromPrimitiveList/") {
-            if let (Some(list), Some(gone)) = (
-                target.get_mut(field).and_then(Value::as_array_mut),
-                value.as_array(),
-            ) {
+            if let (Some(list), Some(gone)) = (target.get_mut(field).and_then(Value::as_array_mut), value.as_array()) {
                 list.retain(|item| !gone.contains(item));
             }
             continue;
@@ -132,12 +121,7 @@ fn clone_entry((key, value): (&String, &Value)) -> (String, Value) {
     (key.clone(), value.clone())
 }
 
-fn merge_list(
-    target: &mut Map<String, Value>,
-    field: &str,
-    items: &[Value],
-    parent: &str,
-) -> Result<(), ApiError> {
+fn merge_list(target: &mut Map<String, Value>, field: &str, items: &[Value], parent: &str) -> Result<(), ApiError> {
     let slot = target.entry(field.to_owned()).or_insert(Value::Null);
     if !slot.is_array() {
         *slot = Value::Array(Vec::new());
@@ -149,11 +133,7 @@ fn merge_list(
     match list_merge(parent, field) {
         ListMerge::Atomic => *list = items.to_vec(),
         _ if items.iter().any(replace) => {
-            *list = items
-                .iter()
-                .filter(|item| !replace(item))
-                .cloned()
-                .collect();
+            *list = items.iter().filter(|item| !replace(item)).cloned().collect();
         }
         ListMerge::Set => {
             for item in items {
@@ -167,17 +147,10 @@ fn merge_list(
     Ok(())
 }
 
-fn merge_keyed(
-    list: &mut Vec<Value>,
-    field: &str,
-    items: &[Value],
-    default_key: &str,
-) -> Result<(), ApiError> {
+fn merge_keyed(list: &mut Vec<Value>, field: &str, items: &[Value], default_key: &str) -> Result<(), ApiError> {
     for item in items {
         let Some(fields) = item.as_object() else {
-            return Err(ApiError::bad_request(format!(
-                "items of {field} must be objects"
-            )));
+            return Err(ApiError::bad_request(format!("items of {field} must be objects")));
         };
         let key = merge_key(fields, field, default_key);
         let Some(wanted) = fields.get(key) else {
@@ -185,9 +158,7 @@ fn merge_keyed(
                 "map: {item} does not contain declared merge key: {key}"
             )));
         };
-        let found = list
-            .iter()
-            .position(|present| present.get(key) == Some(wanted));
+        let found = list.iter().position(|present| present.get(key) == Some(wanted));
         if fields.get("$patch").and_then(Value::as_str) == Some("delete") {
             list.retain(|present| present.get(key) != Some(wanted));
         } else if let Some(present) = found.and_then(|at| list.get_mut(at)) {
@@ -215,10 +186,7 @@ fn reorder(target: &mut Map<String, Value>, patch: &Map<String, Value>, parent: 
         let Some(field) = directive.strip_prefix("$setElementOrder/") else {
             continue;
         };
-        let (Some(list), Some(order)) = (
-            target.get_mut(field).and_then(Value::as_array_mut),
-            order.as_array(),
-        ) else {
+        let (Some(list), Some(order)) = (target.get_mut(field).and_then(Value::as_array_mut), order.as_array()) else {
             continue;
         };
         let rank = |item: &Value| match list_merge(parent, field) {

@@ -53,9 +53,7 @@ pub(crate) async fn read_patch(
     let kind = match media_type(request.headers()).as_str() {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
-        "application/strategic-merge-patch+json" if target.resource.custom.is_none() => {
-            PatchKind::Strategic
-        }
+        "application/strategic-merge-patch+json" if target.resource.custom.is_none() => PatchKind::Strategic,
         "application/apply-patch+yaml" => PatchKind::Apply,
         _ => {
             return Err(ApiError::unsupported_media_type(
@@ -95,12 +93,7 @@ pub(crate) fn patched(
     Ok(next)
 }
 
-fn apply(
-    server: &ApiServer,
-    target: &Target,
-    body: &Value,
-    options: &WriteOptions,
-) -> Result<Response, ApiError> {
+fn apply(server: &ApiServer, target: &Target, body: &Value, options: &WriteOptions) -> Result<Response, ApiError> {
     let resource = &target.resource;
     let force = target.query.is_true("force");
     let key = target.key();
@@ -109,18 +102,14 @@ fn apply(
         super::object::set_default(&mut fresh, "/metadata/name", key.name.clone());
         match server.create_object(resource, target.namespace.as_deref(), fresh, options) {
             Ok(stored) => {
-                return Ok(target
-                    .render
-                    .response(StatusCode::CREATED, resource, &stored));
+                return Ok(target.render.response(StatusCode::CREATED, resource, &stored));
             }
             // Created by someone else in between: apply onto that.
             Err(error) if error.reason == "AlreadyExists" => {}
             Err(error) => return Err(error),
         }
     }
-    let change = |existing: &Value| {
-        super::apply::apply(Some(existing), body, &options.manager, force, resource)
-    };
+    let change = |existing: &Value| super::apply::apply(Some(existing), body, &options.manager, force, resource);
     let stored = server.change_object(resource, &key, options, &change)?;
     Ok(target.render.response(StatusCode::OK, resource, &stored))
 }

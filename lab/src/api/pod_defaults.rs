@@ -26,10 +26,7 @@ pub(crate) fn pod(object: &mut Value) {
 
 /// Defaults of a pod template that stands at a JSON pointer.
 pub(crate) fn template(object: &mut Value, pointer: &str) {
-    if let Some(template) = object
-        .pointer_mut(pointer)
-        .filter(|template| template.is_object())
-    {
+    if let Some(template) = object.pointer_mut(pointer).filter(|template| template.is_object()) {
         set_default(template, "/spec", json!({}));
         if let Some(spec) = template.get_mut("spec") {
             pod_spec(spec);
@@ -146,10 +143,7 @@ fn volume(object: &mut Value) {
 
 /// A node may be gone for five minutes before its pods are evicted.
 fn tolerations(spec: &mut Value) {
-    for key in [
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-    ] {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerated = array_at(spec, "/tolerations")
             .iter()
             .any(|one| str_at(one, "/key").is_none_or(|found| found == key));
@@ -175,9 +169,9 @@ fn qos_class(pod: &Value) -> &'static str {
     };
     let counted = ["cpu", "memory"];
     let any = containers.iter().any(|one| {
-        counted.iter().any(|resource| {
-            amount(one, "limits", resource).is_some() || amount(one, "requests", resource).is_some()
-        })
+        counted
+            .iter()
+            .any(|resource| amount(one, "limits", resource).is_some() || amount(one, "requests", resource).is_some())
     });
     if !any {
         return "BestEffort";

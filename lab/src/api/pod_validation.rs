@@ -19,12 +19,7 @@ pub(crate) fn spec(object: &Value, pointer: &str, field: &str, causes: &mut Vec<
     let mut volumes = HashSet::new();
     for (index, volume) in array_at(spec, "/volumes").iter().enumerate() {
         let name = str_at(volume, "/name").unwrap_or_default();
-        check_item_name(
-            name,
-            &format!("{field}.volumes[{index}].name"),
-            &mut volumes,
-            causes,
-        );
+        check_item_name(name, &format!("{field}.volumes[{index}].name"), &mut volumes, causes);
     }
     // The pods of a StatefulSet get a volume for each claim template.
     for claim in array_at(object, "/spec/volumeClaimTemplates") {
@@ -36,13 +31,7 @@ pub(crate) fn spec(object: &Value, pointer: &str, field: &str, causes: &mut Vec<
     let mut names = HashSet::new();
     for list in ["containers", "initContainers"] {
         for (index, one) in array_at(spec, &format!("/{list}")).iter().enumerate() {
-            container(
-                one,
-                &format!("{field}.{list}[{index}]"),
-                &volumes,
-                &mut names,
-                causes,
-            );
+            container(one, &format!("{field}.{list}[{index}]"), &volumes, &mut names, causes);
         }
     }
     let restart = str_at(spec, "/restartPolicy").unwrap_or_default();
@@ -64,12 +53,7 @@ pub(crate) fn spec(object: &Value, pointer: &str, field: &str, causes: &mut Vec<
     }
 }
 
-fn check_item_name<'a>(
-    name: &'a str,
-    field: &str,
-    seen: &mut HashSet<&'a str>,
-    causes: &mut Vec<Cause>,
-) {
+fn check_item_name<'a>(name: &'a str, field: &str, seen: &mut HashSet<&'a str>, causes: &mut Vec<Cause>) {
     if name.is_empty() {
         causes.push(Cause::required(field, ""));
     } else if !is_dns_label(name) {
@@ -151,12 +135,7 @@ pub(crate) fn template(object: &Value, pointer: &str, restart: &[&str], causes: 
     let field = pointer.trim_start_matches('/').replace('/', ".");
     let labels = object.pointer(&format!("{pointer}/metadata/labels"));
     check_labels(labels, &format!("{field}.metadata.labels"), causes);
-    spec(
-        object,
-        &format!("{pointer}/spec"),
-        &format!("{field}.spec"),
-        causes,
-    );
+    spec(object, &format!("{pointer}/spec"), &format!("{field}.spec"), causes);
     let policy = str_at(object, &format!("{pointer}/spec/restartPolicy")).unwrap_or("Always");
     if matches!(policy, "Always" | "OnFailure" | "Never") && !restart.contains(&policy) {
         causes.push(Cause::unsupported(

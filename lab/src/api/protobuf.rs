@@ -109,9 +109,7 @@ fn messages() -> &'static Messages {
 }
 
 fn broken(what: &str) -> ApiError {
-    ApiError::bad_request(format!(
-        "the request body could not be parsed as protobuf: {what}"
-    ))
+    ApiError::bad_request(format!("the request body could not be parsed as protobuf: {what}"))
 }
 
 /// Decodes a body: the magic number and an envelope that names the kind.
@@ -119,8 +117,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
     let envelope = bytes
         .strip_prefix(MAGIC)
         .ok_or_else(|| broken("expected the prefix k8s"))?;
-    let (mut api_version, mut kind, mut raw): (String, String, &[u8]) =
-        (String::new(), String::new(), &[]);
+    let (mut api_version, mut kind, mut raw): (String, String, &[u8]) = (String::new(), String::new(), &[]);
     let mut reader = Reader(envelope);
     while let Some((number, item)) = reader.next()? {
         match (number, item) {
@@ -142,16 +139,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
         "DeleteOptions" => "meta/v1.DeleteOptions".to_owned(),
         _ => match api_version.split_once('/') {
             None => format!("core/{api_version}.{kind}"),
-            Some((group, version)) => format!(
-                "{}/{version}.{kind}",
-                group.split('.').next().unwrap_or(group)
-            ),
+            Some((group, version)) => format!("{}/{version}.{kind}", group.split('.').next().unwrap_or(group)),
         },
     };
     if !messages().contains_key(message.as_str()) {
-        return Err(ApiError::unsupported_media_type(
-            "application/json, application/yaml",
-        ));
+        return Err(ApiError::unsupported_media_type("application/json, application/yaml"));
     }
     let mut object = Map::new();
     object.insert("kind".to_owned(), Value::from(kind));
@@ -171,10 +163,7 @@ impl<'a> Reader<'a> {
     fn varint(&mut self) -> Result<u64, ApiError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
-            let (byte, rest) = self
-                .0
-                .split_first()
-                .ok_or_else(|| broken("unexpected end"))?;
+            let (byte, rest) = self.0.split_first().ok_or_else(|| broken("unexpected end"))?;
             self.0 = rest;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
@@ -219,12 +208,7 @@ fn text(bytes: &[u8]) -> Result<String, ApiError> {
         .map_err(|_| broken("a string is not UTF-8"))
 }
 
-fn fill(
-    object: &mut Map<String, Value>,
-    message: &str,
-    bytes: &[u8],
-    depth: usize,
-) -> Result<(), ApiError> {
+fn fill(object: &mut Map<String, Value>, message: &str, bytes: &[u8], depth: usize) -> Result<(), ApiError> {
     let depth = depth
         .checked_sub(1)
         .ok_or_else(|| broken("messages are nested too deep"))?;
@@ -278,12 +262,7 @@ fn map_entry(field: &Field, bytes: &[u8], depth: usize) -> Result<(String, Value
 }
 
 /// One value; `None` for the zero of a field that has none. Items of lists and maps are kept whatever they are.
-fn convert(
-    field: &Field,
-    item: Item<'_>,
-    depth: usize,
-    keep: bool,
-) -> Result<Option<Value>, ApiError> {
+fn convert(field: &Field, item: Item<'_>, depth: usize, keep: bool) -> Result<Option<Value>, ApiError> {
     let keep = keep || POINTERS.contains(&field.name);
     Ok(match (field.kind, item) {
         ("i", Item::Number(number)) => {
@@ -292,12 +271,8 @@ fn convert(
             (keep || number != 0).then(|| Value::from(number))
         }
         ("b", Item::Number(number)) => (keep || number != 0).then_some(Value::from(number != 0)),
-        ("s", Item::Bytes(bytes)) => {
-            (keep || !bytes.is_empty()).then_some(Value::from(text(bytes)?))
-        }
-        ("y", Item::Bytes(bytes)) => Some(Value::from(
-            base64::engine::general_purpose::STANDARD.encode(bytes),
-        )),
+        ("s", Item::Bytes(bytes)) => (keep || !bytes.is_empty()).then_some(Value::from(text(bytes)?)),
+        ("y", Item::Bytes(bytes)) => Some(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes))),
         ("f", Item::Bytes(bytes)) => bytes
             .try_into()
             .ok()
@@ -390,7 +365,7 @@ mod tests {
     use super::*;
 
     /// What `kubectl create namespace t1` sends.
-    const NAMESPACE: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x1a\x0a\x12\x0a\x02t1\x12\0\x1a\0\"\0*\02\08\0B\0\x12\0\x1a\x02\x0a\0\x1a\0\"\0";
+    const NAMESPACE: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x1a\x0a\x12\x0a\x02t1\x12\0\x1a\0\"\0*\x002\x008\x00B\0\x12\0\x1a\x02\x0a\0\x1a\0\"\0";
 
     #[test]
     fn a_namespace_as_kubectl_sends_it() {

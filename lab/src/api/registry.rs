@@ -209,11 +209,7 @@ impl Registry {
         let name = super::object::name(definition);
         let served = from_definition(definition);
         let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
-        types.retain(|_, one| {
-            one.custom
-                .as_ref()
-                .is_none_or(|custom| custom.definition != name)
-        });
+        types.retain(|_, one| one.custom.as_ref().is_none_or(|custom| custom.definition != name));
         for one in served {
             types
                 .entry((one.group.clone(), one.version.clone(), one.plural.clone()))
@@ -224,11 +220,7 @@ impl Registry {
     /// Forgets a custom resource definition.
     pub fn unregister_definition(&self, name: &str) {
         let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
-        types.retain(|_, one| {
-            one.custom
-                .as_ref()
-                .is_none_or(|custom| custom.definition != name)
-        });
+        types.retain(|_, one| one.custom.as_ref().is_none_or(|custom| custom.definition != name));
     }
 }
 
@@ -257,13 +249,11 @@ fn from_definition(definition: &Value) -> Vec<ResourceType> {
             if version.pointer("/subresources/status").is_some() {
                 subresources.push("status".to_owned());
             }
-            let scale = version
-                .pointer("/subresources/scale")
-                .map(|scale| ScalePaths {
-                    spec: to_pointer(str_at(scale, "/specReplicasPath").unwrap_or_default()),
-                    status: to_pointer(str_at(scale, "/statusReplicasPath").unwrap_or_default()),
-                    selector: str_at(scale, "/labelSelectorPath").map(to_pointer),
-                });
+            let scale = version.pointer("/subresources/scale").map(|scale| ScalePaths {
+                spec: to_pointer(str_at(scale, "/specReplicasPath").unwrap_or_default()),
+                status: to_pointer(str_at(scale, "/statusReplicasPath").unwrap_or_default()),
+                selector: str_at(scale, "/labelSelectorPath").map(to_pointer),
+            });
             if scale.is_some() {
                 subresources.push("scale".to_owned());
             }
@@ -274,8 +264,7 @@ fn from_definition(definition: &Value) -> Vec<ResourceType> {
                 list_kind: str_at(definition, "/spec/names/listKind")
                     .map_or_else(|| format!("{kind}List"), str::to_owned),
                 plural: plural.to_owned(),
-                singular: str_at(definition, "/spec/names/singular")
-                    .map_or_else(|| kind.to_lowercase(), str::to_owned),
+                singular: str_at(definition, "/spec/names/singular").map_or_else(|| kind.to_lowercase(), str::to_owned),
                 short_names: words("/spec/names/shortNames"),
                 categories: words("/spec/names/categories"),
                 namespaced: str_at(definition, "/spec/scope") == Some("Namespaced"),
@@ -316,31 +305,9 @@ type Row = (
 );
 
 const ROWS: &[Row] = &[
-    (
-        "", "v1", "Binding", "bindings", "", NAMESPACED, "", "", false,
-    ),
-    (
-        "",
-        "v1",
-        "ConfigMap",
-        "configmaps",
-        "cm",
-        NAMESPACED,
-        "",
-        "",
-        false,
-    ),
-    (
-        "",
-        "v1",
-        "Endpoints",
-        "endpoints",
-        "ep",
-        NAMESPACED,
-        "",
-        "",
-        false,
-    ),
+    ("", "v1", "Binding", "bindings", "", NAMESPACED, "", "", false),
+    ("", "v1", "ConfigMap", "configmaps", "cm", NAMESPACED, "", "", false),
+    ("", "v1", "Endpoints", "endpoints", "ep", NAMESPACED, "", "", false),
     ("", "v1", "Event", "events", "ev", NAMESPACED, "", "", false),
     (
         "",
@@ -364,17 +331,7 @@ const ROWS: &[Row] = &[
         "",
         false,
     ),
-    (
-        "",
-        "v1",
-        "Node",
-        "nodes",
-        "no",
-        CLUSTER,
-        "status proxy",
-        "",
-        false,
-    ),
+    ("", "v1", "Node", "nodes", "no", CLUSTER, "status proxy", "", false),
     (
         "",
         "v1",
@@ -408,17 +365,7 @@ const ROWS: &[Row] = &[
         "all",
         false,
     ),
-    (
-        "",
-        "v1",
-        "PodTemplate",
-        "podtemplates",
-        "",
-        NAMESPACED,
-        "",
-        "",
-        true,
-    ),
+    ("", "v1", "PodTemplate", "podtemplates", "", NAMESPACED, "", "", true),
     (
         "",
         "v1",
@@ -665,9 +612,7 @@ const ROWS: &[Row] = &[
     (
         "batch", "v1", "CronJob", "cronjobs", "cj", NAMESPACED, "status", "all", true,
     ),
-    (
-        "batch", "v1", "Job", "jobs", "", NAMESPACED, "status", "all", true,
-    ),
+    ("batch", "v1", "Job", "jobs", "", NAMESPACED, "status", "all", true),
     (
         "coordination.k8s.io",
         "v1",
@@ -814,21 +759,10 @@ const ROWS: &[Row] = &[
 ];
 
 fn built_in() -> Vec<ResourceType> {
-    let words =
-        |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+    let words = |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
     ROWS.iter()
         .map(
-            |&(
-                group,
-                version,
-                kind,
-                plural,
-                short,
-                namespaced,
-                subresources,
-                categories,
-                generation,
-            )| {
+            |&(group, version, kind, plural, short, namespaced, subresources, categories, generation)| {
                 // Both groups show the same events.
                 let storage = if plural == "events" {
                     "/events".to_owned()

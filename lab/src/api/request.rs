@@ -58,8 +58,7 @@ impl Render {
 
     /// Whether the event can be sent as it was serialized for all watchers.
     pub(crate) fn shares_lines(self, resource: &ResourceType, object: &Stored) -> bool {
-        self == Self::Plain
-            && str_at(&object.value, "/apiVersion") == Some(resource.api_version().as_str())
+        self == Self::Plain && str_at(&object.value, "/apiVersion") == Some(resource.api_version().as_str())
     }
 
     /// Kind of a bookmark when it is not that of the resource.
@@ -76,24 +75,13 @@ impl Render {
         match self {
             Self::Plain => shown(resource, object),
             Self::Table(include) => Bytes::from(
-                super::table::to_table(
-                    resource,
-                    &[&object.value],
-                    jiff::Timestamp::now(),
-                    include,
-                )
-                .to_string(),
+                super::table::to_table(resource, &[&object.value], jiff::Timestamp::now(), include).to_string(),
             ),
             Self::Partial => Bytes::from(partial(&object.value).to_string()),
         }
     }
 
-    pub(crate) fn response(
-        self,
-        code: StatusCode,
-        resource: &ResourceType,
-        object: &Stored,
-    ) -> Response {
+    pub(crate) fn response(self, code: StatusCode, resource: &ResourceType, object: &Stored) -> Response {
         bytes_response(code, self.event_object(resource, object))
     }
 }
@@ -101,9 +89,7 @@ impl Render {
 /// The object in the version that was asked for: versions share their storage.
 fn shown(resource: &ResourceType, object: &Stored) -> Bytes {
     let api_version = resource.api_version();
-    if str_at(&object.value, "/apiVersion") == Some(api_version.as_str())
-        || object.value.get("kind").is_none()
-    {
+    if str_at(&object.value, "/apiVersion") == Some(api_version.as_str()) || object.value.get("kind").is_none() {
         return object.json();
     }
     let mut converted = object.value.clone();
@@ -139,11 +125,7 @@ impl Target {
             .query
             .get("labelSelector")
             .map_or_else(|| Ok(LabelSelector::default()), LabelSelector::parse);
-        let mut fields = self
-            .query
-            .get("fieldSelector")
-            .unwrap_or_default()
-            .to_owned();
+        let mut fields = self.query.get("fieldSelector").unwrap_or_default().to_owned();
         if let Some(name) = &self.name {
             fields = format!("{fields},metadata.name={name}");
         }
@@ -159,10 +141,7 @@ impl Target {
             .get(header::USER_AGENT)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("unknown");
-        let manager = self
-            .query
-            .get("fieldManager")
-            .filter(|manager| !manager.is_empty());
+        let manager = self.query.get("fieldManager").filter(|manager| !manager.is_empty());
         WriteOptions {
             dry_run: self.query.get("dryRun").is_some(),
             manager: manager
@@ -186,15 +165,9 @@ pub(crate) struct Query(HashMap<String, String>);
 impl Query {
     pub(crate) fn parse(query: Option<&str>) -> Self {
         let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(
-            &format!("/?{}", query.unwrap_or_default())
-                .parse()
-                .unwrap_or_default(),
+            &format!("/?{}", query.unwrap_or_default()).parse().unwrap_or_default(),
         );
-        Self(
-            query
-                .map(|pairs| pairs.0.into_iter().collect())
-                .unwrap_or_default(),
-        )
+        Self(query.map(|pairs| pairs.0.into_iter().collect()).unwrap_or_default())
     }
 
     pub(crate) fn get<'a>(&'a self, key: &str) -> Option<&'a str> {
@@ -207,12 +180,7 @@ impl Query {
 }
 
 /// Resource, namespace, name and subresource.
-pub(crate) type Place = (
-    Arc<ResourceType>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-);
+pub(crate) type Place = (Arc<ResourceType>, Option<String>, Option<String>, Option<String>);
 
 /// Splits a path as Kubernetes does. `None`: not the path of a resource.
 pub(crate) fn parse_path(server: &ApiServer, path: &str) -> Option<Place> {
@@ -231,8 +199,7 @@ pub(crate) fn parse_path(server: &ApiServer, path: &str) -> Option<Place> {
     let mut namespace = None;
     let is_namespaced = rest.first().is_some_and(|first| first == "namespaces")
         && rest.len() >= 3
-        && !(rest.len() == 3
-            && matches!(rest.get(2).map(String::as_str), Some("status" | "finalize")));
+        && !(rest.len() == 3 && matches!(rest.get(2).map(String::as_str), Some("status" | "finalize")));
     if is_namespaced {
         namespace = rest.get(1).cloned();
         rest.drain(..2);
@@ -249,10 +216,7 @@ fn decoded(part: &str) -> String {
     let mut input = part.bytes();
     while let Some(byte) = input.next() {
         let hex = if byte == b'%' {
-            let pair = [
-                input.next().unwrap_or_default(),
-                input.next().unwrap_or_default(),
-            ];
+            let pair = [input.next().unwrap_or_default(), input.next().unwrap_or_default()];
             std::str::from_utf8(&pair)
                 .ok()
                 .and_then(|pair| u8::from_str_radix(pair, 16).ok())

@@ -87,12 +87,7 @@ impl LabelSelector {
         let requirements = labels.as_object().into_iter().flatten();
         Self {
             requirements: requirements
-                .map(|(key, value)| {
-                    Requirement::In(
-                        key.clone(),
-                        vec![value.as_str().unwrap_or_default().to_owned()],
-                    )
-                })
+                .map(|(key, value)| Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]))
                 .collect(),
             nothing: false,
         }
@@ -116,42 +111,33 @@ impl LabelSelector {
                 .and_then(|labels| labels.get(key))
                 .and_then(Value::as_str)
         };
-        self.requirements
-            .iter()
-            .all(|requirement| match requirement {
-                Requirement::In(key, values) => {
-                    label(key).is_some_and(|found| values.iter().any(|one| one == found))
-                }
-                Requirement::NotIn(key, values) => {
-                    label(key).is_none_or(|found| values.iter().all(|one| one != found))
-                }
-                Requirement::Exists(key) => label(key).is_some(),
-                Requirement::Missing(key) => label(key).is_none(),
-                Requirement::Compare(key, ordering, number) => label(key)
-                    .and_then(|found| found.parse::<i64>().ok())
-                    .is_some_and(|found| found.cmp(number) == *ordering),
-            })
+        self.requirements.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => label(key).is_some_and(|found| values.iter().any(|one| one == found)),
+            Requirement::NotIn(key, values) => label(key).is_none_or(|found| values.iter().all(|one| one != found)),
+            Requirement::Exists(key) => label(key).is_some(),
+            Requirement::Missing(key) => label(key).is_none(),
+            Requirement::Compare(key, ordering, number) => label(key)
+                .and_then(|found| found.parse::<i64>().ok())
+                .is_some_and(|found| found.cmp(number) == *ordering),
+        })
     }
 
     /// As a query string, in the order given (the scale subresource shows it).
     #[must_use]
     pub fn to_query(&self) -> String {
-        let parts = self
-            .requirements
-            .iter()
-            .map(|requirement| match requirement {
-                Requirement::In(key, values) => match values.as_slice() {
-                    [one] => format!("{key}={one}"),
-                    many => format!("{key} in ({})", many.join(",")),
-                },
-                Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
-                Requirement::Exists(key) => key.clone(),
-                Requirement::Missing(key) => format!("!{key}"),
-                Requirement::Compare(key, std::cmp::Ordering::Less, number) => {
-                    format!("{key}<{number}")
-                }
-                Requirement::Compare(key, _, number) => format!("{key}>{number}"),
-            });
+        let parts = self.requirements.iter().map(|requirement| match requirement {
+            Requirement::In(key, values) => match values.as_slice() {
+                [one] => format!("{key}={one}"),
+                many => format!("{key} in ({})", many.join(",")),
+            },
+            Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
+            Requirement::Exists(key) => key.clone(),
+            Requirement::Missing(key) => format!("!{key}"),
+            Requirement::Compare(key, std::cmp::Ordering::Less, number) => {
+                format!("{key}<{number}")
+            }
+            Requirement::Compare(key, _, number) => format!("{key}>{number}"),
+        });
         parts.collect::<Vec<_>>().join(",")
     }
 }
@@ -199,22 +185,17 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
-        return Ok(Requirement::NotIn(
-            checked(key)?,
-            vec![checked_value(value)?],
-        ));
+        return Ok(Requirement::NotIn(checked(key)?, vec![checked_value(value)?]));
     }
     if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
         return Ok(Requirement::In(checked(key)?, vec![checked_value(value)?]));
     }
-    for (sign, ordering) in [
-        ('>', std::cmp::Ordering::Greater),
-        ('<', std::cmp::Ordering::Less),
-    ] {
+    for (sign, ordering) in [('>', std::cmp::Ordering::Greater), ('<', std::cmp::Ordering::Less)] {
         if let Some((key, value)) = part.split_once(sign) {
-            let number = value.trim().parse().map_err(|_| {
-                format!("for 'Gt', 'Lt' operators, the value must be an integer: {value}")
-            })?;
+            let number = value
+                .trim()
+                .parse()
+                .map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {value}"))?;
             return Ok(Requirement::Compare(checked(key)?, ordering, number));
         }
     }
@@ -245,9 +226,7 @@ impl FieldSelector {
         for part in text.split(',').filter(|part| !part.trim().is_empty()) {
             let (field, equal, value) = if let Some((field, value)) = part.split_once("!=") {
                 (field, false, value)
-            } else if let Some((field, value)) =
-                part.split_once("==").or_else(|| part.split_once('='))
-            {
+            } else if let Some((field, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
                 (field, true, value)
             } else {
                 return Err(ApiError::bad_request(format!(
@@ -256,9 +235,7 @@ impl FieldSelector {
             };
             let field = field.trim();
             if !selectable(resource, field) {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {field}"
-                )));
+                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
             }
             requirements.push((field.to_owned(), equal, value.trim().to_owned()));
         }
@@ -299,12 +276,7 @@ fn field_of(object: &Value, field: &str) -> String {
                 .to_owned();
         }
         "regarding.kind" | "regarding.name" | "regarding.namespace" | "regarding.uid" => {
-            format!(
-                "/{}",
-                field
-                    .replace("regarding", "involvedObject")
-                    .replace('.', "/")
-            )
+            format!("/{}", field.replace("regarding", "involvedObject").replace('.', "/"))
         }
         "status.podIPs" => "/status/podIPs/0/ip".to_owned(),
         _ => format!("/{}", field.replace('.', "/")),

@@ -93,8 +93,7 @@ pub enum Operation {
 }
 
 /// Changes or refuses objects before they are stored, as mutating webhooks do. Must not write to the store.
-pub type AdmissionHook =
-    Arc<dyn Fn(&ResourceType, Operation, &mut Value) -> Result<(), ApiError> + Send + Sync>;
+pub type AdmissionHook = Arc<dyn Fn(&ResourceType, Operation, &mut Value) -> Result<(), ApiError> + Send + Sync>;
 
 /// The API server.
 pub struct ApiServer {
@@ -211,18 +210,12 @@ impl ApiServer {
     /// What runs the pods.
     #[must_use]
     pub fn backend(&self) -> Option<Arc<dyn PodBackend>> {
-        self.backend
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.backend.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds an admission hook; hooks run in the order they were added.
     pub fn add_admission_hook(&self, hook: AdmissionHook) {
-        self.hooks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(hook);
+        self.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
     }
 
     pub(crate) fn admit(
@@ -231,14 +224,8 @@ impl ApiServer {
         operation: Operation,
         object: &mut Value,
     ) -> Result<(), ApiError> {
-        let hooks = self
-            .hooks
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        hooks
-            .iter()
-            .try_for_each(|hook| hook(resource, operation, object))
+        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner).clone();
+        hooks.iter().try_for_each(|hook| hook(resource, operation, object))
     }
 
     /// Address that clients are told; loopback before anything is served.
@@ -284,10 +271,7 @@ impl ApiServer {
             .route("/lab/requests", get(request_counts))
             .route("/metrics", get(metrics_text))
             .fallback(super::handlers::resources)
-            .layer(axum::middleware::from_fn_with_state(
-                self.clone(),
-                authenticate,
-            ));
+            .layer(axum::middleware::from_fn_with_state(self.clone(), authenticate));
         open.merge(guarded).with_state(self.clone())
     }
 
@@ -295,14 +279,12 @@ impl ApiServer {
     #[must_use]
     pub fn client(self: &Arc<Self>, user_agent: &str) -> kube::Client {
         let router = self.router();
-        let agent = http::HeaderValue::from_str(user_agent)
-            .unwrap_or_else(|_| http::HeaderValue::from_static("chaosrun-lab"));
+        let agent =
+            http::HeaderValue::from_str(user_agent).unwrap_or_else(|_| http::HeaderValue::from_static("chaosrun-lab"));
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let router = router.clone();
             let mut request = request.map(axum::body::Body::new);
-            request
-                .headers_mut()
-                .insert(header::USER_AGENT, agent.clone());
+            request.headers_mut().insert(header::USER_AGENT, agent.clone());
             request.extensions_mut().insert(User::admin());
             async move {
                 if request.headers().contains_key(header::UPGRADE) {
@@ -318,10 +300,7 @@ impl ApiServer {
     }
 
     /// Serves HTTPS on these addresses until the handle is stopped or dropped.
-    pub async fn serve(
-        self: &Arc<Self>,
-        addresses: &[SocketAddr],
-    ) -> Result<ServeHandle, ApiServerError> {
+    pub async fn serve(self: &Arc<Self>, addresses: &[SocketAddr]) -> Result<ServeHandle, ApiServerError> {
         let mut listeners = Vec::new();
         for &address in addresses {
             let listen = |source| ApiServerError::Listen { address, source };
@@ -351,11 +330,7 @@ impl ApiServer {
         })
     }
 
-    pub(crate) fn after_write(
-        &self,
-        resource: &ResourceType,
-        stored: &Arc<Stored>,
-    ) -> Result<(), ApiError> {
+    pub(crate) fn after_write(&self, resource: &ResourceType, stored: &Arc<Stored>) -> Result<(), ApiError> {
         if resource.is("apiextensions.k8s.io", "customresourcedefinitions") {
             self.registry.register_definition(&stored.value);
         }
@@ -367,23 +342,18 @@ impl ApiServer {
 
     pub(crate) fn after_removal(&self, resource: &ResourceType, stored: &Arc<Stored>) {
         if resource.is("apiextensions.k8s.io", "customresourcedefinitions") {
-            self.registry
-                .unregister_definition(super::object::name(&stored.value));
+            self.registry.unregister_definition(super::object::name(&stored.value));
         }
     }
 }
 
 /// Runs one request with an upgrade over an in-memory connection, since only a connection can be upgraded.
-async fn upgraded(
-    router: axum::Router,
-    request: http::Request<axum::body::Body>,
-) -> Result<Response, tower::BoxError> {
+async fn upgraded(router: axum::Router, request: http::Request<axum::body::Body>) -> Result<Response, tower::BoxError> {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let service =
-        hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(User::admin());
-            router.clone().oneshot(request)
-        });
+    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(User::admin());
+        router.clone().oneshot(request)
+    });
     tokio::spawn(async move {
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(far), service)
@@ -392,8 +362,7 @@ async fn upgraded(
             tracing::debug!(%error, "an in-process connection ended with an error");
         }
     });
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(near)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "an in-process connection ended with an error");
@@ -404,10 +373,7 @@ async fn upgraded(
         .headers_mut()
         .entry(header::HOST)
         .or_insert(http::HeaderValue::from_static("kubernetes.default.svc"));
-    Ok(sender
-        .send_request(request)
-        .await?
-        .map(axum::body::Body::new))
+    Ok(sender.send_request(request).await?.map(axum::body::Body::new))
 }
 
 async fn health() -> &'static str {
@@ -422,11 +388,7 @@ async fn metrics_text(State(server): State<Arc<ApiServer>>) -> String {
     server.metrics.prometheus()
 }
 
-async fn authenticate(
-    State(server): State<Arc<ApiServer>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn authenticate(State(server): State<Arc<ApiServer>>, mut request: Request, next: Next) -> Response {
     // Set by the in-process client only: nothing that comes over a connection carries extensions.
     if request.extensions().get::<User>().is_none() {
         match server.tokens.authenticate(request.headers()) {
@@ -493,12 +455,7 @@ async fn accept(
                     stream,
                     stop: Box::pin(stop.clone().cancelled_owned()),
                 };
-                tasks.spawn(connection(
-                    stream,
-                    acceptor.clone(),
-                    router.clone(),
-                    stop.clone(),
-                ));
+                tasks.spawn(connection(stream, acceptor.clone(), router.clone(), stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the API server cannot accept a connection");
@@ -515,8 +472,7 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let serve = async {
-        let handshake =
-            tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
+        let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = handshake else { return };
         let service = hyper_util::service::TowerToHyperService::new(router);
         let connection = hyper::server::conn::http1::Builder::new()
@@ -560,44 +516,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stoppable<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Stoppable<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<std::io::Result<usize>> {
         self.stopped(context)?;
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
 /// A certificate authority of its own and a server certificate signed by it.
-fn certificates(
-    config: &ApiServerConfig,
-) -> Result<(String, rustls::ServerConfig), ApiServerError> {
+fn certificates(config: &ApiServerConfig) -> Result<(String, rustls::ServerConfig), ApiServerError> {
     let mut authority = rcgen::CertificateParams::default();
-    authority.distinguished_name.push(
-        rcgen::DnType::CommonName,
-        format!("{} CA", config.cluster_name),
-    );
+    authority
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, format!("{} CA", config.cluster_name));
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    authority.key_usages = vec![
-        rcgen::KeyUsagePurpose::KeyCertSign,
-        rcgen::KeyUsagePurpose::CrlSign,
-    ];
+    authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     let authority_key = rcgen::KeyPair::generate()?;
     let authority_certificate = authority.self_signed(&authority_key)?;
     let issuer = rcgen::Issuer::new(authority, authority_key);
@@ -627,10 +567,7 @@ fn certificates(
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(
-            vec![
-                certificate.der().clone(),
-                authority_certificate.der().clone(),
-            ],
+            vec![certificate.der().clone(), authority_certificate.der().clone()],
             private,
         )?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];

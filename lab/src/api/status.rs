@@ -136,11 +136,7 @@ impl ApiError {
     pub fn no_such_path() -> Self {
         Self {
             details: Some(Box::new(json!({}))),
-            ..Self::new(
-                404,
-                "NotFound",
-                "the server could not find the requested resource",
-            )
+            ..Self::new(404, "NotFound", "the server could not find the requested resource")
         }
     }
 
@@ -194,11 +190,7 @@ impl ApiError {
         if !resource.group.is_empty() {
             kind = format!("{kind}.{}", resource.group);
         }
-        let mut error = Self::new(
-            422,
-            "Invalid",
-            format!("{kind} \"{name}\" is invalid: {text}"),
-        );
+        let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {text}"));
         let mut details = json!({"name": name, "group": resource.group, "kind": resource.kind});
         if resource.group.is_empty() {
             super::object::remove(&mut details, "/group");
@@ -234,10 +226,7 @@ impl ApiError {
         Self::new(
             403,
             "Forbidden",
-            format!(
-                "{} \"{name}\" is forbidden: {why}",
-                resource.qualified_plural()
-            ),
+            format!("{} \"{name}\" is forbidden: {why}", resource.qualified_plural()),
         )
         .about(resource, name)
     }
@@ -286,9 +275,7 @@ impl ApiError {
         Self::new(
             415,
             "UnsupportedMediaType",
-            format!(
-                "the body of the request was in an unknown format - accepted media types include: {accepted}"
-            ),
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted}"),
         )
     }
 
@@ -309,11 +296,7 @@ impl ApiError {
         let details = json!({"causes": [{"message": message}]});
         Self {
             details: Some(Box::new(details)),
-            ..Self::new(
-                500,
-                "InternalError",
-                format!("Internal error occurred: {message}"),
-            )
+            ..Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
         }
     }
 
@@ -390,10 +373,9 @@ pub(crate) fn json_response(code: StatusCode, value: &Value) -> Response {
 pub(crate) fn bytes_response(code: StatusCode, body: impl Into<axum::body::Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = code;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -58,9 +58,7 @@ impl Stored {
 
     /// The object as JSON text.
     pub fn json(&self) -> Bytes {
-        self.json
-            .get_or_init(|| Bytes::from(self.value.to_string()))
-            .clone()
+        self.json.get_or_init(|| Bytes::from(self.value.to_string())).clone()
     }
 }
 
@@ -244,12 +242,7 @@ impl Store {
     }
 
     /// Writes a state. `expected` is the revision of the state that it replaces, `None` for a new object.
-    pub fn put(
-        &self,
-        storage: &Arc<str>,
-        mut value: Value,
-        expected: Option<u64>,
-    ) -> Result<Arc<Stored>, Raced> {
+    pub fn put(&self, storage: &Arc<str>, mut value: Value, expected: Option<u64>) -> Result<Arc<Stored>, Raced> {
         let key = ObjectKey::new(namespace(&value), name(&value));
         let mut inner = self.lock();
         let table = inner.table(storage);
@@ -259,11 +252,7 @@ impl Store {
         }
         inner.revision += 1;
         let revision = inner.revision;
-        set(
-            &mut value,
-            "/metadata/resourceVersion",
-            revision.to_string(),
-        );
+        set(&mut value, "/metadata/resourceVersion", revision.to_string());
         let stored = Arc::new(Stored {
             value,
             revision,
@@ -281,12 +270,7 @@ impl Store {
     }
 
     /// Removes an object whose present revision is `expected`. `last` is the state that the event shows.
-    pub fn remove(
-        &self,
-        storage: &Arc<str>,
-        mut last: Value,
-        expected: u64,
-    ) -> Result<Arc<Stored>, Raced> {
+    pub fn remove(&self, storage: &Arc<str>, mut last: Value, expected: u64) -> Result<Arc<Stored>, Raced> {
         let key = ObjectKey::new(namespace(&last), name(&last));
         let mut inner = self.lock();
         let table = inner.table(storage);
@@ -303,13 +287,7 @@ impl Store {
             json: OnceLock::new(),
         });
         inner.reindex(storage, &key, previous.as_deref(), None);
-        self.record(
-            &mut inner,
-            storage,
-            ChangeKind::Deleted,
-            stored.clone(),
-            previous,
-        );
+        self.record(&mut inner, storage, ChangeKind::Deleted, stored.clone(), previous);
         Ok(stored)
     }
 
@@ -366,11 +344,7 @@ impl Store {
     }
 
     /// The events of a storage key after a revision, and the revision up to which that is all.
-    pub fn changes_after(
-        &self,
-        storage: &Arc<str>,
-        after: u64,
-    ) -> Result<(Vec<Arc<Change>>, u64), TooOld> {
+    pub fn changes_after(&self, storage: &Arc<str>, after: u64) -> Result<(Vec<Arc<Change>>, u64), TooOld> {
         let mut inner = self.lock();
         let revision = inner.revision;
         let table = inner.table(storage);
@@ -381,9 +355,7 @@ impl Store {
             });
         }
         // The history is in order of revision: only its tail is new.
-        let start = table
-            .history
-            .partition_point(|change| change.object.revision <= after);
+        let start = table.history.partition_point(|change| change.object.revision <= after);
         Ok((table.history.range(start..).cloned().collect(), revision))
     }
 
@@ -424,9 +396,7 @@ impl Store {
     /// Takes what garbage collection has to look at.
     #[must_use]
     pub fn take_pending(&self) -> Vec<(Arc<str>, ObjectKey)> {
-        std::mem::take(&mut self.lock().pending)
-            .into_iter()
-            .collect()
+        std::mem::take(&mut self.lock().pending).into_iter().collect()
     }
 
     /// Wakes garbage collection when there is something to look at.
@@ -451,13 +421,7 @@ impl Inner {
     }
 
     /// Keeps the owner index exact and notes what garbage collection has to look at because of this write.
-    fn reindex(
-        &mut self,
-        storage: &Arc<str>,
-        key: &ObjectKey,
-        before: Option<&Stored>,
-        after: Option<&Stored>,
-    ) {
+    fn reindex(&mut self, storage: &Arc<str>, key: &ObjectKey, before: Option<&Stored>, after: Option<&Stored>) {
         let address: Address = (storage.clone(), key.clone());
         let empty = Value::Null;
         let old = before.map_or(&empty, |stored| &stored.value);
@@ -490,15 +454,13 @@ impl Inner {
     }
 
     fn note_owners(&mut self, address: &Address, old: &Value, new: &Value) {
-        let mut look = is_deleting(new)
-            && (has_finalizer(new, super::gc::FOREGROUND) || has_finalizer(new, super::gc::ORPHAN));
+        let mut look =
+            is_deleting(new) && (has_finalizer(new, super::gc::FOREGROUND) || has_finalizer(new, super::gc::ORPHAN));
         for owner in owner_uids(old).chain(owner_uids(new)) {
             match self.by_uid.get(owner).cloned() {
                 None => look = true,
                 Some(owner_address) => {
-                    let owner_deleting = self
-                        .get(&owner_address)
-                        .is_some_and(|owner| is_deleting(&owner.value));
+                    let owner_deleting = self.get(&owner_address).is_some_and(|owner| is_deleting(&owner.value));
                     if owner_deleting {
                         look = true;
                         self.pending.insert(owner_address);
@@ -513,10 +475,7 @@ impl Inner {
 
     /// Namespaces and definitions that are being deleted wait for their content to go.
     fn note_parent(&mut self, storage: &Arc<str>, key: &ObjectKey, old: &Value, new: &Value) {
-        let is_parent = matches!(
-            &**storage,
-            super::namespaces::STORAGE | super::crds::STORAGE
-        );
+        let is_parent = matches!(&**storage, super::namespaces::STORAGE | super::crds::STORAGE);
         if is_parent && is_deleting(new) {
             self.pending.insert((storage.clone(), key.clone()));
         }
@@ -533,10 +492,7 @@ impl Inner {
                 continue;
             };
             let address = (parent.clone(), ObjectKey::new("", &name));
-            if self
-                .get(&address)
-                .is_some_and(|one| is_deleting(&one.value))
-            {
+            if self.get(&address).is_some_and(|one| is_deleting(&one.value)) {
                 self.pending.insert(address);
             }
         }

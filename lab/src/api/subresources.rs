@@ -28,20 +28,13 @@ pub(crate) async fn serve_subresource(
     match (subresource, request.method().clone()) {
         ("status" | "ephemeralcontainers" | "resize", Method::GET) => {
             let stored = server.existing(&target.resource, &target.key())?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
+            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         ("status", Method::PUT) => {
             let options = target.write_options(Part::Status, request.headers());
             let body = read_object(request).await?;
-            let stored =
-                server.change_object(&target.resource, &target.key(), &options, &|_| {
-                    Ok(body.clone())
-                })?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
+            let stored = server.change_object(&target.resource, &target.key(), &options, &|_| Ok(body.clone()))?;
+            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         ("status", Method::PATCH) => patch(server, &target, Part::Status, request).await,
         ("scale", _) => scale(server, &target, request).await,
@@ -61,11 +54,8 @@ pub(crate) async fn serve_subresource(
             let options = target.write_options(Part::Internal, request.headers());
             let body = read_object(request).await?;
             let change = |existing: &Value| Ok(only_containers(existing, &body));
-            let stored =
-                server.change_object(&target.resource, &target.key(), &options, &change)?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
+            let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
+            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         ("ephemeralcontainers" | "resize", Method::PATCH) => {
             let (kind, options, body) = read_patch(&target, Part::Internal, request).await?;
@@ -73,11 +63,8 @@ pub(crate) async fn serve_subresource(
                 let wanted = patched(kind, &target.resource, existing, &body)?;
                 Ok(only_containers(existing, &wanted))
             };
-            let stored =
-                server.change_object(&target.resource, &target.key(), &options, &change)?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
+            let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
+            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         ("finalize", Method::PUT) => {
             let options = target.write_options(Part::Internal, request.headers());
@@ -87,15 +74,10 @@ pub(crate) async fn serve_subresource(
                 super::object::copy(&body, &mut next, "/spec/finalizers");
                 Ok(next)
             };
-            let stored =
-                server.change_object(&target.resource, &target.key(), &options, &change)?;
-            Ok(target
-                .render
-                .response(StatusCode::OK, &target.resource, &stored))
+            let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
+            Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
-        ("token", Method::POST) => {
-            super::auth::issue_token(server, &target.key(), read_object(request).await?)
-        }
+        ("token", Method::POST) => super::auth::issue_token(server, &target.key(), read_object(request).await?),
         _ => Err(ApiError::method_not_allowed()),
     }
 }
@@ -133,25 +115,16 @@ fn bind(server: &ApiServer, target: &Target, body: &Value) -> Result<Response, A
     ))
 }
 
-async fn scale(
-    server: &Arc<ApiServer>,
-    target: &Target,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn scale(server: &Arc<ApiServer>, target: &Target, request: Request) -> Result<Response, ApiError> {
     let Some(paths) = target.resource.scale_paths() else {
         return Err(ApiError::no_such_path());
     };
     let key = target.key();
     let shown = |object: &Value| {
-        let selector = paths
-            .selector
-            .as_deref()
-            .and_then(|pointer| object.pointer(pointer));
+        let selector = paths.selector.as_deref().and_then(|pointer| object.pointer(pointer));
         let selector = match selector {
             Some(Value::String(text)) => text.clone(),
-            Some(map) if target.resource.plural == "replicationcontrollers" => {
-                LabelSelector::from_map(map).to_query()
-            }
+            Some(map) if target.resource.plural == "replicationcontrollers" => LabelSelector::from_map(map).to_query(),
             found => LabelSelector::from_object(found).to_query(),
         };
         let mut status = json!({"replicas": i64_at(object, &paths.status).unwrap_or(0)});
@@ -171,11 +144,8 @@ async fn scale(
     let replaced = |existing: &Value, scale: &Value| -> Result<Value, ApiError> {
         let replicas = i64_at(scale, "/spec/replicas").unwrap_or(0);
         if replicas < 0 {
-            let cause = super::status::Cause::invalid(
-                "spec.replicas",
-                &json!(replicas),
-                "must be greater than or equal to 0",
-            );
+            let cause =
+                super::status::Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
             return Err(ApiError::invalid(&target.resource, &key.name, vec![cause]));
         }
         let mut next = existing.clone();
@@ -190,9 +160,7 @@ async fn scale(
         Method::PUT => {
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
-            server.change_object(&target.resource, &key, &options, &|existing| {
-                replaced(existing, &body)
-            })?
+            server.change_object(&target.resource, &key, &options, &|existing| replaced(existing, &body))?
         }
         Method::PATCH => {
             let (kind, options, body) = read_patch(target, Part::Main, request).await?;

@@ -106,17 +106,12 @@ fn finish(resource: &ResourceType, name: &str, causes: Vec<Cause>) -> Result<(),
 fn check_name(resource: &ResourceType, name: &str, causes: &mut Vec<Cause>) {
     let value = Value::from(name);
     if name.is_empty() {
-        causes.push(Cause::required(
-            "metadata.name",
-            "name or generateName is required",
-        ));
+        causes.push(Cause::required("metadata.name", "name or generateName is required"));
         return;
     }
     let wrong = match (resource.group.as_str(), resource.plural.as_str()) {
-        ("rbac.authorization.k8s.io", _) => {
-            (name.contains('/') || name.contains('%') || name == "." || name == "..")
-                .then_some("may not contain '/' or '%'")
-        }
+        ("rbac.authorization.k8s.io", _) => (name.contains('/') || name.contains('%') || name == "." || name == "..")
+            .then_some("may not contain '/' or '%'"),
         ("", "namespaces") => (!is_dns_label(name)).then_some(LABEL),
         ("", "services") => {
             let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
@@ -130,11 +125,7 @@ fn check_name(resource: &ResourceType, name: &str, causes: &mut Vec<Cause>) {
 }
 
 fn check_metadata(object: &Value, causes: &mut Vec<Cause>) {
-    check_labels(
-        object.pointer("/metadata/labels"),
-        "metadata.labels",
-        causes,
-    );
+    check_labels(object.pointer("/metadata/labels"), "metadata.labels", causes);
     for (key, value) in object
         .pointer("/metadata/annotations")
         .and_then(Value::as_object)
@@ -142,24 +133,13 @@ fn check_metadata(object: &Value, causes: &mut Vec<Cause>) {
         .flatten()
     {
         if !is_qualified_name(&key.to_lowercase()) {
-            causes.push(Cause::invalid(
-                "metadata.annotations",
-                &json!(key),
-                QUALIFIED,
-            ));
+            causes.push(Cause::invalid("metadata.annotations", &json!(key), QUALIFIED));
         }
         if !value.is_string() {
-            causes.push(Cause::invalid(
-                "metadata.annotations",
-                value,
-                "must be a string",
-            ));
+            causes.push(Cause::invalid("metadata.annotations", value, "must be a string"));
         }
     }
-    for (index, owner) in array_at(object, "/metadata/ownerReferences")
-        .iter()
-        .enumerate()
-    {
+    for (index, owner) in array_at(object, "/metadata/ownerReferences").iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if !is_set(owner, &format!("/{field}")) {
                 let field = format!("metadata.ownerReferences[{index}].{field}");
@@ -173,18 +153,10 @@ fn check_metadata(object: &Value, causes: &mut Vec<Cause>) {
         .count();
     if controllers > 1 {
         let why = "Only one reference can have Controller set to true";
-        causes.push(Cause::invalid(
-            "metadata.ownerReferences",
-            &json!(controllers),
-            why,
-        ));
+        causes.push(Cause::invalid("metadata.ownerReferences", &json!(controllers), why));
     }
     for finalizer in finalizers(object).filter(|finalizer| !is_qualified_name(finalizer)) {
-        causes.push(Cause::invalid(
-            "metadata.finalizers",
-            &json!(finalizer),
-            QUALIFIED,
-        ));
+        causes.push(Cause::invalid("metadata.finalizers", &json!(finalizer), QUALIFIED));
     }
 }
 
@@ -212,7 +184,11 @@ fn check_new_finalizers(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
             "metadata.finalizers",
             &format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                added.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", ")
+                added
+                    .iter()
+                    .map(|one| format!("\"{one}\""))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
         ));
     }
@@ -297,16 +273,9 @@ fn check_selector(object: &Value, causes: &mut Vec<Cause>) {
     }
     let template = object.pointer("/spec/template").unwrap_or(&Value::Null);
     if !parsed.matches(template) {
-        let labels = template
-            .pointer("/metadata/labels")
-            .cloned()
-            .unwrap_or_default();
+        let labels = template.pointer("/metadata/labels").cloned().unwrap_or_default();
         let why = "`selector` does not match template `labels`";
-        causes.push(Cause::invalid(
-            "spec.template.metadata.labels",
-            &labels,
-            why,
-        ));
+        causes.push(Cause::invalid("spec.template.metadata.labels", &labels, why));
     }
 }
 
@@ -325,11 +294,7 @@ fn check_service(object: &Value, causes: &mut Vec<Cause>) {
         let number = i64_at(port, "/port").unwrap_or(0);
         if !(1..=65_535).contains(&number) {
             let why = "must be between 1 and 65535, inclusive";
-            causes.push(Cause::invalid(
-                format!("spec.ports[{index}].port"),
-                &json!(number),
-                why,
-            ));
+            causes.push(Cause::invalid(format!("spec.ports[{index}].port"), &json!(number), why));
         }
         if ports.len() > 1 && !is_set(port, "/name") {
             causes.push(Cause::required(format!("spec.ports[{index}].name"), ""));
@@ -341,24 +306,13 @@ fn check_service(object: &Value, causes: &mut Vec<Cause>) {
 fn check_immutable(resource: &ResourceType, old: &Value, new: &Value, causes: &mut Vec<Cause>) {
     let fixed: &[&str] = match (resource.group.as_str(), resource.plural.as_str()) {
         ("apps", "deployments" | "replicasets" | "daemonsets") => &["spec.selector"],
-        ("batch", "jobs") => &[
-            "spec.selector",
-            "spec.completionMode",
-            "spec.manualSelector",
-        ],
+        ("batch", "jobs") => &["spec.selector", "spec.completionMode", "spec.manualSelector"],
         ("", "secrets") => &["type"],
         ("", "persistentvolumeclaims") => &["spec.accessModes", "spec.selector", "spec.volumeMode"],
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &["roleRef"],
-        ("storage.k8s.io", "storageclasses") => &[
-            "provisioner",
-            "parameters",
-            "reclaimPolicy",
-            "volumeBindingMode",
-        ],
+        ("storage.k8s.io", "storageclasses") => &["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"],
         ("scheduling.k8s.io", "priorityclasses") => &["value", "preemptionPolicy"],
-        ("apiextensions.k8s.io", "customresourcedefinitions") => {
-            &["spec.group", "spec.scope", "spec.names.plural"]
-        }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &["spec.group", "spec.scope", "spec.names.plural"],
         _ => &[],
     };
     for field in fixed {
@@ -384,25 +338,18 @@ fn check_frozen(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
     }
     for field in ["data", "binaryData", "immutable"] {
         if old.get(field) != new.get(field) {
-            causes.push(Cause::forbidden(
-                field,
-                "field is immutable when `immutable` is set",
-            ));
+            causes.push(Cause::forbidden(field, "field is immutable when `immutable` is set"));
         }
     }
 }
 
 fn check_service_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
     let was = str_at(old, "/spec/clusterIP").unwrap_or_default();
-    let external = str_at(old, "/spec/type") == Some("ExternalName")
-        || str_at(new, "/spec/type") == Some("ExternalName");
+    let external =
+        str_at(old, "/spec/type") == Some("ExternalName") || str_at(new, "/spec/type") == Some("ExternalName");
     if !was.is_empty() && !external && str_at(new, "/spec/clusterIP") != Some(was) {
         let value = new.pointer("/spec/clusterIPs").cloned().unwrap_or_default();
-        causes.push(Cause::invalid(
-            "spec.clusterIPs[0]",
-            &value,
-            "may not change once set",
-        ));
+        causes.push(Cause::invalid("spec.clusterIPs[0]", &value, "may not change once set"));
     }
 }
 
@@ -433,10 +380,7 @@ fn check_stateful_set_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) 
 fn check_job_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
     let indexed = str_at(new, "/spec/completionMode") == Some("Indexed");
     if !indexed && old.pointer("/spec/completions") != new.pointer("/spec/completions") {
-        let value = new
-            .pointer("/spec/completions")
-            .cloned()
-            .unwrap_or_default();
+        let value = new.pointer("/spec/completions").cloned().unwrap_or_default();
         causes.push(Cause::invalid("spec.completions", &value, IMMUTABLE));
     }
     // A suspended job that has not started may still be told where to run.
@@ -452,11 +396,7 @@ pub(crate) fn unknown_fields(resource: &ResourceType, object: &Value) -> Vec<Str
     let known: &[&str] = match resource.plural.as_str() {
         "configmaps" => &["data", "binaryData", "immutable"],
         "secrets" => &["data", "stringData", "type", "immutable"],
-        "serviceaccounts" => &[
-            "secrets",
-            "imagePullSecrets",
-            "automountServiceAccountToken",
-        ],
+        "serviceaccounts" => &["secrets", "imagePullSecrets", "automountServiceAccountToken"],
         "endpoints" => &["subsets"],
         "leases" | "networkpolicies" | "ingressclasses" => &["spec"],
         "roles" => &["rules"],
@@ -465,15 +405,9 @@ pub(crate) fn unknown_fields(resource: &ResourceType, object: &Value) -> Vec<Str
         _ if resource.custom.is_none() && resource.has("status") => &["spec", "status"],
         _ => return Vec::new(),
     };
-    let fields = object
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.0.as_str());
+    let fields = object.as_object().into_iter().flatten().map(|entry| entry.0.as_str());
     fields
-        .filter(|field| {
-            !matches!(*field, "kind" | "apiVersion" | "metadata") && !known.contains(field)
-        })
+        .filter(|field| !matches!(*field, "kind" | "apiVersion" | "metadata") && !known.contains(field))
         .map(str::to_owned)
         .collect()
 }

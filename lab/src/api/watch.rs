@@ -72,10 +72,7 @@ struct Watcher {
 }
 
 /// The events as lines of JSON. A resource version that is too old gives one ERROR event, as on a cluster.
-pub(crate) fn events(
-    server: Arc<ApiServer>,
-    request: WatchRequest,
-) -> impl Stream<Item = Bytes> + Send + 'static {
+pub(crate) fn events(server: Arc<ApiServer>, request: WatchRequest) -> impl Stream<Item = Bytes> + Send + 'static {
     let changed = server.store().notifier(&request.resource.storage);
     let now = Instant::now();
     let mut watcher = Watcher {
@@ -99,10 +96,10 @@ impl Watcher {
         match self.request.start {
             Start::After(revision) => self.cursor = revision,
             Start::Existing { bookmark } => {
-                let listing = self.server.store().list(
-                    &self.request.resource.storage,
-                    self.request.filter.namespace.as_deref(),
-                );
+                let listing = self
+                    .server
+                    .store()
+                    .list(&self.request.resource.storage, self.request.filter.namespace.as_deref());
                 self.cursor = listing.revision;
                 for object in listing.objects {
                     if self.request.filter.matches(&object.value) {
@@ -166,10 +163,8 @@ impl Watcher {
             }
             Err(too_old) => {
                 let status = ApiError::expired(too_old.to_string()).to_status();
-                self.ready.push_back(Bytes::from(format!(
-                    "{}\n",
-                    json!({"type": "ERROR", "object": status})
-                )));
+                self.ready
+                    .push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status}))));
                 self.finished = true;
             }
         }
@@ -189,12 +184,7 @@ impl Watcher {
             (true, true) => ChangeKind::Modified,
             (true, false) => ChangeKind::Deleted,
         };
-        if kind == change.kind
-            && self
-                .request
-                .render
-                .shares_lines(&self.request.resource, &change.object)
-        {
+        if kind == change.kind && self.request.render.shares_lines(&self.request.resource, &change.object) {
             return Some(change.line());
         }
         if kind == ChangeKind::Deleted && change.kind != ChangeKind::Deleted {
@@ -214,10 +204,7 @@ impl Watcher {
     }
 
     fn line(&self, kind: ChangeKind, object: &Stored) -> Bytes {
-        let rendered = self
-            .request
-            .render
-            .event_object(&self.request.resource, object);
+        let rendered = self.request.render.event_object(&self.request.resource, object);
         let mut line = Vec::with_capacity(rendered.len() + 40);
         line.extend_from_slice(b"{\"type\":\"");
         line.extend_from_slice(kind.as_str().as_bytes());
@@ -229,8 +216,7 @@ impl Watcher {
 
     fn bookmark(&self, initial_events_end: bool) -> Bytes {
         let resource = &self.request.resource;
-        let mut metadata =
-            json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
         if initial_events_end {
             super::object::set(
                 &mut metadata,
@@ -243,30 +229,21 @@ impl Watcher {
             super::object::set(&mut object, "/kind", kind);
             super::object::set(&mut object, "/apiVersion", "meta.k8s.io/v1");
         }
-        Bytes::from(format!(
-            "{}\n",
-            json!({"type": "BOOKMARK", "object": object})
-        ))
+        Bytes::from(format!("{}\n", json!({"type": "BOOKMARK", "object": object})))
     }
 }
 
 /// A watch as a chunked answer.
 pub(crate) fn chunked(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
-    let mut response = Response::new(Body::from_stream(
-        events.map(Ok::<_, std::convert::Infallible>),
-    ));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    let mut response = Response::new(Body::from_stream(events.map(Ok::<_, std::convert::Infallible>)));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// A watch over a WebSocket: one text frame of JSON per event, closed at the end.
-pub(crate) async fn over_websocket(
-    mut socket: WebSocket,
-    events: impl Stream<Item = Bytes> + Send + 'static,
-) {
+pub(crate) async fn over_websocket(mut socket: WebSocket, events: impl Stream<Item = Bytes> + Send + 'static) {
     let mut events = std::pin::pin!(events);
     loop {
         tokio::select! {

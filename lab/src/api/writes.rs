@@ -9,8 +9,8 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::object::{
-    add_finalizer, copy, finalizers, has_finalizer, i64_at, is_deleting, is_set, map_mut, name,
-    now, remove, remove_finalizer, set, set_default, stamp, str_at, uid,
+    add_finalizer, copy, finalizers, has_finalizer, i64_at, is_deleting, is_set, map_mut, name, now, remove,
+    remove_finalizer, set, set_default, stamp, str_at, uid,
 };
 use super::registry::ResourceType;
 use super::server::{ApiServer, Operation};
@@ -95,9 +95,7 @@ impl ApiServer {
         self.check_namespace(resource, &object)?;
         begin_life(resource, &mut object);
         self.admit(resource, Operation::Create, &mut object)?;
-        let generate = str_at(&object, "/metadata/generateName")
-            .unwrap_or_default()
-            .to_owned();
+        let generate = str_at(&object, "/metadata/generateName").unwrap_or_default().to_owned();
         let generated = name(&object).is_empty() && !generate.is_empty();
         for _ in 0..8 {
             if generated {
@@ -113,13 +111,7 @@ impl ApiServer {
             self.allocate(resource, None, &mut candidate)?;
             super::validation::on_create(resource, &candidate)?;
             if !options.tracked {
-                super::apply::track_update(
-                    None,
-                    &mut candidate,
-                    &options.manager,
-                    options.subresource,
-                    resource,
-                );
+                super::apply::track_update(None, &mut candidate, &options.manager, options.subresource, resource);
             }
             let wanted = name(&candidate).to_owned();
             let key = ObjectKey::new(super::object::namespace(&candidate), &wanted);
@@ -192,13 +184,7 @@ impl ApiServer {
             bump_generation(&mut wanted);
         }
         if !options.tracked {
-            super::apply::track_update(
-                Some(old),
-                &mut wanted,
-                &options.manager,
-                options.subresource,
-                resource,
-            );
+            super::apply::track_update(Some(old), &mut wanted, &options.manager, options.subresource, resource);
         }
         if same_but_for_stamps(old, &wanted) {
             return Ok(Some(existing.clone()));
@@ -211,11 +197,9 @@ impl ApiServer {
             && i64_at(&wanted, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
             && namespace_is_empty(resource, &wanted);
         let written = if finished {
-            self.store()
-                .remove(&resource.storage, wanted, existing.revision)
+            self.store().remove(&resource.storage, wanted, existing.revision)
         } else {
-            self.store()
-                .put(&resource.storage, wanted, Some(existing.revision))
+            self.store().put(&resource.storage, wanted, Some(existing.revision))
         };
         match written {
             Err(_) => Ok(None),
@@ -246,8 +230,7 @@ impl ApiServer {
             if resource.is("", "namespaces") {
                 set(&mut next, "/status/phase", "Terminating");
             }
-            let blocked =
-                finalizers(&next).next().is_some() || !namespace_is_empty(resource, &next);
+            let blocked = finalizers(&next).next().is_some() || !namespace_is_empty(resource, &next);
             if grace == 0 && !blocked {
                 if options.dry_run {
                     return Ok(Deleted {
@@ -258,10 +241,7 @@ impl ApiServer {
                 if is_deleting(&next) && resource.is("", "pods") {
                     set(&mut next, "/metadata/deletionGracePeriodSeconds", 0);
                 }
-                let Ok(object) = self
-                    .store()
-                    .remove(&resource.storage, next, existing.revision)
-                else {
+                let Ok(object) = self.store().remove(&resource.storage, next, existing.revision) else {
                     continue;
                 };
                 self.after_removal(resource, &object);
@@ -280,24 +260,14 @@ impl ApiServer {
                     gone: false,
                 });
             }
-            if let Ok(object) = self
-                .store()
-                .put(&resource.storage, next, Some(existing.revision))
-            {
-                return Ok(Deleted {
-                    object,
-                    gone: false,
-                });
+            if let Ok(object) = self.store().put(&resource.storage, next, Some(existing.revision)) {
+                return Ok(Deleted { object, gone: false });
             }
         }
     }
 
     /// The present state, or 404.
-    pub(crate) fn existing(
-        &self,
-        resource: &ResourceType,
-        key: &ObjectKey,
-    ) -> Result<Arc<Stored>, ApiError> {
+    pub(crate) fn existing(&self, resource: &ResourceType, key: &ObjectKey) -> Result<Arc<Stored>, ApiError> {
         self.store()
             .get(&resource.storage, key)
             .ok_or_else(|| ApiError::not_found(resource, &key.name))
@@ -309,14 +279,11 @@ fn check_kind(resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
     let kind = str_at(object, "/kind").unwrap_or_default();
     let version = str_at(object, "/apiVersion").unwrap_or_default();
     let api_version = resource.api_version();
-    if (kind.is_empty() || kind == resource.kind) && (version.is_empty() || version == api_version)
-    {
+    if (kind.is_empty() || kind == resource.kind) && (version.is_empty() || version == api_version) {
         return Ok(());
     }
     let message = if kind == resource.kind || kind.is_empty() {
-        format!(
-            "the API version in the data ({version}) does not match the expected API version ({api_version})"
-        )
+        format!("the API version in the data ({version}) does not match the expected API version ({api_version})")
     } else {
         format!(
             "{kind} in version \"{version}\" cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion",
@@ -327,22 +294,13 @@ fn check_kind(resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
 }
 
 /// Writes kind, apiVersion and namespace as the path says.
-fn place(
-    resource: &ResourceType,
-    namespace: Option<&str>,
-    object: &mut Value,
-) -> Result<(), ApiError> {
+fn place(resource: &ResourceType, namespace: Option<&str>, object: &mut Value) -> Result<(), ApiError> {
     if !object.is_object() {
-        return Err(ApiError::bad_request(
-            "the object provided is not a JSON object",
-        ));
+        return Err(ApiError::bad_request("the object provided is not a JSON object"));
     }
     let map = map_mut(object);
     map.insert("kind".to_owned(), Value::from(resource.kind.clone()));
-    map.insert(
-        "apiVersion".to_owned(),
-        Value::from(resource.stored_api_version()),
-    );
+    map.insert("apiVersion".to_owned(), Value::from(resource.stored_api_version()));
     set_default(object, "/metadata", json!({}));
     match namespace {
         Some(namespace) if resource.namespaced => {
@@ -400,12 +358,7 @@ pub(crate) fn suffix() -> String {
         .collect()
 }
 
-fn check_preconditions(
-    resource: &ResourceType,
-    key: &ObjectKey,
-    old: &Value,
-    wanted: &Value,
-) -> Result<(), ApiError> {
+fn check_preconditions(resource: &ResourceType, key: &ObjectKey, old: &Value, wanted: &Value) -> Result<(), ApiError> {
     if name(wanted) != key.name && !name(wanted).is_empty() {
         return Err(ApiError::bad_request(format!(
             "the name of the object ({}) does not match the name on the URL ({})",
@@ -436,10 +389,7 @@ fn check_preconditions(
 fn prepare_update(resource: &ResourceType, old: &Value, wanted: &mut Value, part: Part) {
     let map = map_mut(wanted);
     map.insert("kind".to_owned(), Value::from(resource.kind.clone()));
-    map.insert(
-        "apiVersion".to_owned(),
-        Value::from(resource.stored_api_version()),
-    );
+    map.insert("apiVersion".to_owned(), Value::from(resource.stored_api_version()));
     if part == Part::Internal {
         return;
     }
@@ -556,10 +506,7 @@ fn grace_period(resource: &ResourceType, object: &Value, options: &DeleteOptions
     if !resource.is("", "pods") {
         return 0;
     }
-    let ended = matches!(
-        str_at(object, "/status/phase"),
-        Some("Succeeded" | "Failed")
-    );
+    let ended = matches!(str_at(object, "/status/phase"), Some("Succeeded" | "Failed"));
     if ended || !is_set(object, "/spec/nodeName") {
         return 0;
     }
@@ -604,8 +551,7 @@ fn mark_deleted(object: &mut Value, grace: i64) {
     if !is_deleting(object) && is_set(object, "/metadata/generation") {
         bump_generation(object);
     }
-    let begun = str_at(object, "/metadata/deletionTimestamp")
-        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let begun = str_at(object, "/metadata/deletionTimestamp").and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let begun = begun.map_or_else(jiff::Timestamp::now, |until| {
         until
             .checked_sub(jiff::SignedDuration::from_secs(before.unwrap_or(0)))

@@ -102,12 +102,7 @@ pub(crate) fn informers() -> (Caches, Informers) {
 
 impl Informers {
     /// Starts every watch as a task of its own.
-    pub(crate) fn spawn(
-        self,
-        tasks: &mut JoinSet<()>,
-        client: &kube::Client,
-        stop: &CancellationToken,
-    ) {
+    pub(crate) fn spawn(self, tasks: &mut JoinSet<()>, client: &kube::Client, stop: &CancellationToken) {
         tasks.spawn(self.pods.run(client.clone(), stop.clone()));
         tasks.spawn(self.nodes.run(client.clone(), stop.clone()));
         tasks.spawn(self.services.run(client.clone(), stop.clone()));
@@ -144,8 +139,7 @@ impl Caches {
             self.cron_jobs.ready(),
             self.disruption_budgets.ready(),
         );
-        core == (true, true, true, true, true, true)
-            && workloads == (true, true, true, true, true, true, true)
+        core == (true, true, true, true, true, true) && workloads == (true, true, true, true, true, true, true)
     }
 }
 
@@ -163,13 +157,7 @@ pub(crate) struct Context {
 /// Wakes a controller with the keys that a function makes out of a change.
 pub(crate) fn wake<K, F>(informer: &mut Informer<K>, queue: &Arc<Queue>, keys: F)
 where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     F: Fn(&Change<K>) -> Vec<Key> + Send + Sync + 'static,
 {
     let queue = Arc::clone(queue);
@@ -179,33 +167,17 @@ where
 /// Wakes a controller when an object of its own kind changes.
 pub(crate) fn wake_on_self<K>(informer: &mut Informer<K>, queue: &Arc<Queue>)
 where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     wake(informer, queue, |change| {
-        change
-            .latest()
-            .map(|object| Key::of(&**object))
-            .into_iter()
-            .collect()
+        change.latest().map(|object| Key::of(&**object)).into_iter().collect()
     });
 }
 
 /// Wakes a controller when something that its objects control changes; `orphan` names those that might adopt.
 pub(crate) fn wake_on_owned<O, K, F>(informer: &mut Informer<O>, queue: &Arc<Queue>, orphan: F)
 where
-    O: Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    O: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     K: Resource<DynamicType = ()>,
     F: Fn(&O) -> Vec<Key> + Send + Sync + 'static,
 {

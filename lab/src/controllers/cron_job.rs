@@ -18,9 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::{Context, Informers, wake_on_owned, wake_on_self};
-use super::meta::{
-    controller_reference, created, elapsed, is_controlled_by, is_terminating, stamp,
-};
+use super::meta::{controller_reference, created, elapsed, is_controlled_by, is_terminating, stamp};
 use super::pods::annotate;
 use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
 
@@ -52,19 +50,11 @@ impl CronJobController {
         } = &self.context;
         for job in &plan.replace {
             objects.delete(&caches.jobs, &**job).await?;
-            events.normal(
-                cron_job,
-                "SuccessfulDelete",
-                format!("Deleted job {}", job.name_any()),
-            );
+            events.normal(cron_job, "SuccessfulDelete", format!("Deleted job {}", job.name_any()));
         }
         for job in &plan.too_old {
             objects.delete(&caches.jobs, &**job).await?;
-            events.normal(
-                cron_job,
-                "SuccessfulDelete",
-                format!("Deleted job {}", job.name_any()),
-            );
+            events.normal(cron_job, "SuccessfulDelete", format!("Deleted job {}", job.name_any()));
         }
         if let Some(job) = &plan.create {
             match objects.create(&caches.jobs, job).await {
@@ -102,30 +92,18 @@ impl Reconcile for CronJobController {
         let Some(cron_job) = caches.cron_jobs.get(&key.namespace, &key.name) else {
             return Ok(Outcome::Done);
         };
-        let Some(spec) = cron_job
-            .spec
-            .as_ref()
-            .filter(|_| !is_terminating(&cron_job.metadata))
-        else {
+        let Some(spec) = cron_job.spec.as_ref().filter(|_| !is_terminating(&cron_job.metadata)) else {
             return Ok(Outcome::Done);
         };
         let schedule = match parse(&spec.schedule, spec.time_zone.as_deref()) {
             Ok(schedule) => schedule,
             Err(problem) => {
                 let note = format!("unparseable schedule: {:?} : {problem}", spec.schedule);
-                self.context
-                    .events
-                    .warning(&*cron_job, "UnparseableSchedule", note);
+                self.context.events.warning(&*cron_job, "UnparseableSchedule", note);
                 return Ok(Outcome::Done);
             }
         };
-        let plan = plan(
-            &cron_job,
-            spec,
-            &schedule,
-            &self.jobs_of(&cron_job),
-            Timestamp::now(),
-        );
+        let plan = plan(&cron_job, spec, &schedule, &self.jobs_of(&cron_job), Timestamp::now());
         if let Some((reason, note)) = &plan.told {
             self.context.events.normal(&*cron_job, reason, note.clone());
         }
@@ -135,10 +113,7 @@ impl Reconcile for CronJobController {
         if cron_job.status.as_ref() != Some(&status) {
             let mut updated = (*cron_job).clone();
             updated.status = Some(status);
-            self.context
-                .objects
-                .replace_status(&caches.cron_jobs, &updated)
-                .await?;
+            self.context.objects.replace_status(&caches.cron_jobs, &updated).await?;
         }
         Ok(Outcome::after(plan.look_again))
     }
@@ -164,8 +139,7 @@ fn parse(schedule: &str, time_zone: Option<&str>) -> Result<Crontab, String> {
         "@hourly" => "0 * * * *",
         other => other,
     };
-    cronexpr::parse_crontab(&format!("{schedule} {}", time_zone.unwrap_or("UTC")))
-        .map_err(|error| error.to_string())
+    cronexpr::parse_crontab(&format!("{schedule} {}", time_zone.unwrap_or("UTC"))).map_err(|error| error.to_string())
 }
 
 fn next_after(schedule: &Crontab, instant: Timestamp) -> Option<Timestamp> {
@@ -220,12 +194,7 @@ fn active_references(jobs: &[Arc<Job>]) -> Option<Vec<ObjectReference>> {
 }
 
 /// The last instant that should have had a Job by now, and whether there were too many to look at.
-fn last_missed(
-    cron_job: &CronJob,
-    spec: &CronJobSpec,
-    schedule: &Crontab,
-    now: Timestamp,
-) -> Option<Timestamp> {
+fn last_missed(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, now: Timestamp) -> Option<Timestamp> {
     let last = cron_job
         .status
         .as_ref()
@@ -262,18 +231,9 @@ fn last_missed(
     missed
 }
 
-fn plan(
-    cron_job: &CronJob,
-    spec: &CronJobSpec,
-    schedule: &Crontab,
-    jobs: &[Arc<Job>],
-    now: Timestamp,
-) -> Plan {
+fn plan(cron_job: &CronJob, spec: &CronJobSpec, schedule: &Crontab, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     let old = cron_job.status.clone().unwrap_or_default();
-    let last_success = jobs
-        .iter()
-        .filter_map(|job| condition_time(job, "Complete"))
-        .max();
+    let last_success = jobs.iter().filter_map(|job| condition_time(job, "Complete")).max();
     let last_successful_time = last_success
         .map(Time)
         .into_iter()
@@ -297,14 +257,13 @@ fn plan(
     let Some(due) = last_missed(cron_job, spec, schedule, now) else {
         return plan;
     };
-    let active: Vec<Arc<Job>> = jobs
-        .iter()
-        .filter(|job| !is_finished(job))
-        .cloned()
-        .collect();
+    let active: Vec<Arc<Job>> = jobs.iter().filter(|job| !is_finished(job)).cloned().collect();
     match spec.concurrency_policy.as_deref() {
         Some("Forbid") if !active.is_empty() => {
-            plan.told = Some(("JobAlreadyActive", "Not starting job because prior execution is running and concurrency policy is Forbid".to_owned()));
+            plan.told = Some((
+                "JobAlreadyActive",
+                "Not starting job because prior execution is running and concurrency policy is Forbid".to_owned(),
+            ));
             return plan;
         }
         Some("Replace") => plan.replace = active,
@@ -329,9 +288,7 @@ fn too_old(spec: &CronJobSpec, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
             .collect();
         ended.sort_by_cached_key(|job| {
             Reverse((
-                job.status
-                    .as_ref()
-                    .and_then(|status| status.start_time.clone()),
+                job.status.as_ref().and_then(|status| status.start_time.clone()),
                 job.name_any(),
             ))
         });
@@ -345,11 +302,7 @@ fn job_for(cron_job: &CronJob, spec: &CronJobSpec, due: Timestamp) -> Job {
     let mut job = Job {
         metadata: ObjectMeta {
             // Minutes since the epoch, as Kubernetes names them.
-            name: Some(format!(
-                "{}-{}",
-                cron_job.name_any(),
-                due.as_second().div_euclid(60)
-            )),
+            name: Some(format!("{}-{}", cron_job.name_any(), due.as_second().div_euclid(60))),
             namespace: cron_job.namespace(),
             labels: template.labels,
             annotations: template.annotations,
@@ -400,13 +353,7 @@ mod tests {
     fn at(cron_job: &CronJob, jobs: &[Arc<Job>], now: &str) -> Plan {
         let spec = cron_job.spec.as_ref().unwrap();
         let schedule = parse(&spec.schedule, spec.time_zone.as_deref()).unwrap();
-        plan(
-            cron_job,
-            spec,
-            &schedule,
-            jobs,
-            now.parse::<Timestamp>().unwrap(),
-        )
+        plan(cron_job, spec, &schedule, jobs, now.parse::<Timestamp>().unwrap())
     }
 
     #[test]
@@ -432,10 +379,7 @@ mod tests {
             } else {
                 "2026-03-01T00:00:00Z"
             };
-            assert_eq!(
-                late.status.last_schedule_time.unwrap().0.to_string(),
-                expected
-            );
+            assert_eq!(late.status.last_schedule_time.unwrap().0.to_string(), expected);
         }
         let deadline = cron_job(&json!({"spec": {"startingDeadlineSeconds": 60}}));
         assert!(
@@ -448,13 +392,8 @@ mod tests {
     fn concurrency_policies_decide_over_a_job_that_still_runs() {
         let running = [job("old", None, "2026-01-01T00:05:00Z")];
         let status = json!({"lastScheduleTime": "2026-01-01T00:05:00Z"});
-        for (policy, creates, replaces) in [
-            ("Allow", true, 0),
-            ("Forbid", false, 0),
-            ("Replace", true, 1),
-        ] {
-            let cron_job =
-                cron_job(&json!({"spec": {"concurrencyPolicy": policy}, "status": status}));
+        for (policy, creates, replaces) in [("Allow", true, 0), ("Forbid", false, 0), ("Replace", true, 1)] {
+            let cron_job = cron_job(&json!({"spec": {"concurrencyPolicy": policy}, "status": status}));
             let due = at(&cron_job, &running, "2026-01-01T00:10:00Z");
             assert_eq!(
                 (due.create.is_some(), due.replace.len()),

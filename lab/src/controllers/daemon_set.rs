@@ -9,16 +9,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
-    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint,
-    Toleration,
+    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::{Context, Informers, wake, wake_on_owned, wake_on_self};
-use super::meta::{
-    available_in, is_ready, is_terminal, is_terminating, scaled, selects, short_hash, unless_zero,
-};
+use super::meta::{available_in, is_ready, is_terminal, is_terminating, scaled, selects, short_hash, unless_zero};
 use super::pods::{PodName, claim, create_all, delete_all, label, pod_from_template};
 use super::replica_set::next_availability;
 use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError};
@@ -49,9 +46,7 @@ impl DaemonSetController {
         let sets = context.caches.daemon_sets.clone();
         wake(&mut informers.nodes, queue, move |change: &Change<Node>| {
             let same = match (&change.old, &change.new) {
-                (Some(old), Some(new)) => {
-                    old.spec == new.spec && old.metadata.labels == new.metadata.labels
-                }
+                (Some(old), Some(new)) => old.spec == new.spec && old.metadata.labels == new.metadata.labels,
                 _ => false,
             };
             if same {
@@ -93,9 +88,7 @@ impl Reconcile for DaemonSetController {
         if set.status.as_ref() != Some(&status) {
             let mut updated = (*set).clone();
             updated.status = Some(status);
-            objects
-                .replace_status(&caches.daemon_sets, &updated)
-                .await?;
+            objects.replace_status(&caches.daemon_sets, &updated).await?;
         }
         failed.map_or(Ok(()), Err)?;
         Ok(Outcome::after(next_availability(
@@ -122,13 +115,7 @@ struct Plan {
     status: DaemonSetStatus,
 }
 
-fn plan(
-    set: &DaemonSet,
-    spec: &DaemonSetSpec,
-    nodes: &[Arc<Node>],
-    pods: &[Arc<Pod>],
-    now: Timestamp,
-) -> Plan {
+fn plan(set: &DaemonSet, spec: &DaemonSetSpec, nodes: &[Arc<Node>], pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let revision = short_hash(&spec.template, 0);
     let probe = daemon_pod(set, spec, None, &revision);
     let mut by_node: BTreeMap<String, Vec<&Arc<Pod>>> = BTreeMap::new();
@@ -150,11 +137,8 @@ fn plan(
         let here = by_node.remove(&name).unwrap_or_default();
         if !takes(node, &probe) {
             status.number_misscheduled += i32::from(!here.is_empty());
-            plan.delete.extend(
-                here.into_iter()
-                    .filter(|pod| !is_terminating(&pod.metadata))
-                    .cloned(),
-            );
+            plan.delete
+                .extend(here.into_iter().filter(|pod| !is_terminating(&pod.metadata)).cloned());
             continue;
         }
         status.desired_number_scheduled += 1;
@@ -163,20 +147,13 @@ fn plan(
             .copied()
             .filter(|pod| !is_terminating(&pod.metadata))
             .collect();
-        let ended: Vec<Arc<Pod>> = alive
-            .iter()
-            .copied()
-            .filter(|pod| is_terminal(pod))
-            .cloned()
-            .collect();
+        let ended: Vec<Arc<Pod>> = alive.iter().copied().filter(|pod| is_terminal(pod)).cloned().collect();
         alive.retain(|pod| !is_terminal(pod));
         if here.is_empty() {
-            plan.create
-                .push(daemon_pod(set, spec, Some(&name), &revision));
+            plan.create.push(daemon_pod(set, spec, Some(&name), &revision));
         }
         plan.delete.extend(ended);
-        plan.delete
-            .extend(alive.iter().skip(1).map(|pod| Arc::clone(pod)));
+        plan.delete.extend(alive.iter().skip(1).map(|pod| Arc::clone(pod)));
         let Some(pod) = alive.first() else { continue };
         status.current_number_scheduled += 1;
         status.number_ready += i32::from(is_ready(pod));
@@ -234,11 +211,7 @@ fn takes(node: &Node, pod: &Pod) -> bool {
         .and_then(|spec| spec.taints.as_deref())
         .unwrap_or_default();
     let barred = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-    matches_node(pod, node)
-        && taints
-            .iter()
-            .filter(barred)
-            .all(|taint| tolerates(tolerations, taint))
+    matches_node(pod, node) && taints.iter().filter(barred).all(|taint| tolerates(tolerations, taint))
 }
 
 /// The node that a pod is bound or pinned to.
@@ -246,21 +219,9 @@ fn target_node(pod: &Pod) -> Option<String> {
     if let Some(node) = node_of(pod) {
         return Some(node.to_owned());
     }
-    let affinity = pod
-        .spec
-        .as_ref()?
-        .affinity
-        .as_ref()?
-        .node_affinity
-        .as_ref()?;
-    let required = affinity
-        .required_during_scheduling_ignored_during_execution
-        .as_ref()?;
-    let fields = required
-        .node_selector_terms
-        .first()?
-        .match_fields
-        .as_ref()?;
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let fields = required.node_selector_terms.first()?.match_fields.as_ref()?;
     fields.first()?.values.as_ref()?.first().cloned()
 }
 
@@ -298,9 +259,7 @@ fn daemon_pod(set: &DaemonSet, spec: &DaemonSetSpec, node: Option<&str>, revisio
             .required_during_scheduling_ignored_during_execution
             .get_or_insert_with(NodeSelector::default);
         if required.node_selector_terms.is_empty() {
-            required
-                .node_selector_terms
-                .push(NodeSelectorTerm::default());
+            required.node_selector_terms.push(NodeSelectorTerm::default());
         }
         for term in &mut required.node_selector_terms {
             term.match_fields = Some(vec![NodeSelectorRequirement {

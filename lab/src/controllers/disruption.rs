@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::{
-    PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus,
-};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
@@ -21,8 +19,8 @@ use kube::ResourceExt;
 
 use super::context::{Caches, Context, Informers, wake, wake_on_self};
 use super::meta::{
-    controller_of, count, elapsed, is_ready, is_terminal, is_terminating, owner_name_of_kind,
-    scaled, selects_or_all, stamp, truth,
+    controller_of, count, elapsed, is_ready, is_terminal, is_terminating, owner_name_of_kind, scaled, selects_or_all,
+    stamp, truth,
 };
 use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError};
 
@@ -73,8 +71,7 @@ impl DisruptionController {
             &mut informers.stateful_sets,
             queue,
             move |change: &Change<StatefulSet>| {
-                let size =
-                    |one: &Arc<StatefulSet>| one.spec.as_ref().and_then(|spec| spec.replicas);
+                let size = |one: &Arc<StatefulSet>| one.spec.as_ref().and_then(|spec| spec.replicas);
                 if change.old.as_ref().map(size) == change.new.as_ref().map(size) {
                     return Vec::new();
                 }
@@ -101,10 +98,7 @@ impl Reconcile for DisruptionController {
         let sizes = sizes(caches, &pods);
         let now = Timestamp::now();
         let status = judge(&budget, spec, &pods, &sizes, now);
-        let pending = status
-            .disrupted_pods
-            .as_ref()
-            .is_some_and(|pods| !pods.is_empty());
+        let pending = status.disrupted_pods.as_ref().is_some_and(|pods| !pods.is_empty());
         if budget.status.as_ref() != Some(&status) {
             let mut updated = (*budget).clone();
             updated.status = Some(status);
@@ -182,18 +176,11 @@ fn scale_behind(caches: &Caches, pod: &Pod) -> Option<(String, i32)> {
         .deployments
         .get(namespace, name)
         .filter(|one| one.uid().as_ref() == Some(&above.uid))?;
-    Some((
-        above.uid.clone(),
-        deployment.spec.as_ref()?.replicas.unwrap_or(1),
-    ))
+    Some((above.uid.clone(), deployment.spec.as_ref()?.replicas.unwrap_or(1)))
 }
 
 /// Expected and desired numbers of pods, or why they cannot be known.
-fn expectation(
-    spec: &PodDisruptionBudgetSpec,
-    pods: &[Arc<Pod>],
-    sizes: &Sizes,
-) -> Result<(i32, i32), String> {
+fn expectation(spec: &PodDisruptionBudgetSpec, pods: &[Arc<Pod>], sizes: &Sizes) -> Result<(i32, i32), String> {
     let expected = || {
         sizes
             .as_ref()
@@ -245,11 +232,8 @@ fn judge(
         .unwrap_or_default()
         .into_iter()
         .filter(|(name, since)| {
-            let pod = pods
-                .iter()
-                .find(|pod| pod.metadata.name.as_ref() == Some(name));
-            pod.is_some_and(|pod| !is_terminating(&pod.metadata))
-                && elapsed(since.0, now) < DELETION_TIMEOUT
+            let pod = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name));
+            pod.is_some_and(|pod| !is_terminating(&pod.metadata)) && elapsed(since.0, now) < DELETION_TIMEOUT
         })
         .collect();
     let healthy = pods.iter().filter(|pod| {
@@ -334,23 +318,12 @@ mod tests {
     }
 
     fn status(spec: &Value, pods: &[Arc<Pod>], sizes: &Sizes) -> PodDisruptionBudgetStatus {
-        let budget: PodDisruptionBudget = serde_json::from_value(
-            json!({"metadata": {"name": "b", "generation": 3}, "spec": spec}),
-        )
-        .unwrap();
-        judge(
-            &budget,
-            budget.spec.as_ref().unwrap(),
-            pods,
-            sizes,
-            Timestamp::now(),
-        )
+        let budget: PodDisruptionBudget =
+            serde_json::from_value(json!({"metadata": {"name": "b", "generation": 3}, "spec": spec})).unwrap();
+        judge(&budget, budget.spec.as_ref().unwrap(), pods, sizes, Timestamp::now())
     }
 
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "the other kind of sizes is an error"
-    )]
+    #[expect(clippy::unnecessary_wraps, reason = "the other kind of sizes is an error")]
     fn size(replicas: i32) -> Sizes {
         Ok([("u".to_owned(), replicas)].into())
     }
@@ -373,10 +346,7 @@ mod tests {
             (json!({"minAvailable": 0}), 0, 0, size(0), 0),
         ] {
             let status = status(&spec, &pods(ready, unready), &sizes);
-            assert_eq!(
-                status.disruptions_allowed, allowed,
-                "{spec} {ready}+{unready}"
-            );
+            assert_eq!(status.disruptions_allowed, allowed, "{spec} {ready}+{unready}");
             assert_eq!(status.observed_generation, Some(3));
         }
     }
@@ -397,10 +367,7 @@ mod tests {
             );
         }
         let by_number = status(&json!({"minAvailable": 1}), &pods(2, 0), &without_scale());
-        assert_eq!(
-            (by_number.disruptions_allowed, by_number.expected_pods),
-            (1, 2)
-        );
+        assert_eq!((by_number.disruptions_allowed, by_number.expected_pods), (1, 2));
     }
 
     #[test]
@@ -422,13 +389,6 @@ mod tests {
             Timestamp::now(),
         );
         assert_eq!((status.current_healthy, status.disruptions_allowed), (2, 0));
-        assert_eq!(
-            status
-                .disrupted_pods
-                .unwrap()
-                .into_keys()
-                .collect::<Vec<_>>(),
-            ["p0"]
-        );
+        assert_eq!(status.disrupted_pods.unwrap().into_keys().collect::<Vec<_>>(), ["p0"]);
     }
 }

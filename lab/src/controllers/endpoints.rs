@@ -10,12 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
-    ServicePort, ServiceSpec,
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service, ServicePort, ServiceSpec,
 };
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
@@ -74,21 +71,11 @@ impl EndpointsController {
                 named.collect()
             },
         );
-        Self {
-            context,
-            api_address,
-        }
+        Self { context, api_address }
     }
 
-    async fn write(
-        &self,
-        service: &Service,
-        endpoints: Endpoints,
-        slice: EndpointSlice,
-    ) -> Result<(), ReconcileError> {
-        let Context {
-            objects, caches, ..
-        } = &self.context;
+    async fn write(&self, service: &Service, endpoints: Endpoints, slice: EndpointSlice) -> Result<(), ReconcileError> {
+        let Context { objects, caches, .. } = &self.context;
         let namespace = service.namespace().unwrap_or_default();
         match caches.endpoints.get(&namespace, &service.name_any()) {
             None => {
@@ -105,9 +92,7 @@ impl EndpointsController {
             None => {
                 objects.create(&caches.endpoint_slices, &slice).await?;
             }
-            Some(present)
-                if present.endpoints != slice.endpoints || present.ports != slice.ports =>
-            {
+            Some(present) if present.endpoints != slice.endpoints || present.ports != slice.ports => {
                 let mut updated = (*present).clone();
                 updated.endpoints = slice.endpoints;
                 updated.ports = slice.ports;
@@ -123,10 +108,7 @@ impl EndpointsController {
         let slices = self.context.caches.endpoint_slices.in_namespace(&namespace);
         slices.into_iter().find(|slice| {
             slice.labels().get(SERVICE_NAME) == Some(&service.name_any())
-                && slice
-                    .labels()
-                    .get(MANAGED_BY)
-                    .is_some_and(|by| by == SLICE_CONTROLLER)
+                && slice.labels().get(MANAGED_BY).is_some_and(|by| by == SLICE_CONTROLLER)
                 && slice
                     .owner_references()
                     .iter()
@@ -136,9 +118,7 @@ impl EndpointsController {
 
     /// Kubernetes' Endpoints have no owner reference; their controller takes them away.
     async fn clean_up(&self, key: &Key) -> Result<(), ReconcileError> {
-        let Context {
-            objects, caches, ..
-        } = &self.context;
+        let Context { objects, caches, .. } = &self.context;
         if let Some(endpoints) = caches.endpoints.get(&key.namespace, &key.name)
             && endpoints.labels().contains_key(MANAGED_BY)
         {
@@ -172,12 +152,8 @@ impl Reconcile for EndpointsController {
             }
             addresses(&service, &spec, &caches.pods.in_namespace(&key.namespace))
         };
-        self.write(
-            &service,
-            endpoints(&service, &groups),
-            slice(&service, &groups),
-        )
-        .await?;
+        self.write(&service, endpoints(&service, &groups), slice(&service, &groups))
+            .await?;
         Ok(Outcome::Done)
     }
 
@@ -228,10 +204,7 @@ struct Group {
 fn addresses(service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>]) -> Vec<Group> {
     let publish_unready = spec.publish_not_ready_addresses == Some(true);
     let mut groups: Vec<Group> = Vec::new();
-    for pod in pods
-        .iter()
-        .filter(|pod| selects_pod(service, pod) && !is_terminal(pod))
-    {
+    for pod in pods.iter().filter(|pod| selects_pod(service, pod) && !is_terminal(pod)) {
         let Some(ip) = pod
             .status
             .as_ref()
@@ -281,8 +254,7 @@ fn addresses(service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>]) -> Vec<Gr
 /// A pod has a name of its own under a Service when that is its subdomain.
 fn hostname(service: &Service, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
-    let under_this_service =
-        spec.subdomain == service.metadata.name && pod.namespace() == service.namespace();
+    let under_this_service = spec.subdomain == service.metadata.name && pod.namespace() == service.namespace();
     spec.hostname
         .clone()
         .filter(|hostname| !hostname.is_empty() && under_this_service)
@@ -300,8 +272,7 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
             containers
                 .flat_map(|container| container.ports.iter().flatten())
                 .find(|declared| {
-                    declared.name.as_deref() == Some(name)
-                        && declared.protocol.as_deref().unwrap_or("TCP") == protocol
+                    declared.name.as_deref() == Some(name) && declared.protocol.as_deref().unwrap_or("TCP") == protocol
                 })
                 .map(|declared| declared.container_port)
         }
@@ -391,10 +362,7 @@ fn slice(service: &Service, groups: &[Group]) -> EndpointSlice {
     labels.insert(MANAGED_BY.to_owned(), SLICE_CONTROLLER.to_owned());
     // One slice holds one set of ports. Pods that give a named port different numbers are rare; the first set is
     // written to the slice, all of them to the Endpoints.
-    let ports = groups
-        .first()
-        .map(|group| group.ports.as_slice())
-        .unwrap_or_default();
+    let ports = groups.first().map(|group| group.ports.as_slice()).unwrap_or_default();
     let ports: Vec<SlicePort> = ports
         .iter()
         .map(|(port, number)| SlicePort {
@@ -518,11 +486,7 @@ mod tests {
             pod("a", true, &json!({"status": {"phase": "Succeeded"}})),
             pod("bb", true, &json!({"status": {"podIP": ""}})),
             pod("ccc", true, &json!({"spec": {"containers": []}})),
-            pod(
-                "dddd",
-                true,
-                &json!({"metadata": {"labels": {"app": "other"}}}),
-            ),
+            pod("dddd", true, &json!({"metadata": {"labels": {"app": "other"}}})),
         ];
         assert_eq!(both(&service(&json!({})), &pods).0, Value::Null);
     }

@@ -76,32 +76,16 @@ impl EventRecorder {
     }
 
     /// Something went as it should.
-    pub(crate) fn normal<K: Resource<DynamicType = ()>>(
-        &self,
-        about: &K,
-        reason: &'static str,
-        note: String,
-    ) {
+    pub(crate) fn normal<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &'static str, note: String) {
         self.tell(about, Severity::Normal, reason, note);
     }
 
     /// Something somebody may want to look at.
-    pub(crate) fn warning<K: Resource<DynamicType = ()>>(
-        &self,
-        about: &K,
-        reason: &'static str,
-        note: String,
-    ) {
+    pub(crate) fn warning<K: Resource<DynamicType = ()>>(&self, about: &K, reason: &'static str, note: String) {
         self.tell(about, Severity::Warning, reason, note);
     }
 
-    fn tell<K: Resource<DynamicType = ()>>(
-        &self,
-        about: &K,
-        severity: Severity,
-        reason: &'static str,
-        note: String,
-    ) {
+    fn tell<K: Resource<DynamicType = ()>>(&self, about: &K, severity: Severity, reason: &'static str, note: String) {
         let about = about.object_ref(&());
         let uid = about.uid.clone().unwrap_or_default();
         let message = Message {
@@ -147,18 +131,11 @@ async fn publish(
     written: &mut HashMap<Message, (String, i32)>,
     report: Report,
 ) -> Result<(), kube::Error> {
-    let namespace = report
-        .about
-        .namespace
-        .clone()
-        .unwrap_or_else(|| "default".to_owned());
+    let namespace = report.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
     if let Some((name, count)) = written.get_mut(&report.message) {
         let patch = serde_json::json!({"count": *count + 1, "lastTimestamp": stamp(report.at)});
-        match api
-            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
+        match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => {
                 *count += 1;
                 return Ok(());

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
-    LabelSelector, ObjectMeta, OwnerReference, Time,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
@@ -51,39 +49,23 @@ pub(crate) fn owner_name_of_kind<K: Resource<DynamicType = ()>>(meta: &ObjectMet
 
 /// A label selector that matches nothing when it is missing or malformed, and nothing when it is empty: no workload
 /// may take hold of every pod in a namespace by mistake.
-pub(crate) fn selects(
-    selector: Option<&LabelSelector>,
-    labels: Option<&BTreeMap<String, String>>,
-) -> bool {
+pub(crate) fn selects(selector: Option<&LabelSelector>, labels: Option<&BTreeMap<String, String>>) -> bool {
     let Some(selector) = selector else {
         return false;
     };
-    let empty = selector
-        .match_labels
-        .as_ref()
-        .is_none_or(BTreeMap::is_empty)
-        && selector
-            .match_expressions
-            .as_ref()
-            .is_none_or(Vec::is_empty);
+    let empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
     !empty && selects_or_all(selector, labels)
 }
 
 /// As [`selects`], but an empty selector matches everything (as in PDBs and affinity terms).
-pub(crate) fn selects_or_all(
-    selector: &LabelSelector,
-    labels: Option<&BTreeMap<String, String>>,
-) -> bool {
+pub(crate) fn selects_or_all(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
     let none = BTreeMap::new();
-    Selector::try_from(selector.clone())
-        .is_ok_and(|selector| selector.matches(labels.unwrap_or(&none)))
+    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels.unwrap_or(&none)))
 }
 
 /// Whether every pair of `wanted` is among `labels`.
-pub(crate) fn contains_all(
-    labels: Option<&BTreeMap<String, String>>,
-    wanted: &BTreeMap<String, String>,
-) -> bool {
+pub(crate) fn contains_all(labels: Option<&BTreeMap<String, String>>, wanted: &BTreeMap<String, String>) -> bool {
     wanted
         .iter()
         .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))

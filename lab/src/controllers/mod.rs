@@ -80,11 +80,9 @@ impl ControllersHandle {
     pub async fn stop(mut self) -> Result<(), StopError> {
         self.stop.cancel();
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        tokio::time::timeout(STOP_TIMEOUT, all)
-            .await
-            .map_err(|_| StopError {
-                seconds: STOP_TIMEOUT.as_secs(),
-            })
+        tokio::time::timeout(STOP_TIMEOUT, all).await.map_err(|_| StopError {
+            seconds: STOP_TIMEOUT.as_secs(),
+        })
     }
 }
 
@@ -108,29 +106,17 @@ pub fn spawn_all(client: kube::Client, config: &ControllersConfig) -> Controller
         stop: &stop,
     };
     starter.start("default-scheduler", scheduler::Scheduler::new);
-    starter.start(
-        "replicaset-controller",
-        replica_set::ReplicaSetController::new,
-    );
-    starter.start(
-        "deployment-controller",
-        deployment::DeploymentController::new,
-    );
+    starter.start("replicaset-controller", replica_set::ReplicaSetController::new);
+    starter.start("deployment-controller", deployment::DeploymentController::new);
     starter.start("job-controller", job::JobController::new);
-    starter.start(
-        "statefulset-controller",
-        stateful_set::StatefulSetController::new,
-    );
+    starter.start("statefulset-controller", stateful_set::StatefulSetController::new);
     starter.start("daemonset-controller", daemon_set::DaemonSetController::new);
     starter.start("cronjob-controller", cron_job::CronJobController::new);
     starter.start("pod-garbage-collector", node_care::PodCollector::new);
     starter.start("node-controller", |context, informers, queue| {
         node_care::CordonTainter::new(context, informers, queue, client.clone())
     });
-    starter.start(
-        "disruption-controller",
-        disruption::DisruptionController::new,
-    );
+    starter.start("disruption-controller", disruption::DisruptionController::new);
     starter.start("endpoint-controller", |context, informers, queue| {
         endpoints::EndpointsController::new(context, informers, queue, config.api_address)
     });
@@ -189,21 +175,12 @@ impl Starter<'_> {
         };
         let caches = context.caches.clone();
         let reconciler = Arc::new(controller(context, self.informers, &queue));
-        self.tasks.spawn(work_when_ready(
-            caches,
-            reconciler,
-            queue,
-            self.stop.clone(),
-        ));
+        self.tasks
+            .spawn(work_when_ready(caches, reconciler, queue, self.stop.clone()));
     }
 }
 
-async fn work_when_ready<R: Reconcile>(
-    caches: Caches,
-    reconciler: Arc<R>,
-    queue: Arc<Queue>,
-    stop: CancellationToken,
-) {
+async fn work_when_ready<R: Reconcile>(caches: Caches, reconciler: Arc<R>, queue: Arc<Queue>, stop: CancellationToken) {
     let ready = tokio::select! {
         () = stop.cancelled() => return,
         ready = caches.ready() => ready,

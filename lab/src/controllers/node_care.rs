@@ -69,10 +69,7 @@ impl PodCollector {
     fn missing_for(&self, node: &str) -> Duration {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.retain(|name, _| self.context.caches.nodes.get_cluster(name).is_none());
-        missing
-            .entry(node.to_owned())
-            .or_insert_with(Instant::now)
-            .elapsed()
+        missing.entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
     }
 
     async fn remove(&self, pod: &Pod, why: &str) -> Result<(), ReconcileError> {
@@ -113,24 +110,16 @@ impl Reconcile for PodCollector {
                 if missing < QUARANTINE && !is_terminating(&pod.metadata) {
                     return Ok(Outcome::After(QUARANTINE.saturating_sub(missing)));
                 }
-                self.remove(&pod, &format!("node {node} no longer exists"))
-                    .await?;
+                self.remove(&pod, &format!("node {node} no longer exists")).await?;
                 Ok(Outcome::Done)
             }
             None if is_terminating(&pod.metadata) => {
-                let due = pod
-                    .metadata
-                    .deletion_timestamp
-                    .as_ref()
-                    .map_or(now, |time| time.0);
+                let due = pod.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
                 let waited = elapsed(due, now);
                 if waited < UNPLACED {
                     return Ok(Outcome::After(UNPLACED.saturating_sub(waited)));
                 }
-                self.context
-                    .objects
-                    .delete_with(&caches.pods, &*pod, Some(0))
-                    .await?;
+                self.context.objects.delete_with(&caches.pods, &*pod, Some(0)).await?;
                 Ok(Outcome::Done)
             }
             _ => Ok(Outcome::Done),
@@ -159,12 +148,7 @@ const CORDON: &str = "node.kubernetes.io/unschedulable";
 
 impl CordonTainter {
     /// A controller that wakes when nodes change.
-    pub(crate) fn new(
-        context: Context,
-        informers: &mut Informers,
-        queue: &Arc<Queue>,
-        client: kube::Client,
-    ) -> Self {
+    pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>, client: kube::Client) -> Self {
         wake_on_self(&mut informers.nodes, queue);
         Self { context, client }
     }
@@ -185,12 +169,7 @@ impl Reconcile for CordonTainter {
         let patch = Patch::Merge(serde_json::json!({
             "metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints},
         }));
-        let patched = call::<Node, Node>(
-            "patch",
-            key.name.clone(),
-            api.patch(&key.name, &parameters, &patch),
-        )
-        .await?;
+        let patched = call::<Node, Node>("patch", key.name.clone(), api.patch(&key.name, &parameters, &patch)).await?;
         self.context
             .caches
             .nodes

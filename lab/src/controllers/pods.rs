@@ -151,18 +151,13 @@ pub(crate) async fn create_all<K: Resource<DynamicType = ()>>(
     let (first, rest) = pods.split_at(pods.len().min(1));
     let mut created = 0;
     for batch in [first, rest] {
-        let mut requests: FuturesUnordered<_> =
-            batch.iter().map(|pod| objects.create(cache, pod)).collect();
+        let mut requests: FuturesUnordered<_> = batch.iter().map(|pod| objects.create(cache, pod)).collect();
         let mut failed = None;
         while let Some(result) = requests.next().await {
             match result {
                 Ok(pod) => {
                     created += 1;
-                    events.normal(
-                        owner,
-                        "SuccessfulCreate",
-                        format!("Created pod: {}", pod.name_any()),
-                    );
+                    events.normal(owner, "SuccessfulCreate", format!("Created pod: {}", pod.name_any()));
                 }
                 Err(error) => {
                     let cause = std::error::Error::source(&error)
@@ -195,11 +190,7 @@ pub(crate) async fn delete_all<K: Resource<DynamicType = ()>>(
     let mut failed = None;
     while let Some((pod, result)) = requests.next().await {
         match result {
-            Ok(()) => events.normal(
-                owner,
-                "SuccessfulDelete",
-                format!("Deleted pod: {}", pod.name_any()),
-            ),
+            Ok(()) => events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any())),
             Err(error) => failed = Some(error),
         }
     }

@@ -15,8 +15,7 @@ use kube::ResourceExt;
 
 use super::context::{Context, Informers, wake_on_owned, wake_on_self};
 use super::meta::{
-    available_in, contains_all, count, created, is_active, is_ready, is_terminating, phase,
-    selects, stamp, unless_zero,
+    available_in, contains_all, count, created, is_active, is_ready, is_terminating, phase, selects, stamp, unless_zero,
 };
 use super::pods::{PodName, annotation, claim, create_all, delete_all, pod_from_template};
 use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
@@ -49,12 +48,7 @@ impl ReplicaSetController {
         Self { context }
     }
 
-    async fn scale(
-        &self,
-        set: &ReplicaSet,
-        active: &[Arc<Pod>],
-        wanted: usize,
-    ) -> Result<(), ReconcileError> {
+    async fn scale(&self, set: &ReplicaSet, active: &[Arc<Pod>], wanted: usize) -> Result<(), ReconcileError> {
         let Context {
             objects,
             caches,
@@ -90,20 +84,14 @@ impl Reconcile for ReplicaSetController {
         let selector = set.spec.as_ref().map(|spec| &spec.selector);
         let mut active = claim(&self.context.objects, &caches.pods, &*set, selector).await?;
         active.retain(|pod| is_active(pod));
-        let wanted = set
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1);
+        let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         let wanted_pods = usize::try_from(wanted).unwrap_or(0);
         let mut scaled = Ok(());
         if !is_terminating(&set.metadata) && active.len() != wanted_pods {
             scaled = self.scale(&set, &active, wanted_pods).await;
             // Count what is there now: the caches have seen every write of `scale`.
             active = caches.pods.in_namespace(&key.namespace);
-            active.retain(|pod| {
-                is_active(pod) && super::meta::is_controlled_by(&pod.metadata, &set.metadata)
-            });
+            active.retain(|pod| is_active(pod) && super::meta::is_controlled_by(&pod.metadata, &set.metadata));
         }
         let now = Timestamp::now();
         let status = status_of(&set, &active, scaled.as_ref().err(), now);
@@ -119,11 +107,7 @@ impl Reconcile for ReplicaSetController {
         if active.len() < wanted_pods && !is_terminating(&set.metadata) {
             return Ok(Outcome::After(Duration::from_millis(1)));
         }
-        Ok(Outcome::after(next_availability(
-            &active,
-            min_ready_seconds(&set),
-            now,
-        )))
+        Ok(Outcome::after(next_availability(&active, min_ready_seconds(&set), now)))
     }
 
     fn keys(&self) -> Vec<Key> {
@@ -138,18 +122,11 @@ impl Reconcile for ReplicaSetController {
 }
 
 fn min_ready_seconds(set: &ReplicaSet) -> i32 {
-    set.spec
-        .as_ref()
-        .and_then(|spec| spec.min_ready_seconds)
-        .unwrap_or(0)
+    set.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
 }
 
 /// When the next ready pod will have been ready for long enough.
-pub(crate) fn next_availability(
-    pods: &[Arc<Pod>],
-    min_ready_seconds: i32,
-    now: Timestamp,
-) -> Option<Duration> {
+pub(crate) fn next_availability(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
     pods.iter()
         .filter_map(|pod| available_in(pod, min_ready_seconds, now))
         .filter(|wait| !wait.is_zero())
@@ -176,9 +153,7 @@ fn status_of(
     let old = set.status.clone().unwrap_or_default();
     ReplicaSetStatus {
         replicas: count(active.len()),
-        fully_labeled_replicas: unless_zero(of(&|pod| {
-            contains_all(pod.metadata.labels.as_ref(), &template_labels)
-        })),
+        fully_labeled_replicas: unless_zero(of(&|pod| contains_all(pod.metadata.labels.as_ref(), &template_labels))),
         ready_replicas: unless_zero(of(&is_ready)),
         available_replicas: unless_zero(of(&|pod| {
             available_in(pod, minimum, now).is_some_and(|wait| wait.is_zero())
@@ -199,8 +174,7 @@ fn conditions(
         .iter()
         .find(|condition| condition.type_ == "ReplicaFailure");
     let failed = failed.filter(|error| !error.is_race())?;
-    let cause =
-        std::error::Error::source(failed).map_or_else(|| failed.to_string(), ToString::to_string);
+    let cause = std::error::Error::source(failed).map_or_else(|| failed.to_string(), ToString::to_string);
     Some(vec![ReplicaSetCondition {
         type_: "ReplicaFailure".to_owned(),
         status: "True".to_owned(),
@@ -271,44 +245,14 @@ mod tests {
     #[test]
     fn the_pods_that_serve_least_go_first() {
         let pods = [
-            pod(
-                "old-ready",
-                Some("n"),
-                "Running",
-                true,
-                "2026-01-01T00:00:00Z",
-            ),
-            pod(
-                "new-ready",
-                Some("n"),
-                "Running",
-                true,
-                "2026-01-02T00:00:00Z",
-            ),
-            pod(
-                "unready",
-                Some("n"),
-                "Running",
-                false,
-                "2026-01-01T00:00:00Z",
-            ),
-            pod(
-                "pending",
-                Some("n"),
-                "Pending",
-                false,
-                "2026-01-01T00:00:00Z",
-            ),
+            pod("old-ready", Some("n"), "Running", true, "2026-01-01T00:00:00Z"),
+            pod("new-ready", Some("n"), "Running", true, "2026-01-02T00:00:00Z"),
+            pod("unready", Some("n"), "Running", false, "2026-01-01T00:00:00Z"),
+            pod("pending", Some("n"), "Pending", false, "2026-01-01T00:00:00Z"),
             pod("unplaced", None, "Pending", false, "2026-01-01T00:00:00Z"),
         ];
-        let order: Vec<String> = least_useful(&pods, 5)
-            .iter()
-            .map(|pod| pod.name_any())
-            .collect();
-        assert_eq!(
-            order,
-            ["unplaced", "pending", "unready", "new-ready", "old-ready"]
-        );
+        let order: Vec<String> = least_useful(&pods, 5).iter().map(|pod| pod.name_any()).collect();
+        assert_eq!(order, ["unplaced", "pending", "unready", "new-ready", "old-ready"]);
         assert_eq!(least_useful(&pods, 2).len(), 2);
     }
 }

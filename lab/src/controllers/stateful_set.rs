@@ -11,16 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume,
-};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::{Context, Informers, wake_on_owned, wake_on_self};
 use super::meta::{
-    available_in, count, is_ready, is_terminal, is_terminating, phase, selects, short_hash,
-    unless_zero,
+    available_in, count, is_ready, is_terminal, is_terminating, phase, selects, short_hash, unless_zero,
 };
 use super::pods::{PodName, claim, create_all, delete_all, label, pod_from_template};
 use super::replica_set::next_availability;
@@ -73,12 +70,7 @@ impl StatefulSetController {
             wanted.status = None;
             let labels = wanted.metadata.labels.get_or_insert_default();
             labels.extend(spec.selector.match_labels.clone().unwrap_or_default());
-            match self
-                .context
-                .objects
-                .create(&caches.volume_claims, &wanted)
-                .await
-            {
+            match self.context.objects.create(&caches.volume_claims, &wanted).await {
                 Ok(_) => {
                     let note = format!(
                         "create Claim {name} Pod {} in StatefulSet {} success",
@@ -94,12 +86,7 @@ impl StatefulSetController {
         Ok(())
     }
 
-    async fn carry_out(
-        &self,
-        set: &StatefulSet,
-        spec: &StatefulSetSpec,
-        plan: &Plan,
-    ) -> Result<(), ReconcileError> {
+    async fn carry_out(&self, set: &StatefulSet, spec: &StatefulSetSpec, plan: &Plan) -> Result<(), ReconcileError> {
         let Context {
             objects,
             caches,
@@ -127,13 +114,7 @@ impl Reconcile for StatefulSetController {
         let Some(spec) = &set.spec else {
             return Ok(Outcome::Done);
         };
-        let pods = claim(
-            &self.context.objects,
-            &caches.pods,
-            &*set,
-            Some(&spec.selector),
-        )
-        .await?;
+        let pods = claim(&self.context.objects, &caches.pods, &*set, Some(&spec.selector)).await?;
         let now = Timestamp::now();
         let first = plan(&set, spec, &pods, now);
         let done = if is_terminating(&set.metadata) {
@@ -156,9 +137,7 @@ impl Reconcile for StatefulSetController {
         done?;
         let next = next_availability(&pods, spec.min_ready_seconds.unwrap_or(0), now);
         let more = !first.create.is_empty() || !first.delete.is_empty();
-        Ok(Outcome::after(
-            next.or(more.then_some(Duration::from_millis(100))),
-        ))
+        Ok(Outcome::after(next.or(more.then_some(Duration::from_millis(100)))))
     }
 
     fn keys(&self) -> Vec<Key> {
@@ -191,10 +170,7 @@ fn claim_name(set: &StatefulSet, template: &PersistentVolumeClaim, ordinal: i32)
 
 fn ordinal_of(set: &StatefulSet, pod: &Pod) -> Option<i32> {
     let name = pod.metadata.name.as_deref()?;
-    name.strip_prefix(&set.name_any())?
-        .strip_prefix('-')?
-        .parse()
-        .ok()
+    name.strip_prefix(&set.name_any())?.strip_prefix('-')?.parse().ok()
 }
 
 fn revision_name(set: &StatefulSet, spec: &StatefulSetSpec) -> String {
@@ -202,15 +178,12 @@ fn revision_name(set: &StatefulSet, spec: &StatefulSetSpec) -> String {
 }
 
 fn has_revision(pod: &Pod, revision: &str) -> bool {
-    pod.labels()
-        .get(REVISION_LABEL)
-        .is_some_and(|label| label == revision)
+    pod.labels().get(REVISION_LABEL).is_some_and(|label| label == revision)
 }
 
 fn is_available(pod: &Pod, spec: &StatefulSetSpec, now: Timestamp) -> bool {
     phase(pod) == "Running"
-        && available_in(pod, spec.min_ready_seconds.unwrap_or(0), now)
-            .is_some_and(|wait| wait.is_zero())
+        && available_in(pod, spec.min_ready_seconds.unwrap_or(0), now).is_some_and(|wait| wait.is_zero())
 }
 
 fn plan(set: &StatefulSet, spec: &StatefulSetSpec, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
@@ -227,11 +200,7 @@ fn plan(set: &StatefulSet, spec: &StatefulSetSpec, pods: &[Arc<Pod>], now: Times
         revision,
     };
     let ordered = spec.pod_management_policy.as_deref() != Some("Parallel");
-    let start = spec
-        .ordinals
-        .as_ref()
-        .and_then(|ordinals| ordinals.start)
-        .unwrap_or(0);
+    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
     let wanted = start..start.saturating_add(spec.replicas.unwrap_or(1).max(0));
 
     for ordinal in wanted.clone() {
@@ -255,11 +224,7 @@ fn plan(set: &StatefulSet, spec: &StatefulSetSpec, pods: &[Arc<Pod>], now: Times
     if !plan.create.is_empty() {
         return plan;
     }
-    for (_, pod) in by_ordinal
-        .iter()
-        .rev()
-        .filter(|(ordinal, _)| !wanted.contains(ordinal))
-    {
+    for (_, pod) in by_ordinal.iter().rev().filter(|(ordinal, _)| !wanted.contains(ordinal)) {
         if ordered && is_terminating(&pod.metadata) {
             return plan;
         }
@@ -302,10 +267,7 @@ fn status_of(
     now: Timestamp,
 ) -> StatefulSetStatus {
     let old = set.status.clone().unwrap_or_default();
-    let mut current = old
-        .current_revision
-        .clone()
-        .unwrap_or_else(|| update.to_owned());
+    let mut current = old.current_revision.clone().unwrap_or_else(|| update.to_owned());
     let of = |holds: &dyn Fn(&Pod) -> bool| count(pods.iter().filter(|pod| holds(pod)).count());
     let alive = |pod: &Pod| !is_terminating(&pod.metadata);
     let ready = of(&|pod| phase(pod) == "Running" && is_ready(pod));
@@ -331,16 +293,8 @@ fn status_of(
 fn stateful_pod(set: &StatefulSet, spec: &StatefulSetSpec, ordinal: i32, revision: &str) -> Pod {
     let name = pod_name(set, ordinal);
     let mut pod = pod_from_template(set, &spec.template, PodName::Fixed(name.clone()));
-    label(
-        &mut pod.metadata,
-        "statefulset.kubernetes.io/pod-name",
-        name.clone(),
-    );
-    label(
-        &mut pod.metadata,
-        "apps.kubernetes.io/pod-index",
-        ordinal.to_string(),
-    );
+    label(&mut pod.metadata, "statefulset.kubernetes.io/pod-name", name.clone());
+    label(&mut pod.metadata, "apps.kubernetes.io/pod-index", ordinal.to_string());
     label(&mut pod.metadata, REVISION_LABEL, revision);
     if let Some(pod_spec) = &mut pod.spec {
         pod_spec.hostname = Some(name);
@@ -399,9 +353,8 @@ mod tests {
             _ => ("Running", "False"),
         };
         if state == "terminating" {
-            pod.metadata.deletion_timestamp = Some(
-                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()),
-            );
+            pod.metadata.deletion_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::now()));
         }
         pod.status = serde_json::from_value(json!({
             "phase": phase, "conditions": [{"type": "Ready", "status": ready}],
@@ -422,10 +375,7 @@ mod tests {
     fn ordered_sets_grow_one_by_one_when_the_one_before_is_ready() {
         let set = set(3, &json!({}));
         assert_eq!(next(&set, &[]).create, [0]);
-        assert_eq!(
-            next(&set, &[pod(&set, 0, "starting")]).create,
-            [] as [i32; 0]
-        );
+        assert_eq!(next(&set, &[pod(&set, 0, "starting")]).create, [] as [i32; 0]);
         assert_eq!(next(&set, &[pod(&set, 0, "ready")]).create, [1]);
     }
 
@@ -440,10 +390,7 @@ mod tests {
         for policy in ["OrderedReady", "Parallel"] {
             let set = set(2, &json!({"spec": {"podManagementPolicy": policy}}));
             let going = next(&set, &[pod(&set, 0, "ready"), pod(&set, 1, "terminating")]);
-            assert!(
-                going.create.is_empty() && going.delete.is_empty(),
-                "{policy}"
-            );
+            assert!(going.create.is_empty() && going.delete.is_empty(), "{policy}");
             assert_eq!(next(&set, &[pod(&set, 0, "ready")]).create, [1], "{policy}");
         }
     }
@@ -451,20 +398,13 @@ mod tests {
     #[test]
     fn a_failed_pod_is_taken_away() {
         let set = set(1, &json!({}));
-        assert_eq!(
-            names(&next(&set, &[pod(&set, 0, "failed")]).delete),
-            ["db-0"]
-        );
+        assert_eq!(names(&next(&set, &[pod(&set, 0, "failed")]).delete), ["db-0"]);
     }
 
     #[test]
     fn sets_shrink_from_the_end() {
         let set = set(1, &json!({}));
-        let pods = [
-            pod(&set, 0, "ready"),
-            pod(&set, 1, "ready"),
-            pod(&set, 2, "ready"),
-        ];
+        let pods = [pod(&set, 0, "ready"), pod(&set, 1, "ready"), pod(&set, 2, "ready")];
         assert_eq!(names(&next(&set, &pods).delete), ["db-2"]);
         let parallel = self::set(1, &json!({"spec": {"podManagementPolicy": "Parallel"}}));
         assert_eq!(names(&next(&parallel, &pods).delete), ["db-2", "db-1"]);
@@ -473,17 +413,11 @@ mod tests {
     #[test]
     fn a_new_template_is_rolled_out_from_the_last_pod_waiting_for_each() {
         let old = set(2, &json!({}));
-        let mut new = set(
-            2,
-            &json!({"spec": {"template": {"metadata": {"labels": {"v": "2"}}}}}),
-        );
+        let mut new = set(2, &json!({"spec": {"template": {"metadata": {"labels": {"v": "2"}}}}}));
         new.status = Some(next(&old, &[pod(&old, 0, "ready"), pod(&old, 1, "ready")]).status);
         let both_old = next(&new, &[pod(&old, 0, "ready"), pod(&old, 1, "ready")]);
         assert_eq!(names(&both_old.delete), ["db-1"]);
-        assert_ne!(
-            both_old.status.current_revision,
-            both_old.status.update_revision
-        );
+        assert_ne!(both_old.status.current_revision, both_old.status.update_revision);
         assert!(
             next(&new, &[pod(&old, 0, "ready"), pod(&new, 1, "starting")])
                 .delete
@@ -495,8 +429,7 @@ mod tests {
         );
         let done = next(&new, &[pod(&new, 0, "ready"), pod(&new, 1, "ready")]);
         assert_eq!(done.status.current_revision, done.status.update_revision);
-        new.spec.as_mut().unwrap().update_strategy =
-            serde_json::from_value(json!({"type": "OnDelete"})).unwrap();
+        new.spec.as_mut().unwrap().update_strategy = serde_json::from_value(json!({"type": "OnDelete"})).unwrap();
         assert!(
             next(&new, &[pod(&old, 0, "ready"), pod(&old, 1, "ready")])
                 .delete
@@ -521,9 +454,6 @@ mod tests {
         );
         assert!(pod.labels().contains_key(REVISION_LABEL));
         let volume = &spec.volumes.as_ref().unwrap()[0];
-        assert_eq!(
-            volume.persistent_volume_claim.as_ref().unwrap().claim_name,
-            "data-db-0"
-        );
+        assert_eq!(volume.persistent_volume_claim.as_ref().unwrap().claim_name, "data-db-0");
     }
 }

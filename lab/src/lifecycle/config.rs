@@ -51,9 +51,8 @@ impl LabConfig {
     /// A lab with three nodes and defaults.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        let root = |variable: &str, default: &str| {
-            std::env::var_os(variable).map_or_else(|| default.into(), PathBuf::from)
-        };
+        let root =
+            |variable: &str, default: &str| std::env::var_os(variable).map_or_else(|| default.into(), PathBuf::from);
         Self {
             name: name.into(),
             nodes: 3,

@@ -74,9 +74,7 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
         .map_err(LabError::io("start", "the lab's process"))?;
     let answer = tokio::time::timeout(UP_TIMEOUT, async {
         if let Some(mut stdin) = child.stdin.take() {
-            stdin
-                .write_all(&serde_json::to_vec(config).unwrap_or_default())
-                .await?;
+            stdin.write_all(&serde_json::to_vec(config).unwrap_or_default()).await?;
         }
         let mut answer = String::new();
         if let Some(mut stdout) = child.stdout.take() {
@@ -87,9 +85,7 @@ pub async fn up(config: &LabConfig) -> Result<LabStatus, LabError> {
     .await;
     let outcome = match answer {
         Ok(Ok(answer)) if answer.trim() == "ready" => Ok(()),
-        Ok(Ok(answer)) if answer.trim().is_empty() => {
-            Err("its process ended without a word".to_owned())
-        }
+        Ok(Ok(answer)) if answer.trim().is_empty() => Err("its process ended without a word".to_owned()),
         Ok(Ok(answer)) => Err(answer.trim().to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("not ready within {} s", UP_TIMEOUT.as_secs())),
@@ -151,9 +147,7 @@ pub async fn down(config: &LabConfig) -> Result<(), LabError> {
 /// Asks a process to end, and ends it when it does not.
 async fn end_process(process: ProcessIdentity) {
     for (signal, patience) in [(Signal::TERM, DOWN_TIMEOUT), (Signal::KILL, DOWN_TIMEOUT)] {
-        let Some(pid) =
-            Pid::from_raw(process.pid).filter(|_| identity(process.pid) == Some(process))
-        else {
+        let Some(pid) = Pid::from_raw(process.pid).filter(|_| identity(process.pid) == Some(process)) else {
             return;
         };
         if let Err(error) = rustix::process::kill_process(pid, signal) {
@@ -178,10 +172,7 @@ pub fn environment(config: &LabConfig) -> Result<String, LabError> {
         .record(&config.name)
         .filter(|record| record.alive() && record.api.is_some());
     let record = record.ok_or_else(|| LabError::NotUp(config.name.clone()))?;
-    Ok(format!(
-        "export KUBECONFIG='{}'",
-        record.kubeconfig().display()
-    ))
+    Ok(format!("export KUBECONFIG='{}'", record.kubeconfig().display()))
 }
 
 fn describe(record: &Record) -> LabStatus {
@@ -206,27 +197,17 @@ pub fn multicall(
         return None;
     }
     let known = arguments.next().is_some_and(|command| command == "serve");
-    Some(if known {
-        serve(controllers)
-    } else {
-        ExitCode::from(64)
-    })
+    Some(if known { serve(controllers) } else { ExitCode::from(64) })
 }
 
 /// The background process.
 fn serve(controllers: fn() -> Vec<Controller>) -> ExitCode {
     // It fails only for the leader of a process group, which is detached already.
     rustix::process::setsid().ok();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return tell(
-                &format!("cannot start the runtime: {error}"),
-                ExitCode::from(70),
-            );
+            return tell(&format!("cannot start the runtime: {error}"), ExitCode::from(70));
         }
     };
     let outcome = runtime.block_on(Box::pin(async {
@@ -251,8 +232,8 @@ fn serve(controllers: fn() -> Vec<Controller>) -> ExitCode {
 }
 
 fn read_configuration() -> Result<LabConfig, String> {
-    let text = std::io::read_to_string(std::io::stdin())
-        .map_err(|error| format!("cannot read the configuration: {error}"))?;
+    let text =
+        std::io::read_to_string(std::io::stdin()).map_err(|error| format!("cannot read the configuration: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("cannot read the configuration: {error}"))
 }
 
@@ -274,13 +255,9 @@ fn close_output() {
 
 /// Sends the log to the lab's file.
 fn log_to(path: &std::path::Path) -> std::io::Result<()> {
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?;
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
     rustix::stdio::dup2_stderr(&file)?;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CHAOSRUN_LAB_LOG")
-        .unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CHAOSRUN_LAB_LOG").unwrap_or_else(|_| "info".into());
     // Somebody else may have installed one already.
     drop(
         tracing_subscriber::fmt()

@@ -86,11 +86,7 @@ impl Lab {
         }
     }
 
-    async fn boot(
-        config: &LabConfig,
-        controllers: Vec<Controller>,
-        mut record: Record,
-    ) -> Result<Self, LabError> {
+    async fn boot(config: &LabConfig, controllers: Vec<Controller>, mut record: Record) -> Result<Self, LabError> {
         mount_layers(&record)?;
         let network = record.network.clone();
         let gateway = network.gateway();
@@ -144,12 +140,7 @@ impl Lab {
         };
         let controllers = controllers
             .into_iter()
-            .map(|controller| {
-                tokio::spawn(controller(
-                    server.client("chaosrun-lab-controllers"),
-                    info.clone(),
-                ))
-            })
+            .map(|controller| tokio::spawn(controller(server.client("chaosrun-lab-controllers"), info.clone())))
             .collect();
         Ok(Self {
             server,
@@ -224,11 +215,7 @@ async fn claim(config: &LabConfig) -> Result<Record, LabError> {
     let id: String = random.simple().to_string().chars().take(6).collect();
     let octet = free_octet(
         config.subnet,
-        random
-            .as_fields()
-            .3
-            .iter()
-            .fold(0, |seed, byte| seed ^ byte),
+        random.as_fields().3.iter().fold(0, |seed, byte| seed ^ byte),
     )
     .await?;
     let network = LabNetwork { id, octet };
@@ -239,17 +226,12 @@ async fn claim(config: &LabConfig) -> Result<Record, LabError> {
         control_group: format!("/chaosrun-lab-{}", network.id),
         state_folder: roots.state.join(&config.name),
         data_folder: roots.data.join(&config.name),
-        made_namespace_folder: !namespace_folder
-            || roots
-                .records()
-                .iter()
-                .any(|record| record.made_namespace_folder),
+        made_namespace_folder: !namespace_folder || roots.records().iter().any(|record| record.made_namespace_folder),
         settings: Vec::new(),
         api: None,
         network,
     };
-    std::fs::create_dir_all(&record.state_folder)
-        .map_err(LabError::io("create the folder", &record.state_folder))?;
+    std::fs::create_dir_all(&record.state_folder).map_err(LabError::io("create the folder", &record.state_folder))?;
     record.save()?;
     let created = record.network.create(config.nodes.max(1)).await;
     if let Err(error) = created {
@@ -263,14 +245,8 @@ async fn claim(config: &LabConfig) -> Result<Record, LabError> {
 fn mount_layers(record: &Record) -> Result<(), LabError> {
     let folder = record.state_folder.join("layers");
     std::fs::create_dir_all(&folder).map_err(LabError::io("create the folder", &folder))?;
-    rustix::mount::mount(
-        "tmpfs",
-        &folder,
-        "tmpfs",
-        MountFlags::NODEV,
-        c"mode=0700,size=50%",
-    )
-    .map_err(NodeError::errno("mount a tmpfs on", &folder))?;
+    rustix::mount::mount("tmpfs", &folder, "tmpfs", MountFlags::NODEV, c"mode=0700,size=50%")
+        .map_err(NodeError::errno("mount a tmpfs on", &folder))?;
     Ok(())
 }
 

@@ -80,8 +80,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), LabError>
         .mode(0o600)
         .open(&fresh)
         .map_err(LabError::io("create", &fresh))?;
-    file.write_all(content)
-        .map_err(LabError::io("write", &fresh))?;
+    file.write_all(content).map_err(LabError::io("write", &fresh))?;
     std::fs::rename(&fresh, path).map_err(LabError::io("write", path))
 }
 
@@ -147,15 +146,12 @@ impl Roots {
     /// locked, so that no lock file is left behind.
     pub(crate) async fn lock(&self) -> Result<OwnedFd, LabError> {
         loop {
-            std::fs::create_dir_all(&self.state)
-                .map_err(LabError::io("create the folder", &self.state))?;
+            std::fs::create_dir_all(&self.state).map_err(LabError::io("create the folder", &self.state))?;
             std::fs::set_permissions(&self.state, std::fs::Permissions::from_mode(0o755))
                 .map_err(LabError::io("set the mode of", &self.state))?;
-            let folder =
-                std::fs::File::open(&self.state).map_err(LabError::io("open", &self.state))?;
+            let folder = std::fs::File::open(&self.state).map_err(LabError::io("open", &self.state))?;
             let locked = tokio::task::spawn_blocking(move || {
-                rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive)
-                    .map(|()| folder)
+                rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).map(|()| folder)
             });
             let folder = locked
                 .await
@@ -164,9 +160,7 @@ impl Roots {
                 .map_err(LabError::io("lock", &self.state))?;
             // Whoever had the lock may have removed the folder.
             let ours = folder.metadata().map(|metadata| metadata.ino()).ok();
-            let present = std::fs::metadata(&self.state)
-                .map(|metadata| metadata.ino())
-                .ok();
+            let present = std::fs::metadata(&self.state).map(|metadata| metadata.ino()).ok();
             if ours.is_some() && ours == present {
                 return Ok(folder.into());
             }

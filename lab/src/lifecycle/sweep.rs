@@ -32,29 +32,19 @@ pub(crate) async fn sweep(record: &Record) -> Result<(), LabError> {
                     .await
                     .map_err(|error| error.chain()),
             );
-            note(
-                "control groups",
-                remove_groups(&cgroups, &record.control_group).await,
-            );
+            note("control groups", remove_groups(&cgroups, &record.control_group).await);
         }
         Err(error) => note("control groups", Err(error.chain())),
     }
     note(
         "network namespaces",
-        record
-            .network
-            .remove_namespaces()
-            .await
-            .map_err(|error| error.chain()),
+        record.network.remove_namespaces().await.map_err(|error| error.chain()),
     );
     note(
         "network interfaces",
         record.network.remove().await.map_err(|error| error.chain()),
     );
-    note(
-        "nftables table",
-        remove_table(&record.network.table()).await,
-    );
+    note("nftables table", remove_table(&record.network.table()).await);
     for (file, value) in &record.settings {
         note(
             "host settings",
@@ -123,12 +113,8 @@ async fn remove_table(table: &str) -> Result<(), String> {
 
 /// Unmounts everything at or below a folder.
 fn unmount_below(folder: &Path) -> Result<(), String> {
-    let table =
-        std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-    let points = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(Path::new);
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     let points: Vec<&Path> = points.filter(|point| point.starts_with(folder)).collect();
     for point in points.into_iter().rev() {
         rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)
@@ -139,9 +125,7 @@ fn unmount_below(folder: &Path) -> Result<(), String> {
 
 fn remove_folder(folder: &Path) -> Result<(), String> {
     match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("{}: {error}", folder.display()))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", folder.display())),
         _ => Ok(()),
     }
 }

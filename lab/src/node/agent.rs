@@ -78,8 +78,7 @@ impl NodeAgentConfig {
     /// Address of a node by its name.
     pub(crate) fn node_address(&self, node: &str) -> Ipv4Addr {
         let index = self.nodes.iter().position(|name| name == node).unwrap_or(0);
-        self.network
-            .node_address(u8::try_from(index).unwrap_or(u8::MAX))
+        self.network.node_address(u8::try_from(index).unwrap_or(u8::MAX))
     }
 }
 
@@ -114,8 +113,7 @@ impl NodeAgent {
         requirements::check()?;
         become_subreaper()?;
         let state = &config.state_folder;
-        let folders =
-            ["runc", "scratch", "bundles", "layers", "memory"].map(|name| state.join(name));
+        let folders = ["runc", "scratch", "bundles", "layers", "memory"].map(|name| state.join(name));
         for folder in folders.iter().chain([&config.data_folder]) {
             std::fs::create_dir_all(folder).map_err(NodeError::io("create the folder", folder))?;
         }
@@ -150,11 +148,7 @@ impl NodeAgent {
                 directory,
                 changes,
             )),
-            tokio::spawn(follow(
-                Arc::clone(&context),
-                Arc::clone(&pods),
-                workers.clone(),
-            )),
+            tokio::spawn(follow(Arc::clone(&context), Arc::clone(&pods), workers.clone())),
         ];
         Ok(Self {
             context,
@@ -178,12 +172,7 @@ impl NodeAgent {
         for task in &self.tasks {
             task.abort();
         }
-        for known in self
-            .pods
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
+        for known in self.pods.lock().unwrap_or_else(PoisonError::into_inner).values() {
             known.updates.send_modify(|update| update.deleted = true);
         }
         self.workers.close();
@@ -228,11 +217,7 @@ async fn follow(context: Arc<Context>, pods: Pods, workers: TaskTracker) {
             Ok(watcher::Event::Apply(pod)) => apply(&context, &pods, &workers, pod),
             Ok(watcher::Event::Delete(pod)) => {
                 let uid = pod.uid().unwrap_or_default();
-                if let Some(known) = pods
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get(&uid)
-                {
+                if let Some(known) = pods.lock().unwrap_or_else(PoisonError::into_inner).get(&uid) {
                     known.updates.send_replace(Update {
                         pod: Arc::new(pod),
                         deleted: true,
@@ -258,10 +243,7 @@ fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
     let mut table = pods.lock().unwrap_or_else(PoisonError::into_inner);
     let pod = Arc::new(pod);
     if let Some(known) = table.get(&uid) {
-        known.updates.send_replace(Update {
-            pod,
-            deleted: false,
-        });
+        known.updates.send_replace(Update { pod, deleted: false });
         return;
     }
     let phase = pod
@@ -272,8 +254,7 @@ fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
     let ended = matches!(phase, "Succeeded" | "Failed");
     if pod.metadata.deletion_timestamp.is_some() {
         // Nothing of it runs here, so nothing has to end before it goes.
-        let api: Api<Pod> =
-            Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+        let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
         workers.spawn(async move { delete_now(&api, &pod.name_any(), &uid).await });
         return;
     }
@@ -281,10 +262,7 @@ fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
         return;
     }
     let runtime = PodRuntime::new(Arc::clone(context), Arc::clone(&pod));
-    let (updates, receiver) = watch::channel(Update {
-        pod,
-        deleted: false,
-    });
+    let (updates, receiver) = watch::channel(Update { pod, deleted: false });
     table.insert(
         uid.clone(),
         Known {
@@ -299,8 +277,6 @@ fn apply(context: &Arc<Context>, pods: &Pods, workers: &TaskTracker, pod: Pod) {
             tracing::error!(pod = %runtime.name, %error, "a pod's task failed");
             runtime.request_stop(Stop::Now);
         }
-        pods.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&uid);
+        pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     });
 }

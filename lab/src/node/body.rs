@@ -25,19 +25,14 @@ pub(crate) async fn run(runtime: Arc<PodRuntime>) {
     let Some(prepared) = set_up(&runtime).await else {
         return;
     };
-    let refresher =
-        volumes::shows_objects(&runtime.pod()).then(|| tokio::spawn(refresh(Arc::clone(&runtime))));
+    let refresher = volumes::shows_objects(&runtime.pod()).then(|| tokio::spawn(refresh(Arc::clone(&runtime))));
     let mut sidecars = JoinSet::new();
     if initialize(&runtime, &prepared, &mut sidecars).await {
         let mut main = JoinSet::new();
         let count = runtime.state().main.len();
         for index in 0..count {
             let slot = Slot { init: false, index };
-            main.spawn(container::run(
-                Arc::clone(&runtime),
-                slot,
-                Arc::clone(&prepared),
-            ));
+            main.spawn(container::run(Arc::clone(&runtime), slot, Arc::clone(&prepared)));
         }
         join(&mut main).await;
     }
@@ -102,10 +97,7 @@ where
             Err(error) => {
                 let message = format!("{what}: {}", error.chain());
                 tracing::debug!(pod = %runtime.name, message, "set-up failed, trying again");
-                runtime
-                    .context
-                    .recorder
-                    .warning(&runtime.pod(), None, reason, message);
+                runtime.context.recorder.warning(&runtime.pod(), None, reason, message);
             }
         }
         tokio::select! {
@@ -117,11 +109,7 @@ where
 }
 
 /// Runs the init containers in order. False: the pod does not get to its main containers.
-async fn initialize(
-    runtime: &Arc<PodRuntime>,
-    prepared: &Arc<Volumes>,
-    sidecars: &mut JoinSet<()>,
-) -> bool {
+async fn initialize(runtime: &Arc<PodRuntime>, prepared: &Arc<Volumes>, sidecars: &mut JoinSet<()>) -> bool {
     let count = runtime.state().init.len();
     for index in 0..count {
         let slot = Slot { init: true, index };
@@ -130,20 +118,17 @@ async fn initialize(
             .container(slot)
             .is_some_and(|container| container.sidecar);
         if sidecar {
-            sidecars.spawn(container::run(
-                Arc::clone(runtime),
-                slot,
-                Arc::clone(prepared),
-            ));
+            sidecars.spawn(container::run(Arc::clone(runtime), slot, Arc::clone(prepared)));
             if !container::wait_started(runtime, slot).await {
                 return false;
             }
             continue;
         }
         container::run(Arc::clone(runtime), slot, Arc::clone(prepared)).await;
-        let succeeded = runtime.state().container(slot).is_some_and(
-            |container| matches!(&container.life, Life::Terminated(ended) if ended.exit_code == 0),
-        );
+        let succeeded = runtime
+            .state()
+            .container(slot)
+            .is_some_and(|container| matches!(&container.life, Life::Terminated(ended) if ended.exit_code == 0));
         if !succeeded {
             return false;
         }

@@ -111,12 +111,7 @@ pub(crate) fn arguments(
     image: Option<&Image>,
     expand: impl Fn(&str) -> String,
 ) -> Result<Vec<String>, NodeError> {
-    let given = |list: &Option<Vec<String>>| {
-        list.iter()
-            .flatten()
-            .map(|text| expand(text))
-            .collect::<Vec<_>>()
-    };
+    let given = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text)).collect::<Vec<_>>();
     let command = given(&container.command);
     let arguments = given(&container.args);
     let mut all = Vec::new();
@@ -146,11 +141,7 @@ pub(crate) fn arguments(
 
 /// The OCI description of the process; exec uses it with other arguments.
 pub(crate) fn process(plan: &Plan<'_>) -> Result<Value, NodeError> {
-    let pod_context = plan
-        .pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.security_context.as_ref());
+    let pod_context = plan.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let context = plan.container.security_context.as_ref();
     let uid = context
         .and_then(|c| c.run_as_user)
@@ -179,11 +170,7 @@ pub(crate) fn process(plan: &Plan<'_>) -> Result<Value, NodeError> {
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    let folder = plan
-        .container
-        .working_dir
-        .clone()
-        .filter(|folder| !folder.is_empty());
+    let folder = plan.container.working_dir.clone().filter(|folder| !folder.is_empty());
     let folder = folder.or_else(|| plan.image.and_then(|image| image.working_directory.clone()));
     Ok(json!({
         "terminal": false,
@@ -200,12 +187,7 @@ pub(crate) fn process(plan: &Plan<'_>) -> Result<Value, NodeError> {
 
 /// The whole description.
 pub(crate) fn config(plan: &Plan<'_>, process: &Value) -> Value {
-    let privileged = plan
-        .container
-        .security_context
-        .as_ref()
-        .and_then(|c| c.privileged)
-        == Some(true);
+    let privileged = plan.container.security_context.as_ref().and_then(|c| c.privileged) == Some(true);
     let read_only = plan
         .container
         .security_context
@@ -240,13 +222,7 @@ pub(crate) fn config(plan: &Plan<'_>, process: &Value) -> Value {
                 "/proc/sched_debug",
                 "/sys/firmware",
             ],
-            &[
-                "/proc/bus",
-                "/proc/fs",
-                "/proc/irq",
-                "/proc/sys",
-                "/proc/sysrq-trigger",
-            ],
+            &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         )
     };
     let mut namespaces = vec![
@@ -283,18 +259,26 @@ fn mounts(plan: &Plan<'_>) -> Vec<Value> {
         format!("upperdir={}", plan.layer.join("upper").display()),
         format!("workdir={}", plan.layer.join("work").display()),
     ];
-    let mut all = vec![
-        json!({"destination": "/", "type": "overlay", "source": "overlay", "options": overlay}),
-    ];
+    let mut all = vec![json!({"destination": "/", "type": "overlay", "source": "overlay", "options": overlay})];
     // An overlay shows one file system only; what is mounted below the host's root has to be brought along.
-    all.extend(host_file_systems().into_iter().map(|path| {
-        json!({"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]})
-    }));
+    all.extend(
+        host_file_systems()
+            .into_iter()
+            .map(|path| json!({"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]})),
+    );
     all.extend([
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
-        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", "size=65536k"]),
@@ -302,7 +286,9 @@ fn mounts(plan: &Plan<'_>) -> Vec<Value> {
     ]);
     for bind in plan.image.iter().flat_map(|image| &image.binds) {
         let access = if bind.writable { "rw" } else { "ro" };
-        all.push(json!({"destination": bind.target, "type": "bind", "source": bind.source, "options": ["rbind", access]}));
+        all.push(
+            json!({"destination": bind.target, "type": "bind", "source": bind.source, "options": ["rbind", access]}),
+        );
     }
     for mount in plan.mounts {
         let access = if mount.read_only { "ro" } else { "rw" };
@@ -313,9 +299,7 @@ fn mounts(plan: &Plan<'_>) -> Vec<Value> {
 
 /// Mount points of real file systems below the host's root (a `/home` of its own, for example).
 fn host_file_systems() -> Vec<String> {
-    const REAL: [&str; 8] = [
-        "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "virtiofs",
-    ];
+    const REAL: [&str; 8] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "virtiofs"];
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut points: Vec<String> = text
         .lines()
@@ -323,10 +307,7 @@ fn host_file_systems() -> Vec<String> {
             let (left, right) = line.split_once(" - ")?;
             let point = left.split(' ').nth(4)?;
             let kind = right.split(' ').next()?;
-            let usable = point != "/"
-                && !point.contains('\\')
-                && REAL.contains(&kind)
-                && Path::new(point).is_dir();
+            let usable = point != "/" && !point.contains('\\') && REAL.contains(&kind) && Path::new(point).is_dir();
             let hidden = ["/proc", "/sys", "/dev", "/run", "/tmp"]
                 .iter()
                 .any(|root| Path::new(point).starts_with(root));
@@ -416,33 +397,19 @@ mod tests {
             ..Image::default()
         };
         let same = |text: &str| text.to_owned();
-        let of =
-            |value: Value, image: Option<&Image>| arguments(&container(value), image, same).ok();
-        assert_eq!(
-            of(json!({"name": "c"}), Some(&image)).unwrap(),
-            ["run", "all"]
-        );
+        let of = |value: Value, image: Option<&Image>| arguments(&container(value), image, same).ok();
+        assert_eq!(of(json!({"name": "c"}), Some(&image)).unwrap(), ["run", "all"]);
         assert_eq!(
             of(json!({"name": "c", "args": ["x"]}), Some(&image)).unwrap(),
             ["run", "x"]
         );
         assert_eq!(
-            of(
-                json!({"name": "c", "command": ["y"], "args": ["x"]}),
-                Some(&image)
-            )
-            .unwrap(),
+            of(json!({"name": "c", "command": ["y"], "args": ["x"]}), Some(&image)).unwrap(),
             ["y", "x"]
         );
-        assert_eq!(
-            of(json!({"name": "c", "command": ["y"]}), None).unwrap(),
-            ["y"]
-        );
+        assert_eq!(of(json!({"name": "c", "command": ["y"]}), None).unwrap(), ["y"]);
         assert_eq!(of(json!({"name": "c", "args": ["y"]}), None), None);
-        let with_init = Image {
-            init: true,
-            ..image
-        };
+        let with_init = Image { init: true, ..image };
         assert_eq!(
             of(json!({"name": "c", "args": ["x"]}), Some(&with_init)).unwrap(),
             ["tini", "-s", "--", "run", "x"]
@@ -453,10 +420,7 @@ mod tests {
     fn cpu_follows_requests_and_limits() {
         let of = |resources: Value| cpu(&container(json!({"name": "c", "resources": resources})));
         assert_eq!(of(json!({})), json!({"shares": 2}));
-        assert_eq!(
-            of(json!({"requests": {"cpu": "500m"}})),
-            json!({"shares": 512})
-        );
+        assert_eq!(of(json!({"requests": {"cpu": "500m"}})), json!({"shares": 512}));
         assert_eq!(
             of(json!({"limits": {"cpu": "2"}})),
             json!({"shares": 2048, "period": 100_000, "quota": 200_000})

@@ -224,10 +224,8 @@ mod tests {
 
     #[test]
     fn unified_layout_uses_the_one_tree() {
-        let cgroups = Cgroups::parse(
-            "30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n",
-        )
-        .unwrap();
+        let cgroups =
+            Cgroups::parse("30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n").unwrap();
         assert!(cgroups.is_unified());
         assert_eq!(cgroups.memory, Path::new("/sys/fs/cgroup"));
         assert!(Cgroups::parse("").is_none());

@@ -24,9 +24,7 @@ pub(crate) async fn bind_all(client: Client, folder: PathBuf) {
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     while let Some(event) = events.next().await {
         let outcome = match event {
-            Ok(watcher::Event::Apply(claim) | watcher::Event::InitApply(claim)) => {
-                bind(&client, &folder, &claim).await
-            }
+            Ok(watcher::Event::Apply(claim) | watcher::Event::InitApply(claim)) => bind(&client, &folder, &claim).await,
             Ok(watcher::Event::Delete(claim)) => release(&client, &claim).await,
             Ok(watcher::Event::Init | watcher::Event::InitDone) => Ok(()),
             Err(error) => {
@@ -41,16 +39,8 @@ pub(crate) async fn bind_all(client: Client, folder: PathBuf) {
 }
 
 /// Gives a claim its volume.
-async fn bind(
-    client: &Client,
-    folder: &Path,
-    claim: &PersistentVolumeClaim,
-) -> Result<(), NodeError> {
-    let bound = claim
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        == Some("Bound");
+async fn bind(client: &Client, folder: &Path, claim: &PersistentVolumeClaim) -> Result<(), NodeError> {
+    let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
     if bound || claim.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
@@ -63,19 +53,14 @@ async fn bind(
         .clone()
         .unwrap_or_else(|| format!("pvc-{}", claim.uid().unwrap_or_default()));
     if chosen.is_none() {
-        let path = folder.join(format!(
-            "{namespace}-{name}-{}",
-            claim.uid().unwrap_or_default()
-        ));
+        let path = folder.join(format!("{namespace}-{name}-{}", claim.uid().unwrap_or_default()));
         create_open(&path)?;
         let volume = volume(&volume_name, &path, claim)?;
         match volumes.create(&PostParams::default(), &volume).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => {
-                return Err(NodeError::api(format!("create volume {volume_name}"))(
-                    error,
-                ));
+                return Err(NodeError::api(format!("create volume {volume_name}"))(error));
             }
         }
     }
@@ -109,11 +94,7 @@ fn create_open(path: &Path) -> Result<(), NodeError> {
         .map_err(NodeError::io("set the mode of", path))
 }
 
-fn volume(
-    name: &str,
-    path: &Path,
-    claim: &PersistentVolumeClaim,
-) -> Result<PersistentVolume, NodeError> {
+fn volume(name: &str, path: &Path, claim: &PersistentVolumeClaim) -> Result<PersistentVolume, NodeError> {
     let spec = claim.spec.clone().unwrap_or_default();
     let value = json!({
         "metadata": { "name": name, "annotations": { PROVISIONED_BY: PROVISIONER } },
@@ -135,11 +116,7 @@ fn volume(
 
 /// Removes the volume of a claim that is gone.
 async fn release(client: &Client, claim: &PersistentVolumeClaim) -> Result<(), NodeError> {
-    let Some(name) = claim
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.volume_name.clone())
-    else {
+    let Some(name) = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()) else {
         return Ok(());
     };
     let volumes: Api<PersistentVolume> = Api::all(client.clone());

@@ -14,11 +14,7 @@ use super::error::NodeError;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs a tool to its end and returns its standard output.
-pub(crate) async fn run(
-    program: &str,
-    arguments: &[&str],
-    input: Option<&str>,
-) -> Result<String, NodeError> {
+pub(crate) async fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, NodeError> {
     let described = || format!("{program} {}", arguments.join(" "));
     let failed = |message: String| NodeError::Command {
         command: described(),
@@ -30,11 +26,7 @@ pub(crate) async fn run(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    command.stdin(if input.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    });
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     let mut child = command
         .spawn()
         .map_err(|error| failed(spawn_problem(program, &error)))?;
@@ -88,11 +80,7 @@ pub(crate) fn package_of(program: &str) -> Option<&'static str> {
 pub(crate) fn find_program(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(
-            ["/usr/sbin", "/sbin", "/usr/bin"]
-                .into_iter()
-                .map(Into::into),
-        )
+        .chain(["/usr/sbin", "/sbin", "/usr/bin"].into_iter().map(Into::into))
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
 }

@@ -119,9 +119,11 @@ pub(crate) async fn run(runtime: Arc<PodRuntime>, slot: Slot, volumes: Arc<Volum
 pub(crate) async fn wait_started(runtime: &Arc<PodRuntime>, slot: Slot) -> bool {
     let mut stop = runtime.stop.subscribe();
     loop {
-        if runtime.state().container(slot).is_some_and(|container| {
-            matches!(container.life, Life::Running { .. }) && container.started
-        }) {
+        if runtime
+            .state()
+            .container(slot)
+            .is_some_and(|container| matches!(container.life, Life::Running { .. }) && container.started)
+        {
             return true;
         }
         tokio::select! {
@@ -143,12 +145,10 @@ impl Task {
     }
 
     fn warn(&self, container: &str, reason: &'static str, message: impl Into<String>) {
-        self.runtime.context.recorder.warning(
-            &self.runtime.pod(),
-            Some(container),
-            reason,
-            message,
-        );
+        self.runtime
+            .context
+            .recorder
+            .warning(&self.runtime.pod(), Some(container), reason, message);
     }
 
     fn note(&self, container: &str, reason: &'static str, message: impl Into<String>) {
@@ -184,12 +184,7 @@ impl Task {
             let container = self.spec()?;
             let name = container.image.clone().unwrap_or_default();
             let found = self.runtime.context.config.images.find(&name).cloned();
-            if found.is_some()
-                || container
-                    .command
-                    .as_ref()
-                    .is_some_and(|command| !command.is_empty())
-            {
+            if found.is_some() || container.command.as_ref().is_some_and(|command| !command.is_empty()) {
                 self.note(
                     &container.name,
                     "Pulled",
@@ -212,11 +207,7 @@ impl Task {
                 return None;
             }
             let waiting = format!("Back-off pulling image \"{name}\": ErrImagePull: {message}");
-            self.note(
-                &container.name,
-                "BackOff",
-                format!("Back-off pulling image \"{name}\""),
-            );
+            self.note(&container.name, "BackOff", format!("Back-off pulling image \"{name}\""));
             self.warn(&container.name, "Failed", "Error: ImagePullBackOff");
             self.wait_state("ImagePullBackOff", waiting);
             if !self.sleep(pause).await {
@@ -227,10 +218,7 @@ impl Task {
     }
 
     /// Starts an instance, waiting for configuration that is missing. `None`: the container is to end.
-    async fn start_when_possible(
-        &mut self,
-        image: Option<&Image>,
-    ) -> Option<Result<Running, NodeError>> {
+    async fn start_when_possible(&mut self, image: Option<&Image>) -> Option<Result<Running, NodeError>> {
         let mut pause = CONFIG_PAUSE.0;
         loop {
             if *self.stop.borrow() != Stop::No {
@@ -253,33 +241,19 @@ impl Task {
         }
     }
 
-    async fn start(
-        &self,
-        container: &Container,
-        image: Option<&Image>,
-    ) -> Result<Running, Refusal> {
+    async fn start(&self, container: &Container, image: Option<&Image>) -> Result<Running, Refusal> {
         let runtime = &self.runtime;
         refuse_unsupported(container).map_err(Refusal::Config)?;
-        let variables = self
-            .variables(container, image)
-            .await
-            .map_err(Refusal::Config)?;
+        let variables = self.variables(container, image).await.map_err(Refusal::Config)?;
         let by_name: BTreeMap<String, String> = variables.iter().cloned().collect();
         let arguments =
-            bundle::arguments(container, image, |text| environment::expand(text, &by_name))
-                .map_err(Refusal::Config)?;
+            bundle::arguments(container, image, |text| environment::expand(text, &by_name)).map_err(Refusal::Config)?;
         let id = uuid::Uuid::new_v4().to_string();
         let workspace = Workspace::create(runtime, &container.name, &id).map_err(Refusal::Start)?;
         let prepared = workspace::mounts(runtime, container, &self.volumes, &variables, &workspace);
-        let mounts = prepared
-            .inspect_err(|_| workspace.remove())
-            .map_err(Refusal::Config)?;
+        let mounts = prepared.inspect_err(|_| workspace.remove()).map_err(Refusal::Config)?;
         let pod = runtime.pod();
-        let network = runtime
-            .state()
-            .network
-            .as_ref()
-            .map(super::network::PodNetwork::path);
+        let network = runtime.state().network.as_ref().map(super::network::PodNetwork::path);
         let group = format!("{}/{id}", runtime.control_group());
         let plan = bundle::Plan {
             pod: &pod,
@@ -300,15 +274,11 @@ impl Task {
             .map_err(Refusal::Config)?;
         let config = bundle::config(&plan, &description);
         let path = workspace.bundle.join("config.json");
-        let written =
-            std::fs::write(&path, config.to_string()).map_err(NodeError::io("write", &path));
-        let restarts = runtime.state().container(self.slot).map_or(0, |c| {
-            if c.id.is_some() {
-                c.restarts + 1
-            } else {
-                c.restarts
-            }
-        });
+        let written = std::fs::write(&path, config.to_string()).map_err(NodeError::io("write", &path));
+        let restarts = runtime
+            .state()
+            .container(self.slot)
+            .map_or(0, |c| if c.id.is_some() { c.restarts + 1 } else { c.restarts });
         let log_path = runtime
             .folder
             .join("logs")
@@ -376,12 +346,8 @@ impl Task {
         let runtime = &self.runtime;
         let started = runtime.context.runc.run(id, &workspace.bundle).await?;
         let since = Timestamp::now();
-        runtime
-            .leftovers
-            .spawn(finish(log.pump("stdout", started.stdout)));
-        runtime
-            .leftovers
-            .spawn(finish(log.pump("stderr", started.stderr)));
+        runtime.leftovers.spawn(finish(log.pump("stdout", started.stdout)));
+        runtime.leftovers.spawn(finish(log.pump("stderr", started.stderr)));
         let instance = Instance {
             id: id.to_owned(),
             process: started.process,
@@ -446,19 +412,13 @@ impl Task {
             at: Timestamp::now(),
         });
         self.note_end(&running, exit);
-        remove_instance(
-            &self.runtime,
-            &running.instance.id,
-            &running.workspace,
-            &running.group,
-        );
+        remove_instance(&self.runtime, &running.instance.id, &running.workspace, &running.group);
         exit.code
     }
 
     /// Puts the end into the pod's state.
     fn note_end(&self, running: &Running, exit: Exit) {
-        let out_of_memory =
-            exit.code == 137 && self.runtime.context.cgroups.oom_kills(&running.group) > 0;
+        let out_of_memory = exit.code == 137 && self.runtime.context.cgroups.oom_kills(&running.group) > 0;
         let reason = match exit.code {
             0 => "Completed",
             _ if out_of_memory => "OOMKilled",
@@ -484,10 +444,7 @@ impl Task {
     fn note_start_error(&self, error: &NodeError) {
         let now = Timestamp::now();
         let message = error.chain();
-        let name = self
-            .spec()
-            .map(|container| container.name)
-            .unwrap_or_default();
+        let name = self.spec().map(|container| container.name).unwrap_or_default();
         self.warn(&name, "Failed", format!("Error: {message}"));
         self.runtime.update_container(self.slot, |container| {
             if let Life::Terminated(ended) = &container.life {
@@ -530,10 +487,7 @@ impl Task {
         if pause.is_zero() {
             return true;
         }
-        let name = self
-            .spec()
-            .map(|container| container.name)
-            .unwrap_or_default();
+        let name = self.spec().map(|container| container.name).unwrap_or_default();
         let runtime = &self.runtime;
         let pod = format!("{}_{}({})", runtime.name, runtime.namespace, runtime.uid);
         let message = format!(
@@ -550,12 +504,7 @@ impl Task {
     }
 
     /// preStop, SIGTERM, SIGKILL. The time is the given one, or what the pod is granted; never longer than the latter.
-    async fn stop_instance(
-        &self,
-        container: &Container,
-        instance: &Instance,
-        grace: Option<Duration>,
-    ) {
+    async fn stop_instance(&self, container: &Container, instance: &Instance, grace: Option<Duration>) {
         let process = &instance.process;
         let mut stop = self.stop.clone();
         let own = grace.map(|grace| Instant::now() + grace);
@@ -590,17 +539,9 @@ impl Task {
         abort.abort();
     }
 
-    async fn hook(
-        &self,
-        container: &Container,
-        instance: &Instance,
-        hook: &LifecycleHandler,
-    ) -> Result<(), String> {
+    async fn hook(&self, container: &Container, instance: &Instance, hook: &LifecycleHandler) -> Result<(), String> {
         if let Some(sleep) = &hook.sleep {
-            tokio::time::sleep(Duration::from_secs(
-                u64::try_from(sleep.seconds).unwrap_or(0),
-            ))
-            .await;
+            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
             return Ok(());
         }
         let action = hook
@@ -678,8 +619,7 @@ struct Observer {
 impl Observer {
     async fn post_start(&self, hook: &LifecycleHandler) {
         if let Err(message) = self.task.hook(&self.container, &self.instance, hook).await {
-            self.task
-                .warn(&self.container.name, "FailedPostStartHook", message);
+            self.task.warn(&self.container.name, "FailedPostStartHook", message);
             self.give_up("failed postStart hook", None).await;
         }
     }
@@ -697,11 +637,8 @@ impl Observer {
         let liveness = async {
             if let Some(probe) = &self.container.liveness_probe {
                 self.repeat(probe, "Liveness", |healthy| !healthy).await;
-                self.give_up(
-                    "failed liveness probe",
-                    probe.termination_grace_period_seconds,
-                )
-                .await;
+                self.give_up("failed liveness probe", probe.termination_grace_period_seconds)
+                    .await;
             }
         };
         let readiness = async {
@@ -739,11 +676,8 @@ impl Observer {
             }
             failures += 1;
             if failures >= probe.failure_threshold.unwrap_or(3).max(1) {
-                self.give_up(
-                    "failed startup probe",
-                    probe.termination_grace_period_seconds,
-                )
-                .await;
+                self.give_up("failed startup probe", probe.termination_grace_period_seconds)
+                    .await;
                 return false;
             }
         }
@@ -780,9 +714,7 @@ impl Observer {
         let Some(action) = probes::action(probe) else {
             return true;
         };
-        let patience = Duration::from_secs(
-            u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1),
-        );
+        let patience = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
         let aim = self.task.aim(&self.container, &self.instance);
         match probes::attempt(&aim, action, patience).await {
             Ok(()) => true,
@@ -877,11 +809,7 @@ async fn finish(task: tokio::task::JoinHandle<()>) {
 
 /// Removes what an ended instance leaves, in the background: its control group, runc's record, its files.
 fn remove_instance(runtime: &Arc<PodRuntime>, id: &str, workspace: &Workspace, group: &str) {
-    let (id, group, context) = (
-        id.to_owned(),
-        group.to_owned(),
-        Arc::clone(&runtime.context),
-    );
+    let (id, group, context) = (id.to_owned(), group.to_owned(), Arc::clone(&runtime.context));
     let workspace = workspace.clone();
     runtime.leftovers.spawn(async move {
         if let Err(error) = context.cgroups.kill(&group, KILL_PATIENCE).await {

@@ -40,10 +40,7 @@ impl Directory {
         let (services, service_events) = follow::<Service>(client);
         let (slices, slice_events) = follow::<EndpointSlice>(client);
         let (endpoints, endpoint_events) = follow::<Endpoints>(client);
-        let events = futures::stream::select(
-            service_events,
-            futures::stream::select(slice_events, endpoint_events),
-        );
+        let events = futures::stream::select(service_events, futures::stream::select(slice_events, endpoint_events));
         (
             Self {
                 services,
@@ -61,31 +58,20 @@ impl Directory {
 
     /// One service.
     pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<Arc<Service>> {
-        self.services
-            .get(&reflector::ObjectRef::new(name).within(namespace))
+        self.services.get(&reflector::ObjectRef::new(name).within(namespace))
     }
 
     /// Everything behind a service: from its slices, or from its Endpoints when it has no slice.
     pub(crate) fn backends(&self, namespace: &str, name: &str) -> Vec<Backend> {
         let belongs = |slice: &EndpointSlice| {
             slice.namespace().as_deref() == Some(namespace)
-                && slice
-                    .labels()
-                    .get(SERVICE_LABEL)
-                    .is_some_and(|service| service == name)
+                && slice.labels().get(SERVICE_LABEL).is_some_and(|service| service == name)
         };
-        let slices: Vec<_> = self
-            .slices
-            .state()
-            .into_iter()
-            .filter(|slice| belongs(slice))
-            .collect();
+        let slices: Vec<_> = self.slices.state().into_iter().filter(|slice| belongs(slice)).collect();
         if !slices.is_empty() {
             return slices.iter().flat_map(|slice| from_slice(slice)).collect();
         }
-        let endpoints = self
-            .endpoints
-            .get(&reflector::ObjectRef::new(name).within(namespace));
+        let endpoints = self.endpoints.get(&reflector::ObjectRef::new(name).within(namespace));
         endpoints
             .iter()
             .flat_map(|endpoints| from_endpoints(endpoints))
@@ -95,25 +81,15 @@ impl Directory {
 
 fn follow<K>(client: &Client) -> (Store<K>, impl Stream<Item = ()> + Send + use<K>)
 where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store::<K>();
-    let stream =
-        watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
     (store, reflector::reflector(writer, stream).map(|_| ()))
 }
 
 fn port(name: Option<&String>, number: i32) -> Option<(String, u16)> {
-    Some((
-        name.cloned().unwrap_or_default(),
-        u16::try_from(number).ok()?,
-    ))
+    Some((name.cloned().unwrap_or_default(), u16::try_from(number).ok()?))
 }
 
 fn from_slice(slice: &EndpointSlice) -> Vec<Backend> {
@@ -125,16 +101,8 @@ fn from_slice(slice: &EndpointSlice) -> Vec<Backend> {
         .collect();
     let mut backends = Vec::new();
     for endpoint in &slice.endpoints {
-        let ready = endpoint
-            .conditions
-            .as_ref()
-            .and_then(|conditions| conditions.ready)
-            != Some(false);
-        for address in endpoint
-            .addresses
-            .iter()
-            .filter_map(|address| address.parse().ok())
-        {
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+        for address in endpoint.addresses.iter().filter_map(|address| address.parse().ok()) {
             backends.push(Backend {
                 address,
                 ready,
@@ -156,11 +124,7 @@ fn from_endpoints(endpoints: &Endpoints) -> Vec<Backend> {
             .filter_map(|entry| port(entry.name.as_ref(), entry.port))
             .collect();
         let ready = subset.addresses.iter().flatten().map(|entry| (entry, true));
-        let unready = subset
-            .not_ready_addresses
-            .iter()
-            .flatten()
-            .map(|entry| (entry, false));
+        let unready = subset.not_ready_addresses.iter().flatten().map(|entry| (entry, false));
         for (entry, ready) in ready.chain(unready) {
             if let Ok(address) = entry.ip.parse() {
                 backends.push(Backend {
@@ -182,11 +146,7 @@ pub(crate) fn cluster_address(service: &Service) -> Option<Ipv4Addr> {
 
 /// Whether addresses that are not ready count, too.
 pub(crate) fn publishes_unready(service: &Service) -> bool {
-    service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.publish_not_ready_addresses)
-        == Some(true)
+    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
 }
 
 /// The backend's port for a port of the service.

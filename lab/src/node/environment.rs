@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret};
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
@@ -35,18 +33,12 @@ pub(crate) async fn variables(
     image: Option<&Image>,
 ) -> Result<Vec<(String, String)>, NodeError> {
     let mut all = Variables::default();
-    all.set(
-        "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    );
+    all.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     all.set("HOSTNAME", &hostname(around.pod));
     for (name, value) in image.iter().flat_map(|image| &image.environment) {
         all.set(name, value);
     }
-    all.set(
-        "KUBERNETES_SERVICE_HOST",
-        &around.kubernetes_service.to_string(),
-    );
+    all.set("KUBERNETES_SERVICE_HOST", &around.kubernetes_service.to_string());
     all.set("KUBERNETES_SERVICE_PORT", "443");
     all.set("KUBERNETES_SERVICE_PORT_HTTPS", "443");
     let mut own: BTreeMap<String, String> = BTreeMap::new();
@@ -98,10 +90,7 @@ pub(crate) fn hostname(pod: &Pod) -> String {
 }
 
 /// `envFrom`.
-async fn from_objects(
-    around: &Surroundings<'_>,
-    container: &Container,
-) -> Result<Vec<(String, String)>, NodeError> {
+async fn from_objects(around: &Surroundings<'_>, container: &Container) -> Result<Vec<(String, String)>, NodeError> {
     let mut found = Vec::new();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
@@ -127,13 +116,7 @@ async fn reference(
     source: &EnvVarSource,
 ) -> Result<Option<String>, NodeError> {
     if let Some(field) = &source.field_ref {
-        return field_value(
-            around.pod,
-            &field.field_path,
-            around.pod_address,
-            around.host_address,
-        )
-        .map(Some);
+        return field_value(around.pod, &field.field_path, around.pod_address, around.host_address).map(Some);
     }
     if let Some(resource) = &source.resource_field_ref {
         return resource_value(around, container, resource).map(Some);
@@ -163,9 +146,7 @@ fn pick(
     match data.and_then(|mut data| data.remove(key)) {
         Some(value) => Ok(Some(value)),
         None if optional => Ok(None),
-        None => Err(NodeError::Pod(format!(
-            "couldn't find key {key} in {kind} {name}"
-        ))),
+        None => Err(NodeError::Pod(format!("couldn't find key {key} in {kind} {name}"))),
     }
 }
 
@@ -174,10 +155,7 @@ async fn config_map(
     name: &str,
     optional: bool,
 ) -> Result<Option<BTreeMap<String, String>>, NodeError> {
-    let api: Api<ConfigMap> = Api::namespaced(
-        around.client.clone(),
-        &around.pod.namespace().unwrap_or_default(),
-    );
+    let api: Api<ConfigMap> = Api::namespaced(around.client.clone(), &around.pod.namespace().unwrap_or_default());
     match api
         .get_opt(name)
         .await
@@ -194,10 +172,7 @@ async fn secret(
     name: &str,
     optional: bool,
 ) -> Result<Option<BTreeMap<String, String>>, NodeError> {
-    let api: Api<Secret> = Api::namespaced(
-        around.client.clone(),
-        &around.pod.namespace().unwrap_or_default(),
-    );
+    let api: Api<Secret> = Api::namespaced(around.client.clone(), &around.pod.namespace().unwrap_or_default());
     match api
         .get_opt(name)
         .await
@@ -236,27 +211,18 @@ pub(crate) fn field_value(
         "metadata.uid" => pod.uid().unwrap_or_default(),
         "metadata.labels" => quoted(pod.labels()),
         "metadata.annotations" => quoted(pod.annotations()),
-        "spec.nodeName" => spec
-            .and_then(|spec| spec.node_name.clone())
-            .unwrap_or_default(),
+        "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         "spec.serviceAccountName" => service_account(pod),
         "status.podIP" | "status.podIPs" => pod_address.to_string(),
         "status.hostIP" | "status.hostIPs" => host_address.to_string(),
         other => {
-            let key = |prefix: &str| {
-                other
-                    .strip_prefix(prefix)?
-                    .strip_prefix("['")?
-                    .strip_suffix("']")
-            };
+            let key = |prefix: &str| other.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']");
             if let Some(key) = key("metadata.labels") {
                 pod.labels().get(key).cloned().unwrap_or_default()
             } else if let Some(key) = key("metadata.annotations") {
                 pod.annotations().get(key).cloned().unwrap_or_default()
             } else {
-                return Err(NodeError::Pod(format!(
-                    "field path {other} is not supported"
-                )));
+                return Err(NodeError::Pod(format!("field path {other} is not supported")));
             }
         }
     })
@@ -285,11 +251,7 @@ fn resource_value(
             .pod
             .spec
             .iter()
-            .flat_map(|spec| {
-                spec.containers
-                    .iter()
-                    .chain(spec.init_containers.iter().flatten())
-            })
+            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
             .find(|container| &container.name == name)
             .ok_or_else(unknown)?,
         None => container,
@@ -330,10 +292,7 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
         if let Some(after) = after.strip_prefix('$') {
             result.push('$');
             rest = after;
-        } else if let Some((name, remaining)) = after
-            .strip_prefix('(')
-            .and_then(|inner| inner.split_once(')'))
-        {
+        } else if let Some((name, remaining)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
             match variables.get(name) {
                 Some(value) => result.push_str(value),
                 None => {
@@ -358,10 +317,7 @@ mod tests {
 
     #[test]
     fn expansion_follows_the_kubelet() {
-        let variables = BTreeMap::from([
-            ("A".to_owned(), "1".to_owned()),
-            ("B".to_owned(), "$(A)".to_owned()),
-        ]);
+        let variables = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
         for (text, expected) in [
             ("$(A)", "1"),
             ("x$(A)y$(A)", "x1y1"),
@@ -382,15 +338,7 @@ mod tests {
             "spec": {"containers": [], "nodeName": "lab-1"}
         }))
         .unwrap();
-        let value = |path: &str| {
-            field_value(
-                &pod,
-                path,
-                Ipv4Addr::new(10, 0, 0, 1),
-                Ipv4Addr::new(10, 0, 0, 2),
-            )
-            .ok()
-        };
+        let value = |path: &str| field_value(&pod, path, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)).ok();
         assert_eq!(value("metadata.labels['a.b/c']").as_deref(), Some("x"));
         assert_eq!(value("status.podIP").as_deref(), Some("10.0.0.1"));
         assert_eq!(value("spec.serviceAccountName").as_deref(), Some("default"));

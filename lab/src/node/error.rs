@@ -48,23 +48,13 @@ pub enum NodeError {
 
 impl NodeError {
     /// For `map_err` on file operations.
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl AsRef<Path>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 
     /// For `map_err` on system calls that return an errno.
-    pub(crate) fn errno(
-        action: &'static str,
-        path: impl AsRef<Path>,
-    ) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(crate) fn errno(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(rustix::io::Errno) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io {
             action,

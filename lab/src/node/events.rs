@@ -42,35 +42,16 @@ impl Recorder {
     }
 
     /// An event of type Normal; `container` adds the field path.
-    pub(crate) fn normal(
-        &self,
-        pod: &Pod,
-        container: Option<&str>,
-        reason: &'static str,
-        message: impl Into<String>,
-    ) {
+    pub(crate) fn normal(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
         self.record(pod, container, false, reason, message.into());
     }
 
     /// An event of type Warning; `container` adds the field path.
-    pub(crate) fn warning(
-        &self,
-        pod: &Pod,
-        container: Option<&str>,
-        reason: &'static str,
-        message: impl Into<String>,
-    ) {
+    pub(crate) fn warning(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
         self.record(pod, container, true, reason, message.into());
     }
 
-    fn record(
-        &self,
-        pod: &Pod,
-        container: Option<&str>,
-        warning: bool,
-        reason: &'static str,
-        message: String,
-    ) {
+    fn record(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
         let about = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -121,9 +102,7 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
         if let Some((name, count)) = known.get_mut(&key) {
             *count += 1;
             let patch = serde_json::json!({ "count": *count, "lastTimestamp": Time(entry.at) });
-            let patched = api
-                .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-                .await;
+            let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
             if patched.is_ok() {
                 continue;
             }
@@ -131,11 +110,7 @@ async fn write_all(client: Client, mut entries: mpsc::Receiver<Entry>) {
         let name = format!(
             "{}.{}",
             entry.about.name.as_deref().unwrap_or_default(),
-            uuid::Uuid::new_v4()
-                .simple()
-                .to_string()
-                .get(..16)
-                .unwrap_or_default()
+            uuid::Uuid::new_v4().simple().to_string().get(..16).unwrap_or_default()
         );
         match api
             .create(&PostParams::default(), &event(&name, namespace, entry))

@@ -57,10 +57,7 @@ pub(crate) async fn command_output(
         (process.wait().await, output)
     };
     match tokio::time::timeout(patience, collect).await {
-        Ok((exit, output)) => Ok((
-            exit.code,
-            String::from_utf8_lossy(&output).trim().to_owned(),
-        )),
+        Ok((exit, output)) => Ok((exit.code, String::from_utf8_lossy(&output).trim().to_owned())),
         Err(_) => {
             process.signal(Signal::KILL);
             Err(NodeError::Pod(format!(
@@ -83,11 +80,7 @@ async fn drain(mut source: impl AsyncRead + Unpin) -> Vec<u8> {
 }
 
 /// Starts a process for a client of the API.
-pub(crate) async fn session(
-    runc: &Runc,
-    instance: &Instance,
-    request: &ExecRequest,
-) -> Result<ExecSession, NodeError> {
+pub(crate) async fn session(runc: &Runc, instance: &Instance, request: &ExecRequest) -> Result<ExecSession, NodeError> {
     let process = description(instance, &request.command, request.tty);
     let (sender, exit) = oneshot::channel();
     if request.tty {
@@ -110,9 +103,7 @@ pub(crate) async fn session(
     let process = started.process;
     tokio::spawn(async move { sender.send(Ok(process.wait().await.code)) });
     Ok(ExecSession {
-        stdin: started
-            .stdin
-            .map(|stdin| Box::pin(stdin) as crate::backend::Input),
+        stdin: started.stdin.map(|stdin| Box::pin(stdin) as crate::backend::Input),
         stdout: Some(Box::pin(started.stdout)),
         stderr: Some(Box::pin(started.stderr)),
         resize: None,
@@ -121,8 +112,7 @@ pub(crate) async fn session(
 }
 
 fn terminal_descriptor(terminal: OwnedFd) -> Result<AsyncFd<OwnedFd>, NodeError> {
-    let flags = rustix::fs::fcntl_getfl(&terminal)
-        .map_err(NodeError::errno("read the flags of", "the terminal"))?;
+    let flags = rustix::fs::fcntl_getfl(&terminal).map_err(NodeError::errno("read the flags of", "the terminal"))?;
     rustix::fs::fcntl_setfl(&terminal, flags | rustix::fs::OFlags::NONBLOCK)
         .map_err(NodeError::errno("set the flags of", "the terminal"))?;
     super::descriptor::watch(terminal).map_err(NodeError::io("watch", "the terminal"))
@@ -156,17 +146,13 @@ impl AsyncRead for Terminal {
             let mut bytes = [0_u8; 4096];
             let room = buffer.remaining().min(bytes.len());
             let slice = bytes.get_mut(..room).unwrap_or_default();
-            match guard.try_io(|inner| {
-                rustix::io::read(inner.get_ref().as_fd(), &mut *slice).map_err(Into::into)
-            }) {
+            match guard.try_io(|inner| rustix::io::read(inner.get_ref().as_fd(), &mut *slice).map_err(Into::into)) {
                 Ok(Ok(read)) => {
                     buffer.put_slice(slice.get(..read).unwrap_or_default());
                     return Poll::Ready(Ok(()));
                 }
                 // The other side is closed: this is how a terminal says end of file.
-                Ok(Err(error))
-                    if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
-                {
+                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
@@ -177,16 +163,10 @@ impl AsyncRead for Terminal {
 }
 
 impl AsyncWrite for Terminal {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(context))?;
-            match guard.try_io(|inner| {
-                rustix::io::write(inner.get_ref().as_fd(), bytes).map_err(Into::into)
-            }) {
+            match guard.try_io(|inner| rustix::io::write(inner.get_ref().as_fd(), bytes).map_err(Into::into)) {
                 Ok(outcome) => return Poll::Ready(outcome),
                 Err(_would_block) => {}
             }

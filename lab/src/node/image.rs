@@ -74,9 +74,7 @@ impl ImageTable {
 
 /// The reference without digest and tag. A colon before the last slash belongs to a registry's port.
 fn repository(reference: &str) -> &str {
-    let without_digest = reference
-        .split_once('@')
-        .map_or(reference, |(name, _)| name);
+    let without_digest = reference.split_once('@').map_or(reference, |(name, _)| name);
     match without_digest.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => without_digest,
@@ -125,11 +123,7 @@ mod tests {
     #[test]
     fn tag_digest_and_registry_port_do_not_count() {
         let table = table(&["localhost:5000/app", "apache/spark"]);
-        for reference in [
-            "apache/spark",
-            "apache/spark:4.1.2",
-            "apache/spark:4@sha256:00",
-        ] {
+        for reference in ["apache/spark", "apache/spark:4.1.2", "apache/spark:4@sha256:00"] {
             assert_eq!(
                 table.find(reference).unwrap().entrypoint,
                 ["apache/spark"],
@@ -144,14 +138,8 @@ mod tests {
     #[test]
     fn stars_match_any_run_and_the_last_entry_wins() {
         let table = table(&["*/spark*", "*/spark-x", "a*b*c"]);
-        assert_eq!(
-            table.find("r.example/spark-x:1").unwrap().entrypoint,
-            ["*/spark-x"]
-        );
-        assert_eq!(
-            table.find("r.example/spark-y:1").unwrap().entrypoint,
-            ["*/spark*"]
-        );
+        assert_eq!(table.find("r.example/spark-x:1").unwrap().entrypoint, ["*/spark-x"]);
+        assert_eq!(table.find("r.example/spark-y:1").unwrap().entrypoint, ["*/spark*"]);
         assert!(table.find("a1b2c").is_some());
         assert!(table.find("a1b2d").is_none());
     }

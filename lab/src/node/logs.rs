@@ -138,10 +138,7 @@ impl Log {
     }
 
     /// Streams the log as whole lines.
-    pub(crate) fn read(
-        self: &Arc<Self>,
-        options: LogOptions,
-    ) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    pub(crate) fn read(self: &Arc<Self>, options: LogOptions) -> mpsc::Receiver<std::io::Result<Bytes>> {
         let (sender, receiver) = mpsc::channel(4);
         let log = Arc::clone(self);
         tokio::spawn(async move {
@@ -152,11 +149,7 @@ impl Log {
         receiver
     }
 
-    async fn send(
-        &self,
-        options: &LogOptions,
-        sender: &mpsc::Sender<std::io::Result<Bytes>>,
-    ) -> std::io::Result<()> {
+    async fn send(&self, options: &LogOptions, sender: &mpsc::Sender<std::io::Result<Bytes>>) -> std::io::Result<()> {
         let mut progress = self.progress.subscribe();
         let mut seen = *progress.borrow_and_update();
         let mut cursor = Cursor::open(&self.path, options, seen.generation)?;
@@ -385,12 +378,9 @@ mod tests {
         .await;
         assert_eq!(stamped.lines().count(), 4);
         assert!(
-            stamped.lines().all(|line| line
-                .split(' ')
-                .next()
-                .unwrap()
-                .parse::<Timestamp>()
-                .is_ok())
+            stamped
+                .lines()
+                .all(|line| line.split(' ').next().unwrap().parse::<Timestamp>().is_ok())
         );
     }
 

@@ -30,8 +30,5 @@ pub(crate) async fn connect(namespace: String, port: u16) -> std::io::Result<Tcp
 fn connect_inside(namespace: &str, port: u16) -> std::io::Result<std::net::TcpStream> {
     let file = std::fs::File::open(namespace)?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-    std::net::TcpStream::connect_timeout(
-        &SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        CONNECT_TIMEOUT,
-    )
+    std::net::TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_TIMEOUT)
 }

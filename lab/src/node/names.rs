@@ -38,12 +38,8 @@ impl NameServer {
     pub(crate) async fn bind(address: Ipv4Addr) -> Result<Self, NodeError> {
         let at = (address, 53);
         let name = "the name server's address";
-        let datagrams = UdpSocket::bind(at)
-            .await
-            .map_err(NodeError::io("listen on", name))?;
-        let streams = TcpListener::bind(at)
-            .await
-            .map_err(NodeError::io("listen on", name))?;
+        let datagrams = UdpSocket::bind(at).await.map_err(NodeError::io("listen on", name))?;
+        let streams = TcpListener::bind(at).await.map_err(NodeError::io("listen on", name))?;
         Ok(Self {
             datagrams: Arc::new(datagrams),
             streams,
@@ -104,9 +100,8 @@ async fn serve_streams(listener: TcpListener, directory: Directory, limit: Arc<S
 
 async fn serve_stream(mut stream: TcpStream, directory: &Directory) -> std::io::Result<()> {
     loop {
-        let length = match tokio::time::timeout(IDLE_TIMEOUT, stream.read_u16()).await {
-            Ok(Ok(length)) => length,
-            _ => return Ok(()),
+        let Ok(Ok(length)) = tokio::time::timeout(IDLE_TIMEOUT, stream.read_u16()).await else {
+            return Ok(());
         };
         let mut question = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut question)).await??;
@@ -133,10 +128,7 @@ async fn respond(question: &[u8], directory: &Directory, limit: Option<usize>) -
     response.queries.clone_from(&request.queries);
     if name == ZONE || name.ends_with(&format!(".{ZONE}")) {
         response.metadata.authoritative = true;
-        let relative = name
-            .strip_suffix(ZONE)
-            .unwrap_or_default()
-            .trim_end_matches('.');
+        let relative = name.strip_suffix(ZONE).unwrap_or_default().trim_end_matches('.');
         match look_up(relative, directory) {
             None => response.metadata.response_code = ResponseCode::NXDomain,
             Some(found) => response.answers = found.records(query.name(), query.query_type()),
@@ -171,10 +163,9 @@ impl Found {
     fn records(&self, name: &Name, kind: RecordType) -> Vec<Record> {
         let record = |data: RData| Record::from_rdata(name.clone(), SECONDS_TO_LIVE, data);
         match (self, kind) {
-            (Self::Addresses(addresses), RecordType::A | RecordType::ANY) => addresses
-                .iter()
-                .map(|address| record(RData::A(A(*address))))
-                .collect(),
+            (Self::Addresses(addresses), RecordType::A | RecordType::ANY) => {
+                addresses.iter().map(|address| record(RData::A(A(*address)))).collect()
+            }
             (Self::Alias(target), _) => Name::from_ascii(format!("{target}."))
                 .map(|target| record(RData::CNAME(CNAME(target))))
                 .into_iter()
@@ -207,10 +198,7 @@ fn look_up(name: &str, directory: &Directory) -> Option<Found> {
             let backends = visible(directory, namespace, service, publishes_unready(&known));
             let addresses: Vec<Ipv4Addr> = backends
                 .iter()
-                .filter(|backend| {
-                    backend.hostname.as_deref() == Some(*host)
-                        || dashed(host) == Some(backend.address)
-                })
+                .filter(|backend| backend.hostname.as_deref() == Some(*host) || dashed(host) == Some(backend.address))
                 .map(|backend| backend.address)
                 .collect();
             (!addresses.is_empty()).then_some(Found::Addresses(addresses))
@@ -233,11 +221,10 @@ fn of_service(directory: &Directory, namespace: &str, name: &str) -> Option<Foun
     if let Some(address) = cluster_address(&service) {
         return Some(Found::Addresses(vec![address]));
     }
-    let mut addresses: Vec<Ipv4Addr> =
-        visible(directory, namespace, name, publishes_unready(&service))
-            .iter()
-            .map(|backend| backend.address)
-            .collect();
+    let mut addresses: Vec<Ipv4Addr> = visible(directory, namespace, name, publishes_unready(&service))
+        .iter()
+        .map(|backend| backend.address)
+        .collect();
     addresses.sort_unstable();
     addresses.dedup();
     // A headless service without pods has no name, as with a cluster's name server.
@@ -246,13 +233,8 @@ fn of_service(directory: &Directory, namespace: &str, name: &str) -> Option<Foun
 
 fn members(directory: &Directory, namespace: &str, name: &str, port: &str) -> Option<Found> {
     let service = directory.service(namespace, name)?;
-    let ports = service
-        .spec
-        .iter()
-        .flat_map(|spec| spec.ports.iter().flatten());
-    let wanted: Vec<_> = ports
-        .filter(|entry| entry.name.as_deref() == Some(port))
-        .collect();
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let wanted: Vec<_> = ports.filter(|entry| entry.name.as_deref() == Some(port)).collect();
     let own = format!("{name}.{namespace}.svc");
     if cluster_address(&service).is_some() {
         let all = wanted
@@ -296,11 +278,7 @@ fn start_of_authority() -> Option<Record> {
     let host = Name::from_ascii(format!("ns.dns.{ZONE}.")).ok()?;
     let person = Name::from_ascii(format!("hostmaster.{ZONE}.")).ok()?;
     let authority = SOA::new(host, person, 1, 7200, 1800, 86400, SECONDS_TO_LIVE);
-    Some(Record::from_rdata(
-        zone,
-        SECONDS_TO_LIVE,
-        RData::SOA(authority),
-    ))
+    Some(Record::from_rdata(zone, SECONDS_TO_LIVE, RData::SOA(authority)))
 }
 
 /// Asks the host's name servers, one after the other.
@@ -311,11 +289,7 @@ async fn forward(question: &[u8]) -> Option<Vec<u8>> {
         .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
     for server in servers {
         let server = SocketAddr::new(server, 53);
-        let local = if server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let local = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let asked = async {
             let socket = UdpSocket::bind(local).await?;
             socket.connect(server).await?;

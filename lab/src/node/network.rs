@@ -105,12 +105,7 @@ impl LabNetwork {
         );
         for index in 0..nodes {
             // Writing to a string cannot fail.
-            writeln!(
-                batch,
-                "addr add {}/32 dev {bridge}",
-                self.node_address(index)
-            )
-            .ok();
+            writeln!(batch, "addr add {}/32 dev {bridge}", self.node_address(index)).ok();
         }
         write!(
             batch,
@@ -121,18 +116,14 @@ impl LabNetwork {
         run("ip", &["-batch", "-"], Some(&batch)).await?;
         set(&format!("/proc/sys/net/ipv4/conf/{bridge}/forwarding"), "1")?;
         // Without IPv6 there is no neighbour discovery to keep an idle lab awake. A kernel without IPv6 has no such file.
-        drop(set(
-            &format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"),
-            "1",
-        ));
+        drop(set(&format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"), "1"));
         Ok(())
     }
 
     /// Removes the bridge and whatever interface of the lab is left.
     pub(crate) async fn remove(&self) -> Result<(), NodeError> {
         for interface in interfaces()? {
-            let ours =
-                interface == self.bridge() || interface.starts_with(&self.interface_prefix());
+            let ours = interface == self.bridge() || interface.starts_with(&self.interface_prefix());
             // An interface goes by itself soon after its namespace.
             if ours
                 && let Err(error) = run("ip", &["link", "del", &interface], None).await
@@ -254,21 +245,10 @@ pub(crate) struct PodNetwork {
 
 impl PodNetwork {
     /// Creates the namespace, its loopback and its interface.
-    pub(crate) async fn create(
-        network: &LabNetwork,
-        address: Ipv4Addr,
-        uid: &str,
-    ) -> Result<Self, NodeError> {
+    pub(crate) async fn create(network: &LabNetwork, address: Ipv4Addr, uid: &str) -> Result<Self, NodeError> {
         let [_, _, third, fourth] = address.octets();
-        let short: String = uid
-            .chars()
-            .filter(char::is_ascii_hexdigit)
-            .take(8)
-            .collect();
-        let name = format!(
-            "{}{short}-{third:02x}{fourth:02x}",
-            network.namespace_prefix()
-        );
+        let short: String = uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        let name = format!("{}{short}-{third:02x}{fourth:02x}", network.namespace_prefix());
         let interface = format!("{}{third:02x}{fourth:02x}", network.interface_prefix());
         let [a, b, c, d] = address.octets();
         let mac = format!("0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}");

@@ -135,10 +135,7 @@ async fn renew(context: &Context, name: &str) -> Result<(), NodeError> {
     let api: Api<Lease> = Api::namespaced(context.client.clone(), LEASES);
     let now = Some(MicroTime(Timestamp::now()));
     let patch = json!({ "spec": { "renewTime": now } });
-    match api
-        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-    {
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
             let lease = Lease {
@@ -156,9 +153,7 @@ async fn renew(context: &Context, name: &str) -> Result<(), NodeError> {
             existing_is_fine(api.create(&PostParams::default(), &lease).await)
                 .map_err(NodeError::api(format!("create the lease of node {name}")))
         }
-        Err(error) => Err(NodeError::api(format!("renew the lease of node {name}"))(
-            error,
-        )),
+        Err(error) => Err(NodeError::api(format!("renew the lease of node {name}"))(error)),
     }
 }
 

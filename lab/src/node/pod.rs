@@ -284,17 +284,12 @@ impl PodRuntime {
     }
 
     fn active_deadline(&self) -> Option<Instant> {
-        let seconds = self
-            .pod()
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.active_deadline_seconds)?;
+        let seconds = self.pod().spec.as_ref().and_then(|spec| spec.active_deadline_seconds)?;
         let state = self.state();
         if state.verdict.is_some() {
             return None;
         }
-        let elapsed = Duration::try_from(Timestamp::now().duration_since(state.start_time?))
-            .unwrap_or_default();
+        let elapsed = Duration::try_from(Timestamp::now().duration_since(state.start_time?)).unwrap_or_default();
         let left = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(elapsed);
         Some(Instant::now() + left)
     }
@@ -318,8 +313,7 @@ impl PodRuntime {
             }
             for container in state.init.iter_mut().chain(&mut state.main) {
                 if let Life::Waiting { .. } = container.life {
-                    container.life =
-                        Life::Terminated(container.last.take().unwrap_or_else(never_started));
+                    container.life = Life::Terminated(container.last.take().unwrap_or_else(never_started));
                 }
             }
         });
@@ -375,12 +369,7 @@ impl PodRuntime {
         self.leftovers.close();
         self.leftovers.wait().await;
         let group = self.control_group();
-        if let Err(error) = self
-            .context
-            .cgroups
-            .kill(&group, Duration::from_secs(10))
-            .await
-        {
+        if let Err(error) = self.context.cgroups.kill(&group, Duration::from_secs(10)).await {
             tracing::warn!(pod = %self.name, error = %error.chain(), "processes left");
         }
         if let Err(error) = self.context.cgroups.remove(&group) {
@@ -420,9 +409,7 @@ impl PodRuntime {
                 Ok(())
             }
             Err(error) => {
-                context
-                    .addresses
-                    .give_back(&context.config.network, address);
+                context.addresses.give_back(&context.config.network, address);
                 Err(error)
             }
         }
@@ -445,9 +432,7 @@ impl PodRuntime {
             folder: &self.folder,
             memory_folder: &self.memory_folder,
             pod_address: state.pod_address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
-            host_address: state
-                .host_address
-                .unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+            host_address: state.host_address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
             authority: &self.context.config.authority,
         }
     }
@@ -513,18 +498,9 @@ fn initial_state(context: &Context, pod: &Pod) -> PodState {
     let main = spec
         .iter()
         .flat_map(|spec| &spec.containers)
-        .map(|c| {
-            ContainerState::new(
-                &c.name,
-                c.image.as_deref().unwrap_or_default(),
-                false,
-                reason,
-            )
-        })
+        .map(|c| ContainerState::new(&c.name, c.image.as_deref().unwrap_or_default(), false, reason))
         .collect();
-    let node = spec
-        .and_then(|spec| spec.node_name.as_deref())
-        .unwrap_or_default();
+    let node = spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
     PodState {
         init,
         main,

@@ -43,19 +43,13 @@ pub(crate) struct Aim<'a> {
 }
 
 /// Tries once; the error is what a kubelet would put into its event.
-pub(crate) async fn attempt(
-    aim: &Aim<'_>,
-    action: Action<'_>,
-    patience: Duration,
-) -> Result<(), String> {
+pub(crate) async fn attempt(aim: &Aim<'_>, action: Action<'_>, patience: Duration) -> Result<(), String> {
     match action {
         Action::Exec(exec) => {
             let command = exec.command.clone().unwrap_or_default();
             match command_output(aim.runc, aim.instance, &command, patience).await {
                 Ok((0, _)) => Ok(()),
-                Ok((code, output)) => {
-                    Err(format!("command {command:?} exited with {code}: {output}"))
-                }
+                Ok((code, output)) => Err(format!("command {command:?} exited with {code}: {output}")),
                 Err(error) => Err(error.chain()),
             }
         }
@@ -79,13 +73,12 @@ fn no_answer(patience: Duration) -> String {
 
 fn target(aim: &Aim<'_>, host: Option<&str>, port: &IntOrString) -> Result<String, String> {
     let port = match port {
-        IntOrString::Int(number) => {
-            u16::try_from(*number).map_err(|_| format!("invalid port {number}"))?
-        }
+        IntOrString::Int(number) => u16::try_from(*number).map_err(|_| format!("invalid port {number}"))?,
         IntOrString::String(name) => match name.parse() {
             Ok(number) => number,
-            Err(_) => named_port(aim.container, name)
-                .ok_or_else(|| format!("the container has no port named {name}"))?,
+            Err(_) => {
+                named_port(aim.container, name).ok_or_else(|| format!("the container has no port named {name}"))?
+            }
         },
     };
     Ok(match host.filter(|host| !host.is_empty()) {
@@ -109,21 +102,13 @@ async fn request(aim: &Aim<'_>, get: &HTTPGetAction) -> Result<(), String> {
         .as_deref()
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
     {
-        return Err(
-            "probes over HTTPS are not offered by the lab; use HTTP, tcpSocket or exec".to_owned(),
-        );
+        return Err("probes over HTTPS are not offered by the lab; use HTTP, tcpSocket or exec".to_owned());
     }
     let target = target(aim, get.host.as_deref(), &get.port)?;
-    let path = get
-        .path
-        .as_deref()
-        .filter(|path| path.starts_with('/'))
-        .unwrap_or("/");
+    let path = get.path.as_deref().filter(|path| path.starts_with('/')).unwrap_or("/");
     let url = format!("http://{target}{path}");
     let fail = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
-    let stream = TcpStream::connect(&target)
-        .await
-        .map_err(|error| fail(&error))?;
+    let stream = TcpStream::connect(&target).await.map_err(|error| fail(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| fail(&error))?;
@@ -143,10 +128,7 @@ async fn request(aim: &Aim<'_>, get: &HTTPGetAction) -> Result<(), String> {
         .header("host", host)
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| fail(&error))?;
-    let answer = sender
-        .send_request(request)
-        .await
-        .map_err(|error| fail(&error));
+    let answer = sender.send_request(request).await.map_err(|error| fail(&error));
     let outcome = match answer {
         Ok(answer) if (200..400).contains(&answer.status().as_u16()) => Ok(()),
         Ok(answer) => {

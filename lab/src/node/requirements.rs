@@ -12,8 +12,7 @@ const PROGRAMS: [&str; 3] = ["runc", "ip", "nft"];
 pub fn check() -> Result<(), NodeError> {
     if !rustix::process::geteuid().is_root() {
         return Err(NodeError::Unsupported {
-            what: "the lab runs pods with namespaces and control groups, for which it needs root"
-                .to_owned(),
+            what: "the lab runs pods with namespaces and control groups, for which it needs root".to_owned(),
             hint: "run it as root (sudo), or point chaosrun to a cluster instead".to_owned(),
         });
     }
@@ -24,15 +23,9 @@ pub fn check() -> Result<(), NodeError> {
     if missing.is_empty() {
         return Ok(());
     }
-    let packages: Vec<&str> = missing
-        .iter()
-        .filter_map(|program| package_of(program))
-        .collect();
+    let packages: Vec<&str> = missing.iter().filter_map(|program| package_of(program)).collect();
     Err(NodeError::Unsupported {
-        what: format!(
-            "the lab needs {}, which this machine does not have",
-            missing.join(", ")
-        ),
+        what: format!("the lab needs {}, which this machine does not have", missing.join(", ")),
         hint: format!("on Debian: apt-get install {}", packages.join(" ")),
     })
 }

@@ -45,11 +45,7 @@ impl Process {
     /// Waits for the end. May be called any number of times, by any number of tasks.
     pub(crate) async fn wait(&self) -> Exit {
         let mut exit = self.exit.clone();
-        let found = exit
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|exit| *exit);
+        let found = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
         // The sender only goes away after it has sent, except when the runtime is shutting down.
         found.unwrap_or(Exit {
             code: 255,
@@ -81,10 +77,8 @@ pub(crate) struct Started {
 
 /// Makes orphans of our children our children, so that detached containers can be waited for.
 pub(crate) fn become_subreaper() -> Result<(), NodeError> {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(NodeError::errno(
-        "become the child subreaper in",
-        "/proc/self",
-    ))
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(NodeError::errno("become the child subreaper in", "/proc/self"))
 }
 
 /// The `runc` program with its state folder.
@@ -102,23 +96,16 @@ impl Runc {
 
     /// Creates and starts a container from its bundle folder.
     pub(crate) async fn run(&self, id: &str, bundle: &Path) -> Result<Started, NodeError> {
-        let arguments =
-            ["run", "--detach", "--bundle", &bundle.to_string_lossy()].map(str::to_owned);
+        let arguments = ["run", "--detach", "--bundle", &bundle.to_string_lossy()].map(str::to_owned);
         self.start(id, &arguments, id, false).await
     }
 
     /// Starts another process in a running container; `process` is the file with its OCI description.
-    pub(crate) async fn exec(
-        &self,
-        id: &str,
-        process: &serde_json::Value,
-        stdin: bool,
-    ) -> Result<Started, NodeError> {
+    pub(crate) async fn exec(&self, id: &str, process: &serde_json::Value, stdin: bool) -> Result<Started, NodeError> {
         let name = format!("exec-{}", uuid::Uuid::new_v4().simple());
         let file = self.scratch.join(format!("{name}.json"));
         std::fs::write(&file, process.to_string()).map_err(NodeError::io("write", &file))?;
-        let arguments =
-            ["exec", "--detach", "--process", &file.to_string_lossy()].map(str::to_owned);
+        let arguments = ["exec", "--detach", "--process", &file.to_string_lossy()].map(str::to_owned);
         let started = self.start(id, &arguments, &name, stdin).await;
         drop(std::fs::remove_file(&file));
         started
@@ -134,8 +121,7 @@ impl Runc {
         let file = self.scratch.join(format!("{name}.json"));
         std::fs::write(&file, process.to_string()).map_err(NodeError::io("write", &file))?;
         let socket = self.scratch.join(format!("{name}.sock"));
-        let listener = std::os::unix::net::UnixListener::bind(&socket)
-            .map_err(NodeError::io("listen on", &socket))?;
+        let listener = std::os::unix::net::UnixListener::bind(&socket).map_err(NodeError::io("listen on", &socket))?;
         let received = tokio::task::spawn_blocking(move || receive_descriptor(&listener));
         let arguments = [
             "exec",
@@ -163,13 +149,7 @@ impl Runc {
     }
 
     /// Runs runc detached and adopts what it started.
-    async fn start(
-        &self,
-        id: &str,
-        arguments: &[String],
-        name: &str,
-        stdin: bool,
-    ) -> Result<Started, NodeError> {
+    async fn start(&self, id: &str, arguments: &[String], name: &str, stdin: bool) -> Result<Started, NodeError> {
         let pid_file = self.scratch.join(format!("{name}.pid"));
         let log_file = self.scratch.join(format!("{name}.log"));
         let pipe = || std::io::pipe().map_err(NodeError::io("create a pipe for", &pid_file));
@@ -183,11 +163,7 @@ impl Runc {
             .arg("--log")
             .arg(&log_file)
             .args(["--log-format", "json"]);
-        command
-            .args(arguments)
-            .arg("--pid-file")
-            .arg(&pid_file)
-            .arg(id);
+        command.args(arguments).arg("--pid-file").arg(&pid_file).arg(id);
         command
             .stdin(stdin_theirs.map_or_else(Stdio::null, Stdio::from))
             .stdout(stdout_theirs)
@@ -214,16 +190,11 @@ impl Runc {
         match status {
             Ok(Ok(status)) if status.success() => {}
             Ok(Ok(status)) => {
-                return Err(failed(
-                    log_message(&log).unwrap_or_else(|| status.to_string()),
-                ));
+                return Err(failed(log_message(&log).unwrap_or_else(|| status.to_string())));
             }
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => {
-                return Err(failed(format!(
-                    "not started within {} s",
-                    START_TIMEOUT.as_secs()
-                )));
+                return Err(failed(format!("not started within {} s", START_TIMEOUT.as_secs())));
             }
         }
         let pid = pid.ok_or_else(|| failed("runc wrote no process id".to_owned()))?;
@@ -254,13 +225,11 @@ impl Runc {
 /// Starts waiting for a process that became our child. It cannot be reaped before that, so its pid is still its own.
 fn adopt(pid: i32) -> Result<Process, NodeError> {
     let path = format!("/proc/{pid}");
-    let raw = Pid::from_raw(pid)
-        .ok_or_else(|| NodeError::Pod(format!("runc named the process {pid}")))?;
-    let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::NONBLOCK)
-        .map_err(NodeError::errno("open a pidfd for", &path))?;
+    let raw = Pid::from_raw(pid).ok_or_else(|| NodeError::Pod(format!("runc named the process {pid}")))?;
+    let pidfd =
+        rustix::process::pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(NodeError::errno("open a pidfd for", &path))?;
     let pidfd = std::sync::Arc::new(pidfd);
-    let waiter = super::descriptor::watch(std::sync::Arc::clone(&pidfd))
-        .map_err(NodeError::io("watch", &path))?;
+    let waiter = super::descriptor::watch(std::sync::Arc::clone(&pidfd)).map_err(NodeError::io("watch", &path))?;
     let (sender, exit) = watch::channel(None);
     tokio::spawn(async move {
         let exit = loop {
@@ -277,10 +246,7 @@ fn adopt(pid: i32) -> Result<Process, NodeError> {
             ) {
                 Ok(Some(status)) => {
                     let signal = status.terminating_signal();
-                    let code = signal.map_or_else(
-                        || status.exit_status().unwrap_or(255),
-                        |signal| 128 + signal,
-                    );
+                    let code = signal.map_or_else(|| status.exit_status().unwrap_or(255), |signal| 128 + signal);
                     break Exit {
                         code,
                         signal,
@@ -308,12 +274,7 @@ fn log_message(log: &str) -> Option<String> {
     log.lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|entry| entry.get("level").and_then(serde_json::Value::as_str) == Some("error"))
-        .filter_map(|entry| {
-            entry
-                .get("msg")
-                .and_then(serde_json::Value::as_str)
-                .map(str::to_owned)
-        })
+        .filter_map(|entry| entry.get("msg").and_then(serde_json::Value::as_str).map(str::to_owned))
         .next_back()
 }
 

@@ -32,12 +32,7 @@ struct Rule {
 }
 
 /// Keeps the table current for ever.
-pub(crate) async fn maintain(
-    network: LabNetwork,
-    api_port: u16,
-    directory: Directory,
-    events: impl Stream<Item = ()>,
-) {
+pub(crate) async fn maintain(network: LabNetwork, api_port: u16, directory: Directory, events: impl Stream<Item = ()>) {
     let mut events = std::pin::pin!(events.ready_chunks(1024));
     let mut written = None;
     loop {
@@ -93,15 +88,9 @@ fn service_rules(service: &Arc<Service>, directory: &Directory) -> Vec<Rule> {
     let Some(address) = cluster_address(service) else {
         return Vec::new();
     };
-    let backends = directory.backends(
-        &service.namespace().unwrap_or_default(),
-        &service.name_any(),
-    );
+    let backends = directory.backends(&service.namespace().unwrap_or_default(), &service.name_any());
     let all = publishes_unready(service);
-    let ports = service
-        .spec
-        .iter()
-        .flat_map(|spec| spec.ports.iter().flatten());
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
@@ -146,11 +135,7 @@ fn script(network: &LabNetwork, rules: &[Rule]) -> String {
                     .enumerate()
                     .map(|(index, (target, port))| format!("{index} : {target} . {port}"))
                     .collect();
-                format!(
-                    "numgen random mod {} map {{ {} }}",
-                    many.len(),
-                    entries.join(", ")
-                )
+                format!("numgen random mod {} map {{ {} }}", many.len(), entries.join(", "))
             }
         };
         // Writing to a string cannot fail.
@@ -162,17 +147,11 @@ fn script(network: &LabNetwork, rules: &[Rule]) -> String {
         own.extend(targets.iter().map(|(target, _)| *target));
     }
     // A pod that reaches itself through its service would see its own address as the sender.
-    let own: Vec<String> = own
-        .iter()
-        .map(|address| format!("{address} . {address}"))
-        .collect();
+    let own: Vec<String> = own.iter().map(|address| format!("{address} . {address}")).collect();
     let hairpin = if own.is_empty() {
         String::new()
     } else {
-        format!(
-            "    ip saddr . ip daddr {{ {} }} masquerade\n",
-            own.join(", ")
-        )
+        format!("    ip saddr . ip daddr {{ {} }} masquerade\n", own.join(", "))
     };
     format!(
         "add table ip {table}

@@ -16,9 +16,7 @@ use super::agent::PodTable;
 use super::execution;
 use super::pod::{Context, PodRuntime};
 use super::state::{ContainerState, Life};
-use crate::backend::{
-    BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef,
-};
+use crate::backend::{BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef};
 
 /// A pod on the same machine answers or refuses within microseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,16 +43,11 @@ impl Serving {
         })
     }
 
-    fn read(
-        &self,
-        pod: &PodRef,
-        name: &str,
-        options: LogOptions,
-    ) -> Result<LogStream, BackendError> {
+    fn read(&self, pod: &PodRef, name: &str, options: LogOptions) -> Result<LogStream, BackendError> {
         let runtime = self.pod(pod)?;
         let log = {
             let state = runtime.state();
-            let container = find(&state.named(name).cloned(), name)?;
+            let container = find(state.named(name).cloned().as_ref(), name)?;
             if options.previous {
                 container.previous_log.ok_or_else(|| {
                     BackendError::BadRequest(format!(
@@ -78,19 +71,11 @@ impl Serving {
         Ok(ReceiverStream::new(log.read(options)).boxed())
     }
 
-    async fn execute(
-        &self,
-        pod: PodRef,
-        name: String,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
+    async fn execute(&self, pod: PodRef, name: String, request: ExecRequest) -> Result<ExecSession, BackendError> {
         let runtime = self.pod(&pod)?;
-        let container = find(&runtime.state().named(&name).cloned(), &name)?;
+        let container = find(runtime.state().named(&name).cloned().as_ref(), &name)?;
         let instance = container.instance.ok_or_else(|| {
-            BackendError::BadRequest(format!(
-                "container \"{name}\" in pod \"{}\" is not running",
-                pod.name
-            ))
+            BackendError::BadRequest(format!("container \"{name}\" in pod \"{}\" is not running", pod.name))
         })?;
         execution::session(&self.context.runc, &instance, &request)
             .await
@@ -106,15 +91,9 @@ impl Serving {
                 state.network.as_ref().map(super::network::PodNetwork::path),
             )
         };
-        let address = address.ok_or_else(|| {
-            BackendError::BadRequest(format!("pod {} has no address yet", pod.name))
-        })?;
-        let refused = match tokio::time::timeout(
-            CONNECT_TIMEOUT,
-            TcpStream::connect((address, port)),
-        )
-        .await
-        {
+        let address =
+            address.ok_or_else(|| BackendError::BadRequest(format!("pod {} has no address yet", pod.name)))?;
+        let refused = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, port))).await {
             Ok(Ok(stream)) => return Ok(Box::new(stream)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
@@ -132,9 +111,9 @@ impl Serving {
     }
 }
 
-fn find(container: &Option<ContainerState>, name: &str) -> Result<ContainerState, BackendError> {
+fn find(container: Option<&ContainerState>, name: &str) -> Result<ContainerState, BackendError> {
     container
-        .clone()
+        .cloned()
         .ok_or_else(|| BackendError::NotFound(format!("container {name} is not in this pod")))
 }
 
@@ -157,11 +136,7 @@ impl PodBackend for Serving {
         self.execute(pod, container, request).boxed()
     }
 
-    fn connect(
-        &self,
-        pod: PodRef,
-        port: u16,
-    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>> {
+    fn connect(&self, pod: PodRef, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>> {
         self.dial(pod, port).boxed()
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, Pod,
+    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, Pod,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -21,13 +21,8 @@ use super::runc::Process;
 /// Where a container is in its life.
 #[derive(Debug, Clone)]
 pub(crate) enum Life {
-    Waiting {
-        reason: String,
-        message: Option<String>,
-    },
-    Running {
-        since: Timestamp,
-    },
+    Waiting { reason: String, message: Option<String> },
+    Running { since: Timestamp },
     Terminated(ContainerStateTerminated),
 }
 
@@ -198,8 +193,7 @@ impl PodState {
 
     fn failed_init(&self) -> bool {
         self.init.iter().any(|container| {
-            !container.sidecar
-                && matches!(&container.life, Life::Terminated(ended) if ended.exit_code != 0)
+            !container.sidecar && matches!(&container.life, Life::Terminated(ended) if ended.exit_code != 0)
         })
     }
 
@@ -214,7 +208,10 @@ impl PodState {
         }
         if self.finished {
             let all_good = self.initialized()
-                && self.main.iter().all(|container| matches!(&container.life, Life::Terminated(ended) if ended.exit_code == 0));
+                && self
+                    .main
+                    .iter()
+                    .all(|container| matches!(&container.life, Life::Terminated(ended) if ended.exit_code == 0));
             return if all_good { "Succeeded" } else { "Failed" };
         }
         self.living_phase(restart_policy)
@@ -228,9 +225,10 @@ impl PodState {
         if !self.initialized() {
             return "Pending";
         }
-        let never_ran = self.main.iter().any(|container| {
-            matches!(container.life, Life::Waiting { .. }) && container.last.is_none()
-        });
+        let never_ran = self
+            .main
+            .iter()
+            .any(|container| matches!(container.life, Life::Waiting { .. }) && container.last.is_none());
         if never_ran { "Pending" } else { "Running" }
     }
 
@@ -238,39 +236,24 @@ impl PodState {
     pub(crate) fn status(&mut self, pod: &Pod) -> Value {
         let now = Timestamp::now();
         let spec = pod.spec.as_ref();
-        let policy = spec
-            .and_then(|spec| spec.restart_policy.as_deref())
-            .unwrap_or("Always");
+        let policy = spec.and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
         let phase = self.phase(policy);
-        let main: Vec<ContainerStatus> = self
-            .main
-            .iter()
-            .map(|container| container.status(false))
-            .collect();
-        let init: Vec<ContainerStatus> = self
-            .init
-            .iter()
-            .map(|container| container.status(true))
-            .collect();
+        let main: Vec<ContainerStatus> = self.main.iter().map(|container| container.status(false)).collect();
+        let init: Vec<ContainerStatus> = self.init.iter().map(|container| container.status(true)).collect();
         let terminal = matches!(phase, "Succeeded" | "Failed");
         let unready: Vec<&str> = main
             .iter()
             .filter(|status| !status.ready)
             .map(|status| status.name.as_str())
             .collect();
-        let gates = spec
-            .and_then(|spec| spec.readiness_gates.as_ref())
-            .is_none_or(|gates| {
-                gates.iter().all(|gate| {
-                    let conditions = pod
-                        .status
-                        .iter()
-                        .flat_map(|status| status.conditions.iter().flatten());
-                    conditions.into_iter().any(|condition| {
-                        condition.type_ == gate.condition_type && condition.status == "True"
-                    })
-                })
-            });
+        let gates = spec.and_then(|spec| spec.readiness_gates.as_ref()).is_none_or(|gates| {
+            gates.iter().all(|gate| {
+                let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+                conditions
+                    .into_iter()
+                    .any(|condition| condition.type_ == gate.condition_type && condition.status == "True")
+            })
+        });
         let containers_ready = !terminal && unready.is_empty();
         let why = if phase == "Succeeded" {
             "PodCompleted"
@@ -279,8 +262,7 @@ impl PodState {
         } else {
             "ContainersNotReady"
         };
-        let message =
-            (!terminal).then(|| format!("containers with unready status: [{}]", unready.join(" ")));
+        let message = (!terminal).then(|| format!("containers with unready status: [{}]", unready.join(" ")));
         let initialized = self.initialized();
         let uninitialized = (!initialized).then_some("ContainersNotInitialized");
         let gate_why = if containers_ready {
@@ -296,18 +278,8 @@ impl PodState {
                 None,
                 None,
             ),
-            (
-                "Initialized",
-                initialized || phase == "Succeeded",
-                uninitialized,
-                None,
-            ),
-            (
-                "ContainersReady",
-                containers_ready,
-                Some(why),
-                message.clone(),
-            ),
+            ("Initialized", initialized || phase == "Succeeded", uninitialized, None),
+            ("ContainersReady", containers_ready, Some(why), message.clone()),
             ("Ready", containers_ready && gates, Some(gate_why), message),
         ];
         let conditions: Vec<Value> = conditions
@@ -326,10 +298,7 @@ impl PodState {
                     "message": message.filter(|_| !holds),
                 });
                 // The scheduler wrote this one with its own time.
-                if let (true, Some(map)) = (
-                    kind == "PodScheduled" && scheduled(pod),
-                    condition.as_object_mut(),
-                ) {
+                if let (true, Some(map)) = (kind == "PodScheduled" && scheduled(pod), condition.as_object_mut()) {
                     map.retain(|key, _| matches!(key.as_str(), "type" | "status"));
                 }
                 condition
@@ -378,11 +347,7 @@ fn qos_class(pod: &Pod) -> &'static str {
     };
     let mut any = false;
     let mut guaranteed = true;
-    for container in spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-    {
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let resources = container.resources.as_ref();
         let requests = resources
             .and_then(|resources| resources.requests.clone())
@@ -393,10 +358,7 @@ fn qos_class(pod: &Pod) -> &'static str {
         any |= !requests.is_empty() || !limits.is_empty();
         for resource in ["cpu", "memory"] {
             let limit = limits.get(resource);
-            guaranteed &= limit.is_some()
-                && requests
-                    .get(resource)
-                    .is_none_or(|request| Some(request) == limit);
+            guaranteed &= limit.is_some() && requests.get(resource).is_none_or(|request| Some(request) == limit);
         }
     }
     match (any, guaranteed) {
@@ -411,10 +373,8 @@ mod tests {
     use super::*;
 
     fn pod(policy: &str) -> Pod {
-        serde_json::from_value(
-            json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy, "containers": []}}),
-        )
-        .unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"restartPolicy": policy, "containers": []}}))
+            .unwrap()
     }
 
     fn container(life: Life) -> ContainerState {
@@ -474,10 +434,7 @@ mod tests {
         };
         let status = state.status(&pod("Always"));
         assert_eq!(status["phase"], "Running");
-        assert_eq!(
-            status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
-            3
-        );
+        assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
         let ready = status["conditions"]
             .as_array()
             .unwrap()
@@ -510,10 +467,7 @@ mod tests {
         }))
         .unwrap();
         assert!(!ready(&mut state, &gated));
-        state
-            .main
-            .iter_mut()
-            .for_each(|container| container.ready = false);
+        state.main.iter_mut().for_each(|container| container.ready = false);
         assert!(!ready(&mut state, &pod("Always")));
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PersistentVolume,
-    PersistentVolumeClaim, Pod, Secret, ServiceAccount, Volume, VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod,
+    Secret, ServiceAccount, Volume, VolumeProjection,
 };
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
@@ -76,12 +76,7 @@ pub(crate) async fn prepare(source: &Source<'_>) -> Result<BTreeMap<String, Prep
 
 /// Writes the volumes again that show API objects, for a running pod.
 pub(crate) async fn refresh(source: &Source<'_>) -> Result<(), NodeError> {
-    for volume in source
-        .pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten())
-    {
+    for volume in source.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         if volume.config_map.is_some() || volume.secret.is_some() {
             one(source, volume).await?;
         }
@@ -99,10 +94,7 @@ pub(crate) fn shows_objects(pod: &Pod) -> bool {
 
 async fn one(source: &Source<'_>, volume: &Volume) -> Result<Prepared, NodeError> {
     let folder = source.folder.join("volumes").join(&volume.name);
-    let written = |path: PathBuf| Prepared {
-        path,
-        read_only: true,
-    };
+    let written = |path: PathBuf| Prepared { path, read_only: true };
     if let Some(empty) = &volume.empty_dir {
         let path = if empty.medium.as_deref() == Some("Memory") {
             let size = empty.size_limit.as_ref().and_then(quantity::whole);
@@ -112,10 +104,7 @@ async fn one(source: &Source<'_>, volume: &Volume) -> Result<Prepared, NodeError
             folder
         };
         open_to_all(&path)?;
-        return Ok(Prepared {
-            path,
-            read_only: false,
-        });
+        return Ok(Prepared { path, read_only: false });
     }
     if let Some(map) = &volume.config_map {
         let optional = map.optional.unwrap_or(false);
@@ -152,22 +141,13 @@ async fn one(source: &Source<'_>, volume: &Volume) -> Result<Prepared, NodeError
     if let Some(projected) = &volume.projected {
         let mut files = Files::new();
         for projection in projected.sources.iter().flatten() {
-            project(
-                source,
-                projection,
-                mode(projected.default_mode, 0o644),
-                &mut files,
-            )
-            .await?;
+            project(source, projection, mode(projected.default_mode, 0o644), &mut files).await?;
         }
         write(&folder, &files)?;
         return Ok(written(folder));
     }
     if let Some(host) = &volume.host_path {
-        return host_path(host).map(|path| Prepared {
-            path,
-            read_only: false,
-        });
+        return host_path(host).map(|path| Prepared { path, read_only: false });
     }
     if let Some(claim) = &volume.persistent_volume_claim {
         let path = claimed(source, &claim.claim_name).await?;
@@ -191,10 +171,7 @@ async fn one(source: &Source<'_>, volume: &Volume) -> Result<Prepared, NodeError
 
 /// A file mode from the API, or the default.
 fn mode(wanted: Option<i32>, default: u32) -> u32 {
-    wanted
-        .and_then(|mode| u32::try_from(mode).ok())
-        .unwrap_or(default)
-        & 0o777
+    wanted.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(default) & 0o777
 }
 
 async fn config_map(
@@ -202,10 +179,7 @@ async fn config_map(
     name: &str,
     optional: bool,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, NodeError> {
-    let api: Api<ConfigMap> = Api::namespaced(
-        source.client.clone(),
-        &source.pod.namespace().unwrap_or_default(),
-    );
+    let api: Api<ConfigMap> = Api::namespaced(source.client.clone(), &source.pod.namespace().unwrap_or_default());
     let Some(map) = api
         .get_opt(name)
         .await
@@ -235,10 +209,7 @@ async fn secret_data(
     name: &str,
     optional: bool,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, NodeError> {
-    let api: Api<Secret> = Api::namespaced(
-        source.client.clone(),
-        &source.pod.namespace().unwrap_or_default(),
-    );
+    let api: Api<Secret> = Api::namespaced(source.client.clone(), &source.pod.namespace().unwrap_or_default());
     let Some(secret) = api
         .get_opt(name)
         .await
@@ -270,10 +241,7 @@ fn select(
 ) -> Result<Files, NodeError> {
     let mut content = content.unwrap_or_default();
     let Some(items) = items else {
-        return Ok(content
-            .into_iter()
-            .map(|(key, value)| (key, (value, mode)))
-            .collect());
+        return Ok(content.into_iter().map(|(key, value)| (key, (value, mode))).collect());
     };
     let mut files = Files::new();
     for item in items {
@@ -306,16 +274,8 @@ fn downward_files<'a>(
                 item.path
             )));
         };
-        let value = field_value(
-            source.pod,
-            &field.field_path,
-            source.pod_address,
-            source.host_address,
-        )?;
-        files.insert(
-            item.path.clone(),
-            (value.into_bytes(), self::mode(item.mode, mode)),
-        );
+        let value = field_value(source.pod, &field.field_path, source.pod_address, source.host_address)?;
+        files.insert(item.path.clone(), (value.into_bytes(), self::mode(item.mode, mode)));
     }
     Ok(())
 }
@@ -336,24 +296,12 @@ async fn project(
             )])),
             other => other?,
         };
-        files.extend(select(
-            content,
-            map.items.as_deref(),
-            mode,
-            optional,
-            &map.name,
-        )?);
+        files.extend(select(content, map.items.as_deref(), mode, optional, &map.name)?);
     }
     if let Some(secret) = &projection.secret {
         let optional = secret.optional.unwrap_or(false);
         let content = secret_data(source, &secret.name, optional).await?;
-        files.extend(select(
-            content,
-            secret.items.as_deref(),
-            mode,
-            optional,
-            &secret.name,
-        )?);
+        files.extend(select(content, secret.items.as_deref(), mode, optional, &secret.name)?);
     }
     if let Some(downward) = &projection.downward_api {
         downward_files(source, downward.items.iter().flatten(), mode, files)?;
@@ -368,15 +316,9 @@ async fn project(
 }
 
 /// A token of the pod's service account, `None` when there is no such account and it is the default one.
-async fn request_token(
-    source: &Source<'_>,
-    audiences: Vec<String>,
-) -> Result<Option<String>, NodeError> {
+async fn request_token(source: &Source<'_>, audiences: Vec<String>) -> Result<Option<String>, NodeError> {
     let name = service_account(source.pod);
-    let api: Api<ServiceAccount> = Api::namespaced(
-        source.client.clone(),
-        &source.pod.namespace().unwrap_or_default(),
-    );
+    let api: Api<ServiceAccount> = Api::namespaced(source.client.clone(), &source.pod.namespace().unwrap_or_default());
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences,
@@ -385,15 +327,10 @@ async fn request_token(
         },
         ..TokenRequest::default()
     };
-    match api
-        .create_token_request(&name, &PostParams::default(), &request)
-        .await
-    {
+    match api.create_token_request(&name, &PostParams::default(), &request).await {
         Ok(answer) => Ok(answer.status.map(|status| status.token)),
         Err(kube::Error::Api(status)) if status.code == 404 && name == "default" => Ok(None),
-        Err(error) => Err(NodeError::api(format!(
-            "get a token for service account {name}"
-        ))(error)),
+        Err(error) => Err(NodeError::api(format!("get a token for service account {name}"))(error)),
     }
 }
 
@@ -411,18 +348,12 @@ async fn credentials(source: &Source<'_>) -> Result<Option<Prepared>, NodeError>
     let namespace = source.pod.namespace().unwrap_or_default();
     let files = Files::from([
         ("token".to_owned(), (token.into_bytes(), 0o644)),
-        (
-            "ca.crt".to_owned(),
-            (source.authority.as_bytes().to_vec(), 0o644),
-        ),
+        ("ca.crt".to_owned(), (source.authority.as_bytes().to_vec(), 0o644)),
         ("namespace".to_owned(), (namespace.into_bytes(), 0o644)),
     ]);
     let path = source.folder.join("credentials");
     write(&path, &files)?;
-    Ok(Some(Prepared {
-        path,
-        read_only: true,
-    }))
+    Ok(Some(Prepared { path, read_only: true }))
 }
 
 fn create(path: &Path) -> Result<(), NodeError> {
@@ -435,8 +366,7 @@ fn open_to_all(path: &Path) -> Result<(), NodeError> {
 }
 
 fn give_to_group(path: &Path, group: u32) -> Result<(), NodeError> {
-    std::os::unix::fs::chown(path, None, Some(group))
-        .map_err(NodeError::io("set the group of", path))?;
+    std::os::unix::fs::chown(path, None, Some(group)).map_err(NodeError::io("set the group of", path))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o2777))
         .map_err(NodeError::io("set the mode of", path))
 }
@@ -447,10 +377,7 @@ fn memory(path: &Path, size: Option<i64>) -> Result<PathBuf, NodeError> {
         return Ok(path.to_path_buf());
     }
     create(path)?;
-    let options = size.map_or_else(
-        || "mode=0777".to_owned(),
-        |size| format!("mode=0777,size={size}"),
-    );
+    let options = size.map_or_else(|| "mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
     let options = std::ffi::CString::new(options).unwrap_or_default();
     rustix::mount::mount(
         "tmpfs",
@@ -466,12 +393,8 @@ fn memory(path: &Path, size: Option<i64>) -> Result<PathBuf, NodeError> {
 /// A path of the host, of the type that the pod expects.
 fn host_path(host: &HostPathVolumeSource) -> Result<PathBuf, NodeError> {
     let path = PathBuf::from(&host.path);
-    let mismatch = |expected: &str| {
-        NodeError::Pod(format!(
-            "hostPath type check failed: {} is not a {expected}",
-            host.path
-        ))
-    };
+    let mismatch =
+        |expected: &str| NodeError::Pod(format!("hostPath type check failed: {} is not a {expected}", host.path));
     match host.type_.as_deref().unwrap_or_default() {
         "DirectoryOrCreate" => create(&path)?,
         "FileOrCreate" if !path.exists() => {
@@ -488,31 +411,25 @@ fn host_path(host: &HostPathVolumeSource) -> Result<PathBuf, NodeError> {
 
 /// The host folder behind a claim; an error until the claim is bound.
 async fn claimed(source: &Source<'_>, name: &str) -> Result<PathBuf, NodeError> {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(
-        source.client.clone(),
-        &source.pod.namespace().unwrap_or_default(),
-    );
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(source.client.clone(), &source.pod.namespace().unwrap_or_default());
     let claim = claims
         .get_opt(name)
         .await
         .map_err(NodeError::api(format!("read claim {name}")))?;
-    let claim = claim
-        .ok_or_else(|| NodeError::Pod(format!("persistentvolumeclaim \"{name}\" not found")))?;
+    let claim = claim.ok_or_else(|| NodeError::Pod(format!("persistentvolumeclaim \"{name}\" not found")))?;
     let volume = claim
         .spec
         .and_then(|spec| spec.volume_name)
         .filter(|volume| !volume.is_empty());
-    let volume = volume.ok_or_else(|| {
-        NodeError::Pod(format!("persistentvolumeclaim \"{name}\" is not bound yet"))
-    })?;
+    let volume = volume.ok_or_else(|| NodeError::Pod(format!("persistentvolumeclaim \"{name}\" is not bound yet")))?;
     let volumes: Api<PersistentVolume> = Api::all(source.client.clone());
     let volume = volumes
         .get(&volume)
         .await
         .map_err(NodeError::api(format!("read volume {volume}")))?;
     let host = volume.spec.and_then(|spec| spec.host_path);
-    let host =
-        host.ok_or_else(|| NodeError::Pod(format!("the volume of claim {name} has no hostPath")))?;
+    let host = host.ok_or_else(|| NodeError::Pod(format!("the volume of claim {name} has no hostPath")))?;
     host_path(&host)
 }
 
@@ -521,10 +438,7 @@ fn write(folder: &Path, files: &Files) -> Result<(), NodeError> {
     create(folder)?;
     let current = folder.join("..data");
     let old = std::fs::read_link(&current).ok();
-    if old
-        .as_ref()
-        .is_some_and(|old| same(&folder.join(old), files))
-    {
+    if old.as_ref().is_some_and(|old| same(&folder.join(old), files)) {
         return Ok(());
     }
     let version = format!("..{}", uuid::Uuid::new_v4().simple());
@@ -541,15 +455,11 @@ fn write(folder: &Path, files: &Files) -> Result<(), NodeError> {
     let fresh = folder.join("..data_tmp");
     std::os::unix::fs::symlink(&version, &fresh).map_err(NodeError::io("link", &fresh))?;
     std::fs::rename(&fresh, &current).map_err(NodeError::io("switch", &current))?;
-    let visible: std::collections::BTreeSet<&str> = files
-        .keys()
-        .filter_map(|name| name.split('/').next())
-        .collect();
+    let visible: std::collections::BTreeSet<&str> = files.keys().filter_map(|name| name.split('/').next()).collect();
     for name in &visible {
         let link = folder.join(name);
         if std::fs::symlink_metadata(&link).is_err() {
-            std::os::unix::fs::symlink(Path::new("..data").join(name), &link)
-                .map_err(NodeError::io("link", &link))?;
+            std::os::unix::fs::symlink(Path::new("..data").join(name), &link).map_err(NodeError::io("link", &link))?;
         }
     }
     if let Some(old) = old {
@@ -560,10 +470,7 @@ fn write(folder: &Path, files: &Files) -> Result<(), NodeError> {
 }
 
 /// Removes links to keys that are gone.
-fn remove_dangling(
-    folder: &Path,
-    visible: &std::collections::BTreeSet<&str>,
-) -> Result<(), NodeError> {
+fn remove_dangling(folder: &Path, visible: &std::collections::BTreeSet<&str>) -> Result<(), NodeError> {
     for entry in std::fs::read_dir(folder)
         .map_err(NodeError::io("list", folder))?
         .flatten()
@@ -593,9 +500,9 @@ fn same(folder: &Path, files: &Files) -> bool {
         }
     }
     found == files.len()
-        && files.iter().all(|(name, (content, _))| {
-            std::fs::read(folder.join(name)).is_ok_and(|present| &present == content)
-        })
+        && files
+            .iter()
+            .all(|(name, (content, _))| std::fs::read(folder.join(name)).is_ok_and(|present| &present == content))
 }
 
 /// A path that stays inside of its volume.
@@ -629,10 +536,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
         write(folder.path(), &files(&[("a", "1"), ("d/b", "2")])).unwrap();
-        assert_eq!(
-            (read("a").as_deref(), read("d/b").as_deref()),
-            (Some("1"), Some("2"))
-        );
+        assert_eq!((read("a").as_deref(), read("d/b").as_deref()), (Some("1"), Some("2")));
         write(folder.path(), &files(&[("a", "3")])).unwrap();
         assert_eq!((read("a").as_deref(), read("d/b")), (Some("3"), None));
         let before = std::fs::read_link(folder.path().join("..data")).unwrap();

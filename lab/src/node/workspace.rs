@@ -28,21 +28,14 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Creates the folders for an instance.
-    pub(crate) fn create(
-        runtime: &PodRuntime,
-        container: &str,
-        id: &str,
-    ) -> Result<Self, NodeError> {
+    pub(crate) fn create(runtime: &PodRuntime, container: &str, id: &str) -> Result<Self, NodeError> {
         use std::os::unix::fs::PermissionsExt;
         let state = &runtime.context.config.state_folder;
         let workspace = Self {
             bundle: state.join("bundles").join(id),
             layer: state.join("layers").join(id),
             scratch: runtime.folder.join("scratch").join(id),
-            message: runtime
-                .folder
-                .join("messages")
-                .join(format!("{container}-{id}")),
+            message: runtime.folder.join("messages").join(format!("{container}-{id}")),
         };
         for folder in [
             workspace.bundle.join("rootfs"),
@@ -51,14 +44,12 @@ impl Workspace {
             workspace.scratch.clone(),
             runtime.folder.join("messages"),
         ] {
-            std::fs::create_dir_all(&folder)
-                .map_err(NodeError::io("create the folder", &folder))?;
+            std::fs::create_dir_all(&folder).map_err(NodeError::io("create the folder", &folder))?;
         }
         let mode = std::fs::Permissions::from_mode(0o1777);
         std::fs::set_permissions(&workspace.scratch, mode)
             .map_err(NodeError::io("set the mode of", &workspace.scratch))?;
-        std::fs::write(&workspace.message, b"")
-            .map_err(NodeError::io("create", &workspace.message))?;
+        std::fs::write(&workspace.message, b"").map_err(NodeError::io("create", &workspace.message))?;
         let mode = std::fs::Permissions::from_mode(0o666);
         std::fs::set_permissions(&workspace.message, mode)
             .map_err(NodeError::io("set the mode of", &workspace.message))?;
@@ -119,10 +110,7 @@ fn hosts(pod: &Pod, address: &str, name: &str, namespace: &str) -> String {
         None => format!("{address}\t{name}\n"),
     };
     let mut text = format!("127.0.0.1\tlocalhost\n{own}");
-    for alias in spec
-        .iter()
-        .flat_map(|spec| spec.host_aliases.iter().flatten())
-    {
+    for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
         // Writing to a string cannot fail.
         writeln!(
             text,
@@ -141,9 +129,7 @@ fn resolver(pod: &Pod, gateway: &str, namespace: &str) -> String {
         .and_then(|spec| spec.dns_policy.as_deref())
         .unwrap_or("ClusterFirst");
     let own = spec.and_then(|spec| spec.dns_config.as_ref());
-    let mut servers: Vec<String> = own
-        .and_then(|own| own.nameservers.clone())
-        .unwrap_or_default();
+    let mut servers: Vec<String> = own.and_then(|own| own.nameservers.clone()).unwrap_or_default();
     let mut searches: Vec<String> = own.and_then(|own| own.searches.clone()).unwrap_or_default();
     let mut options = Vec::new();
     if policy == "Default" {
@@ -213,10 +199,7 @@ pub(crate) fn mounts(
             read_only: volume.read_only || mount.read_only == Some(true),
         });
     }
-    let taken = |all: &[Mount], target: &str| {
-        all.iter()
-            .any(|mount| mount.target.trim_end_matches('/') == target)
-    };
+    let taken = |all: &[Mount], target: &str| all.iter().any(|mount| mount.target.trim_end_matches('/') == target);
     if let Some(credentials) = volumes.get(CREDENTIALS)
         && !taken(&all, CREDENTIALS)
     {
@@ -256,14 +239,10 @@ fn inside(volume: &Path, part: &str, read_only: bool) -> Result<PathBuf, NodeErr
         std::fs::create_dir_all(&path).map_err(NodeError::io("create the folder", &path))?;
     }
     let real = path.canonicalize().map_err(NodeError::io("find", &path))?;
-    let root = volume
-        .canonicalize()
-        .map_err(NodeError::io("find", volume))?;
+    let root = volume.canonicalize().map_err(NodeError::io("find", volume))?;
     if real.starts_with(&root) {
         Ok(real)
     } else {
-        Err(NodeError::Pod(format!(
-            "subPath {part:?} leads out of its volume"
-        )))
+        Err(NodeError::Pod(format!("subPath {part:?} leads out of its volume")))
     }
 }

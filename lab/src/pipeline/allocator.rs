@@ -47,13 +47,13 @@ impl Allocator {
         driver_ip: String,
     ) -> Result<Self, AllocatorError> {
         let pods: Api<Pod> = Api::namespaced(client, &settings.namespace);
-        let own =
-            pods.get(&settings.driver_pod)
-                .await
-                .map_err(|source| AllocatorError::OwnPod {
-                    pod: settings.driver_pod.clone(),
-                    source,
-                })?;
+        let own = pods
+            .get(&settings.driver_pod)
+            .await
+            .map_err(|source| AllocatorError::OwnPod {
+                pod: settings.driver_pod.clone(),
+                source,
+            })?;
         let owner = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -136,12 +136,10 @@ impl Allocator {
         let id = self.next_id;
         self.next_id += 1;
         let name = format!("{}-exec-{id}", self.settings.executor_prefix);
-        let pod = self
-            .pod(id, &name)
-            .map_err(|source| AllocatorError::Create {
-                pod: name.clone(),
-                source: kube::Error::SerdeError(source),
-            })?;
+        let pod = self.pod(id, &name).map_err(|source| AllocatorError::Create {
+            pod: name.clone(),
+            source: kube::Error::SerdeError(source),
+        })?;
         tracing::info!(pod = name, "requesting executor");
         match self.pods.create(&PostParams::default(), &pod).await {
             Ok(_) => Ok(name),
@@ -194,11 +192,7 @@ impl Allocator {
     /// At a clean stop: removes all executors.
     pub(crate) async fn remove_all(&self) {
         let list = ListParams::default().labels(&self.selector());
-        if let Err(error) = self
-            .pods
-            .delete_collection(&DeleteParams::default(), &list)
-            .await
-        {
+        if let Err(error) = self.pods.delete_collection(&DeleteParams::default(), &list).await {
             tracing::warn!(%error, "cannot remove the executors");
         }
     }

@@ -58,10 +58,7 @@ enum DriverError {
     #[error("{seconds} is not a usable number of seconds between batches")]
     Trigger { seconds: f64 },
     #[error("cannot create the input folder {}", path.display())]
-    Input {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Input { path: PathBuf, source: std::io::Error },
 }
 
 pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
@@ -94,8 +91,7 @@ pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
     ));
     let ui = listen(UI_PORT).await?;
     let mut pool = Pool::start(listen(DRIVER_PORT).await?, metrics.clone());
-    let address =
-        std::env::var("SPARK_DRIVER_BIND_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned());
+    let address = std::env::var("SPARK_DRIVER_BIND_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned());
     let instances = settings.executor_instances;
     let mut allocator = Allocator::open(client(&settings)?, settings, address).await?;
     let query = Query {
@@ -107,8 +103,7 @@ pub(crate) async fn run(arguments: DriverArguments) -> Outcome {
     };
     let work = async {
         // 0.8 of the executors must be there, as in Spark on Kubernetes.
-        pool.wait_for((instances * 4).div_ceil(5), EXECUTORS_WAIT)
-            .await;
+        pool.wait_for((instances * 4).div_ceil(5), EXECUTORS_WAIT).await;
         Engine::open(query, &arguments.checkpoint, metrics.clone())?
             .run(&mut pool)
             .await

@@ -53,21 +53,13 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Reads where the last run stopped.
-    pub(crate) fn open(
-        query: Query,
-        checkpoint: &std::path::Path,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, QueryFailed> {
+    pub(crate) fn open(query: Query, checkpoint: &std::path::Path, metrics: Arc<Metrics>) -> Result<Self, QueryFailed> {
         let checkpoint = Checkpoint::open(checkpoint)?;
         let manifest = CompactLog::open(query.output.join("_spark_metadata"))?;
         let next = checkpoint.committed()?.map_or(0, |batch| batch + 1);
         let planned = checkpoint.planned()?.is_some_and(|batch| batch >= next);
         let files = checkpoint.source_files()?;
-        let assigned: Vec<SourceFile> = files
-            .iter()
-            .filter(|file| file.batch_id == next)
-            .cloned()
-            .collect();
+        let assigned: Vec<SourceFile> = files.iter().filter(|file| file.batch_id == next).cloned().collect();
         let seen = files.into_iter().map(|file| file.path).collect();
         tracing::info!(next, planned, files = assigned.len(), "starting the query");
         Ok(Self {
@@ -83,10 +75,7 @@ impl Engine {
     }
 
     /// Runs batches until something fails.
-    pub(crate) async fn run(
-        &mut self,
-        pool: &mut Pool,
-    ) -> Result<std::convert::Infallible, QueryFailed> {
+    pub(crate) async fn run(&mut self, pool: &mut Pool) -> Result<std::convert::Infallible, QueryFailed> {
         let mut last = Instant::now();
         // As Spark's processing time trigger: a batch that took too long is followed at once by the next.
         let mut ticks = tokio::time::interval(self.query.trigger);
@@ -97,10 +86,7 @@ impl Engine {
                 continue;
             }
             let begun = Instant::now();
-            let records = self
-                .batch(pool)
-                .await
-                .inspect_err(|_| self.metrics.batch_failed())?;
+            let records = self.batch(pool).await.inspect_err(|_| self.metrics.batch_failed())?;
             self.metrics.batch(records, begun.elapsed(), last.elapsed());
             last = begun;
         }
@@ -131,8 +117,7 @@ impl Engine {
     async fn batch(&mut self, pool: &mut Pool) -> Result<u64, QueryFailed> {
         let batch = self.next;
         if !self.planned {
-            self.checkpoint
-                .plan(batch, jiff::Timestamp::now().as_millisecond())?;
+            self.checkpoint.plan(batch, jiff::Timestamp::now().as_millisecond())?;
             self.planned = true;
         }
         let mut records = 0;
@@ -150,8 +135,7 @@ impl Engine {
                 .await
                 .map_err(|source| QueryFailed::Task { batch, source })?;
             records = parts.iter().map(|part| part.records).sum();
-            self.manifest
-                .append(batch, parts.iter().map(manifest_line).collect())?;
+            self.manifest.append(batch, parts.iter().map(manifest_line).collect())?;
         }
         self.checkpoint.commit(batch)?;
         tracing::info!(batch, records, "committed");
@@ -177,11 +161,7 @@ mod tests {
             .await
             .unwrap();
         while let Some(Ok(line)) = lines.next().await {
-            let ToExecutor::Run {
-                task,
-                files,
-                output,
-            } = serde_json::from_str(&line).unwrap();
+            let ToExecutor::Run { task, files, output } = serde_json::from_str(&line).unwrap();
             let part = Part {
                 path: output,
                 size: 1,
@@ -250,10 +230,7 @@ mod tests {
                         records: 1,
                     })
                 };
-                first
-                    .manifest
-                    .append(0, vec![part("x"), part("y")])
-                    .unwrap();
+                first.manifest.append(0, vec![part("x"), part("y")]).unwrap();
             }
             if crashed_after >= 4 {
                 first.checkpoint.commit(0).unwrap();
@@ -264,11 +241,7 @@ mod tests {
             assert!(ran.is_err(), "crash after step {crashed_after}: {ran:?}");
             // Two files in batch 0, one in batch 1, one part a file.
             assert_eq!(again.next, 2, "crash after step {crashed_after}");
-            assert_eq!(
-                manifest_files(folder.path()),
-                3,
-                "crash after step {crashed_after}"
-            );
+            assert_eq!(manifest_files(folder.path()), 3, "crash after step {crashed_after}");
             assert_eq!(again.checkpoint.source_files().unwrap().len(), 3);
         }
     }

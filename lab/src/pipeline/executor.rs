@@ -29,10 +29,7 @@ enum ExecutorError {
     #[error("{0} is not set")]
     Variable(&'static str),
     #[error("cannot connect to the driver at {address}")]
-    Connect {
-        address: String,
-        source: std::io::Error,
-    },
+    Connect { address: String, source: std::io::Error },
     #[error("no connection to the driver at {address} within {CONNECT_TIMEOUT:?}")]
     Timeout { address: String },
 }
@@ -47,10 +44,8 @@ struct Record {
 }
 
 pub(crate) async fn run() -> Outcome {
-    let address =
-        std::env::var(DRIVER_VARIABLE).map_err(|_| ExecutorError::Variable(DRIVER_VARIABLE))?;
-    let executor_id =
-        std::env::var(EXECUTOR_VARIABLE).map_err(|_| ExecutorError::Variable(EXECUTOR_VARIABLE))?;
+    let address = std::env::var(DRIVER_VARIABLE).map_err(|_| ExecutorError::Variable(DRIVER_VARIABLE))?;
+    let executor_id = std::env::var(EXECUTOR_VARIABLE).map_err(|_| ExecutorError::Variable(EXECUTOR_VARIABLE))?;
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address))
         .await
         .map_err(|_| ExecutorError::Timeout {
@@ -86,12 +81,7 @@ pub(crate) async fn run() -> Outcome {
 /// Until the connection ends in any way.
 async fn serve(lines: &mut Framed<TcpStream, tokio_util::codec::LinesCodec>) {
     while let Some(Ok(line)) = lines.next().await {
-        let Ok(ToExecutor::Run {
-            task,
-            files,
-            output,
-        }) = serde_json::from_str(&line)
-        else {
+        let Ok(ToExecutor::Run { task, files, output }) = serde_json::from_str(&line) else {
             return;
         };
         // Off this thread, so that the end of the driver is noticed during a long task.
@@ -127,18 +117,13 @@ fn copy(files: &[PathBuf], output: &Path) -> std::io::Result<Part> {
                 continue;
             }
             // A malformed line becomes a row of nulls, as in Spark's default mode.
-            let record = serde_json::from_str(&line).unwrap_or(Record {
-                id: None,
-                at_ms: None,
-            });
+            let record = serde_json::from_str(&line).unwrap_or(Record { id: None, at_ms: None });
             serde_json::to_writer(&mut writer, &record)?;
             writer.write_all(b"\n")?;
             records += 1;
         }
     }
-    let file = writer
-        .into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?;
+    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     let metadata = file.metadata()?;
     Ok(Part {
         path: output.to_owned(),
@@ -156,11 +141,7 @@ mod tests {
     fn a_part_holds_every_record_of_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (folder.path().join("a"), folder.path().join("b"));
-        std::fs::write(
-            &first,
-            "{\"id\":1,\"at_ms\":5,\"more\":true}\n{\"id\":2,\"at_ms\":5}\n",
-        )
-        .unwrap();
+        std::fs::write(&first, "{\"id\":1,\"at_ms\":5,\"more\":true}\n{\"id\":2,\"at_ms\":5}\n").unwrap();
         std::fs::write(&second, "broken\n").unwrap();
         let output = folder.path().join("part");
         let part = copy(&[first, second], &output).unwrap();

@@ -36,20 +36,13 @@ pub(crate) enum FileError {
     #[error("{} is not a log of version {VERSION_LINE}", path.display())]
     Version { path: PathBuf },
     #[error("{} holds a line that is no entry", path.display())]
-    Entry {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Entry { path: PathBuf, source: serde_json::Error },
 }
 
 impl FileError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }
 
@@ -92,10 +85,7 @@ impl CompactLog {
         let start = files
             .iter()
             .rev()
-            .find(|(_, path)| {
-                path.extension()
-                    .is_some_and(|extension| extension == "compact")
-            })
+            .find(|(_, path)| path.extension().is_some_and(|extension| extension == "compact"))
             .map_or(0, |(number, _)| *number);
         let mut lines = Vec::new();
         for path in files.range(start..).map(|(_, path)| path) {
@@ -147,10 +137,7 @@ impl Checkpoint {
         }
         let metadata = folder.join("metadata");
         if !metadata.exists() {
-            write_once(
-                &metadata,
-                &json!({"id": uuid::Uuid::new_v4().to_string()}).to_string(),
-            )?;
+            write_once(&metadata, &json!({"id": uuid::Uuid::new_v4().to_string()}).to_string())?;
         }
         Ok(Self {
             folder: folder.to_owned(),
@@ -184,10 +171,8 @@ impl Checkpoint {
 
     /// Gives files to a batch. Comes before [`Self::plan`]: a crash between the two makes the next run plan the same.
     pub(crate) fn assign(&self, batch: u64, files: &[SourceFile]) -> Result<(), FileError> {
-        self.source.append(
-            batch,
-            files.iter().map(|file| json!(file).to_string()).collect(),
-        )
+        self.source
+            .append(batch, files.iter().map(|file| json!(file).to_string()).collect())
     }
 
     /// Promises batch `batch`: from now on a restart runs it again with exactly the same files.
@@ -217,9 +202,7 @@ impl Checkpoint {
         };
         let path = self.folder.join(log).join(old.to_string());
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(FileError::io("remove", &path)(error))
-            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::io("remove", &path)(error)),
             _ => Ok(()),
         }
     }
@@ -252,10 +235,7 @@ pub(crate) fn list_input(folder: &Path) -> Result<Vec<(String, i64)>, FileError>
         if let (false, Ok(metadata)) = (hidden, entry.metadata())
             && metadata.is_file()
         {
-            files.push((
-                format!("file://{}", entry.path().display()),
-                modified_ms(&metadata),
-            ));
+            files.push((format!("file://{}", entry.path().display()), modified_ms(&metadata)));
         }
     }
     files.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));
@@ -275,10 +255,7 @@ fn highest(folder: &Path) -> Result<Option<u64>, FileError> {
     let mut highest = None;
     for entry in fs::read_dir(folder).map_err(FileError::io("list", folder))? {
         let entry = entry.map_err(FileError::io("list", folder))?;
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u64>().ok());
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
         highest = highest.max(number);
     }
     Ok(highest)
@@ -288,22 +265,14 @@ fn read_log(path: &Path) -> Result<Vec<String>, FileError> {
     let text = fs::read_to_string(path).map_err(FileError::io("read", path))?;
     let mut lines = text.lines();
     if lines.next() != Some(VERSION_LINE) {
-        return Err(FileError::Version {
-            path: path.to_owned(),
-        });
+        return Err(FileError::Version { path: path.to_owned() });
     }
-    Ok(lines
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect())
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 /// Temporary name, then a rename that refuses to replace.
 fn write_once(path: &Path, text: &str) -> Result<(), FileError> {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("file");
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("file");
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", uuid::Uuid::new_v4()));
     fs::write(&temporary, text).map_err(FileError::io("write", &temporary))?;
     let renamed = rustix::fs::renameat_with(
@@ -319,9 +288,7 @@ fn write_once(path: &Path, text: &str) -> Result<(), FileError> {
             // The error below matters more than a leftover with a hidden name.
             drop(fs::remove_file(&temporary));
             if error == rustix::io::Errno::EXIST {
-                Err(FileError::Concurrent {
-                    path: path.to_owned(),
-                })
+                Err(FileError::Concurrent { path: path.to_owned() })
             } else {
                 Err(FileError::io("put in place", path)(error.into()))
             }
@@ -338,16 +305,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = CompactLog::open(folder.path().join("log")).unwrap();
         for batch in 0..23 {
-            log.append(batch, vec![format!("{{\"n\":{batch}}}")])
-                .unwrap();
+            log.append(batch, vec![format!("{{\"n\":{batch}}}")]).unwrap();
         }
         let expected: Vec<String> = (0..23).map(|batch| format!("{{\"n\":{batch}}}")).collect();
         assert_eq!(log.lines().unwrap(), expected);
         assert_eq!(log.latest().unwrap(), Some(22));
-        assert!(
-            folder.path().join("log/9.compact").exists()
-                && folder.path().join("log/19.compact").exists()
-        );
+        assert!(folder.path().join("log/9.compact").exists() && folder.path().join("log/19.compact").exists());
         assert!(!folder.path().join("log/9").exists());
     }
 
@@ -377,10 +340,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         assert_eq!(
-            (
-                checkpoint.planned().unwrap(),
-                checkpoint.committed().unwrap()
-            ),
+            (checkpoint.planned().unwrap(), checkpoint.committed().unwrap()),
             (None, None)
         );
         for batch in 0..103 {
@@ -390,15 +350,10 @@ mod tests {
         checkpoint.plan(103, 5).unwrap();
         fs::write(folder.path().join("commits/.999.crc"), "").unwrap();
         assert_eq!(
-            (
-                checkpoint.planned().unwrap(),
-                checkpoint.committed().unwrap()
-            ),
+            (checkpoint.planned().unwrap(), checkpoint.committed().unwrap()),
             (Some(103), Some(102))
         );
-        assert!(
-            !folder.path().join("offsets/3").exists() && folder.path().join("offsets/4").exists()
-        );
+        assert!(!folder.path().join("offsets/3").exists() && folder.path().join("offsets/4").exists());
         let text = fs::read_to_string(folder.path().join("offsets/103")).unwrap();
         assert!(
             text.starts_with("v1\n{\"batchWatermarkMs\":0,\"batchTimestampMs\":5,"),

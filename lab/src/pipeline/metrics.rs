@@ -42,12 +42,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(
-        namespace: &str,
-        query: &str,
-        application_id: &str,
-        application_name: &str,
-    ) -> Self {
+    pub(crate) fn new(namespace: &str, query: &str, application_id: &str, application_name: &str) -> Self {
         Self {
             prefix: format!("metrics_{}_driver", sanitized(namespace)),
             query: sanitized(query),
@@ -63,16 +58,8 @@ impl Metrics {
     }
 
     /// A batch was committed: records, its duration, and the time since the trigger before it.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts of one batch are far below 2^52"
-    )]
-    pub(crate) fn batch(
-        &self,
-        records: u64,
-        duration: std::time::Duration,
-        since_last: std::time::Duration,
-    ) {
+    #[expect(clippy::cast_precision_loss, reason = "counts of one batch are far below 2^52")]
+    pub(crate) fn batch(&self, records: u64, duration: std::time::Duration, since_last: std::time::Duration) {
         self.with(|numbers| {
             numbers.batches += 1;
             numbers.latency_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -86,11 +73,7 @@ impl Metrics {
     }
 
     pub(crate) fn executor_joined(&self, id: &str) {
-        self.with(|numbers| {
-            numbers
-                .executors
-                .insert(id.to_owned(), ExecutorCounts::default())
-        });
+        self.with(|numbers| numbers.executors.insert(id.to_owned(), ExecutorCounts::default()));
     }
 
     pub(crate) fn executor_left(&self, id: &str) {
@@ -129,18 +112,12 @@ impl Metrics {
             let mut text = String::new();
             let streaming = format!("spark_streaming_{}", self.query);
             for (name, value) in [
-                (
-                    format!("{streaming}_inputRate_total"),
-                    numbers.input_rate.to_string(),
-                ),
+                (format!("{streaming}_inputRate_total"), numbers.input_rate.to_string()),
                 (
                     format!("{streaming}_processingRate_total"),
                     numbers.processing_rate.to_string(),
                 ),
-                (
-                    format!("{streaming}_latency"),
-                    numbers.latency_ms.to_string(),
-                ),
+                (format!("{streaming}_latency"), numbers.latency_ms.to_string()),
             ] {
                 for suffix in ["Number", "Value"] {
                     line(
@@ -190,10 +167,7 @@ impl Metrics {
                     ("activeTasks", counts.active),
                     ("failedTasks_total", counts.failed),
                     ("completedTasks_total", counts.completed),
-                    (
-                        "totalTasks_total",
-                        counts.active + counts.failed + counts.completed,
-                    ),
+                    ("totalTasks_total", counts.active + counts.failed + counts.completed),
                     ("totalCores", cores),
                     ("maxTasks", cores),
                 ] {
@@ -211,25 +185,16 @@ impl Metrics {
 }
 
 /// Serves the endpoints until dropped.
-pub(crate) async fn serve(
-    listener: tokio::net::TcpListener,
-    metrics: Arc<Metrics>,
-) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metrics>) -> std::io::Result<()> {
     let text = |body: String| {
         (
-            [(
-                header::CONTENT_TYPE,
-                "text/plain; version=0.0.4; charset=utf-8",
-            )],
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
             body,
         )
     };
-    let driver = move |State(metrics): State<Arc<Metrics>>| async move {
-        text(metrics.driver_text()).into_response()
-    };
-    let executors = move |State(metrics): State<Arc<Metrics>>| async move {
-        text(metrics.executors_text()).into_response()
-    };
+    let driver = move |State(metrics): State<Arc<Metrics>>| async move { text(metrics.driver_text()).into_response() };
+    let executors =
+        move |State(metrics): State<Arc<Metrics>>| async move { text(metrics.executors_text()).into_response() };
     let root = || async { "built-in pipeline (a stand-in, not Apache Spark)\n" };
     let router = Router::new()
         .route("/", get(root))
@@ -250,13 +215,7 @@ fn line(text: &mut String, name: &str, labels: &str, value: &str) {
 
 fn sanitized(name: &str) -> String {
     name.chars()
-        .map(|each| {
-            if each.is_ascii_alphanumeric() {
-                each
-            } else {
-                '_'
-            }
-        })
+        .map(|each| if each.is_ascii_alphanumeric() { each } else { '_' })
         .collect()
 }
 

@@ -30,10 +30,7 @@ pub(crate) use settings::{DRIVER_PORT, SETTINGS_VARIABLE, Settings, UI_PORT};
 pub const VERSION: &str = concat!("built-in pipeline ", env!("CARGO_PKG_VERSION"));
 
 #[derive(Parser)]
-#[command(
-    name = "pipeline",
-    about = "chaosrun's built-in stand-in for a streaming job"
-)]
+#[command(name = "pipeline", about = "chaosrun's built-in stand-in for a streaming job")]
 struct Command {
     #[command(subcommand)]
     role: Role,
@@ -65,10 +62,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     start_logging();
     // Installing twice is harmless: the first one stays.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the async runtime");

@@ -121,11 +121,7 @@ impl Pool {
     }
 
     /// Processes all partitions and gives the part files; waits for executors as long as it takes.
-    pub(crate) async fn run(
-        &mut self,
-        partitions: Vec<Vec<PathBuf>>,
-        output: &Path,
-    ) -> Result<Vec<Part>, TaskFailed> {
+    pub(crate) async fn run(&mut self, partitions: Vec<Vec<PathBuf>>, output: &Path) -> Result<Vec<Part>, TaskFailed> {
         let mut open: BTreeMap<u64, Task> = BTreeMap::new();
         let mut queue: VecDeque<u64> = VecDeque::new();
         let mut parts = Vec::new();
@@ -149,10 +145,7 @@ impl Pool {
                     }
                     self.note(News::Left { connection });
                 }
-                News::Said {
-                    connection,
-                    message,
-                } => {
+                News::Said { connection, message } => {
                     if let Some(member) = self.members.get_mut(&connection) {
                         member.task = None;
                         let well = matches!(message, ToDriver::Done { .. });
@@ -185,11 +178,7 @@ impl Pool {
     }
 
     fn assign(&mut self, queue: &mut VecDeque<u64>, open: &BTreeMap<u64, Task>, output: &Path) {
-        for member in self
-            .members
-            .values_mut()
-            .filter(|member| member.task.is_none())
-        {
+        for member in self.members.values_mut().filter(|member| member.task.is_none()) {
             let Some(id) = queue.pop_front() else { return };
             let Some(task) = open.get(&id) else { continue };
             // A new name with each attempt: what a dead executor left behind is in no manifest.

@@ -42,10 +42,7 @@ enum ProbeServerError {
     #[error("{seconds} is not a usable number of seconds")]
     ReadyAfter { seconds: f64 },
     #[error("cannot write stamps to {}", path.display())]
-    Stamp {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Stamp { path: PathBuf, source: std::io::Error },
     #[error("cannot listen on port {port}")]
     Listen { port: u16, source: std::io::Error },
 }
@@ -53,9 +50,7 @@ enum ProbeServerError {
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 fn monotonic_ns() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec
-        .saturating_mul(1_000_000_000)
-        .saturating_add(now.tv_nsec)
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
 /// The file of stamps.
@@ -98,10 +93,8 @@ impl Stamps {
 pub(crate) async fn run(arguments: ProbeServerArguments) -> Outcome {
     let start_ns = monotonic_ns();
     let start = tokio::time::Instant::now();
-    let delay = Duration::try_from_secs_f64(arguments.ready_after).map_err(|_| {
-        ProbeServerError::ReadyAfter {
-            seconds: arguments.ready_after,
-        }
+    let delay = Duration::try_from_secs_f64(arguments.ready_after).map_err(|_| ProbeServerError::ReadyAfter {
+        seconds: arguments.ready_after,
     })?;
     let stamps = Arc::new(Stamps::open(arguments.stamp.as_deref(), start_ns)?);
     stamps.write("start", start_ns);

@@ -10,11 +10,7 @@ use tokio_util::codec::LinesCodec;
 
 /// From executor to driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "kind",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ToDriver {
     /// First line of a connection.
     Register { executor_id: String },
@@ -26,11 +22,7 @@ pub(crate) enum ToDriver {
 
 /// From driver to executor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "kind",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ToExecutor {
     /// Copy the records of `files` to `output`.
     Run {

@@ -101,18 +101,12 @@ impl Cluster {
             + Debug,
     {
         let object: K = serde_json::from_value(object).unwrap();
-        self.api::<K>()
-            .create(&PostParams::default(), &object)
-            .await
-            .unwrap()
+        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
     }
 
     pub(crate) async fn delete_now<K>(&self, name: &str)
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
         self.api::<K>()
             .delete(name, &DeleteParams::default().grace_period(0))
@@ -122,10 +116,7 @@ impl Cluster {
 
     pub(crate) async fn patch<K>(&self, name: &str, patch: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
         self.api::<K>()
             .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
@@ -135,10 +126,7 @@ impl Cluster {
 
     pub(crate) async fn patch_status<K>(&self, name: &str, patch: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
         self.api::<K>()
             .patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
@@ -156,12 +144,7 @@ impl Cluster {
     }
 
     /// Waits until pods with these labels are as wanted.
-    pub(crate) async fn pods_until(
-        &self,
-        labels: &str,
-        what: &str,
-        holds: impl Fn(&[Pod]) -> bool,
-    ) -> Vec<Pod> {
+    pub(crate) async fn pods_until(&self, labels: &str, what: &str, holds: impl Fn(&[Pod]) -> bool) -> Vec<Pod> {
         until(what, || async {
             let pods = self.pods(labels).await;
             if holds(&pods) {
@@ -174,12 +157,7 @@ impl Cluster {
     }
 
     /// Waits until an object is as wanted.
-    pub(crate) async fn object_until<K>(
-        &self,
-        name: &str,
-        what: &str,
-        holds: impl Fn(&K) -> bool,
-    ) -> K
+    pub(crate) async fn object_until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool) -> K
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
             + serde::Serialize
@@ -199,10 +177,7 @@ impl Cluster {
     /// Waits until an object is gone.
     pub(crate) async fn gone<K>(&self, name: &str)
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
         until(&format!("{name} is gone"), || async {
             match self.api::<K>().get_opt(name).await.unwrap() {
@@ -216,8 +191,7 @@ impl Cluster {
 
 /// Log lines on the test's output; `LAB_LOG` says which.
 pub(crate) fn log() {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| "warn".into());
     let _already_set = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_test_writer()
@@ -233,11 +207,7 @@ where
 }
 
 /// As [`until`], with a patience of its own.
-pub(crate) async fn until_for<T, F>(
-    patience: Duration,
-    what: &str,
-    mut attempt: impl FnMut() -> F,
-) -> T
+pub(crate) async fn until_for<T, F>(patience: Duration, what: &str, mut attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,
 {
@@ -308,11 +278,7 @@ async fn kubelet_double(client: kube::Client) {
             let status = claimed_status(&pod, &node, next_ip);
             next_ip += 1;
             let _racing = api
-                .patch_status(
-                    &pod.name_any(),
-                    &PatchParams::default(),
-                    &Patch::Merge(&status),
-                )
+                .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status))
                 .await;
         }
     }

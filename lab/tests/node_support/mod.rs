@@ -1,11 +1,6 @@
 //! Shared by the tests of the node agent: a lab of its own for each test, and waiting with a deadline.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "each test file uses its part"
-)]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
 use std::time::{Duration, Instant};
 
@@ -66,19 +61,11 @@ pub fn shell(name: &str, script: &str) -> Value {
 /// Creates a pod from JSON.
 pub async fn create(lab: &Lab, pod: Value) -> Pod {
     let pod: Pod = serde_json::from_value(pod).unwrap();
-    pods(lab)
-        .create(&PostParams::default(), &pod)
-        .await
-        .unwrap()
+    pods(lab).create(&PostParams::default(), &pod).await.unwrap()
 }
 
 /// Waits until a pod satisfies a condition.
-pub async fn wait_pod(
-    lab: &Lab,
-    name: &str,
-    what: &str,
-    condition: impl Fn(&Value) -> bool,
-) -> Value {
+pub async fn wait_pod(lab: &Lab, name: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
     wait_pod_for(lab, name, what, Duration::from_secs(20), condition).await
 }
 
@@ -117,10 +104,7 @@ pub fn first(pod: &Value) -> &Value {
 
 /// Whether a condition of a pod is True.
 pub fn holds(pod: &Value, condition: &str) -> bool {
-    let conditions = pod["status"]["conditions"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
+    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions
         .iter()
         .any(|entry| entry["type"] == condition && entry["status"] == "True")
@@ -136,10 +120,7 @@ pub async fn logs(lab: &Lab, name: &str, options: LogOptions) -> String {
         .await
         .unwrap();
     let chunks: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
-    String::from_utf8(chunks.concat())
-        .unwrap()
-        .trim_end()
-        .to_owned()
+    String::from_utf8(chunks.concat()).unwrap().trim_end().to_owned()
 }
 
 /// How the API server names a pod to the node.

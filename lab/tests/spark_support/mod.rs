@@ -48,13 +48,7 @@ pub async fn stage(test: &str) -> Stage {
         client: lab.client(),
         lab,
     };
-    let served = || async {
-        stage
-            .application_api()
-            .list(&ListParams::default())
-            .await
-            .is_ok()
-    };
+    let served = || async { stage.application_api().list(&ListParams::default()).await.is_ok() };
     until(
         "the SparkApplication definition is served",
         Duration::from_secs(10),
@@ -76,9 +70,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, holds:
 impl Stage {
     /// Creates every object of a shipped manifest, after `change` had a look at it.
     pub async fn apply(&self, file: &str, change: impl Fn(&mut Value)) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../kind-config")
-            .join(file);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kind-config").join(file);
         for document in std::fs::read_to_string(path).unwrap().split("\n---\n") {
             let mut object: Value = serde_yaml::from_str(document).unwrap();
             change(&mut object);
@@ -129,12 +121,7 @@ impl Stage {
             .unwrap();
         list.into_iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .filter(|pod| {
-                pod.status
-                    .as_ref()
-                    .and_then(|status| status.phase.as_deref())
-                    == Some("Running")
-            })
+            .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"))
             .filter_map(|pod| pod.metadata.name)
             .collect()
     }
@@ -225,10 +212,7 @@ pub fn last_commit(data: &Path) -> Option<u64> {
 fn acked(data: &Path) -> BTreeSet<i64> {
     let text = std::fs::read_to_string(data.join("ledger/acked.log")).unwrap_or_default();
     let range = |line: &str| {
-        let fields: Vec<i64> = line
-            .split(' ')
-            .map(|field| field.parse().unwrap())
-            .collect();
+        let fields: Vec<i64> = line.split(' ').map(|field| field.parse().unwrap()).collect();
         fields[0]..=fields[1]
     };
     // A line that is being written does not count yet.

@@ -14,8 +14,7 @@ fn every_invalid_file_of_the_corpus_is_explained_as_reviewed() {
         for path in files_in("tests/corpus/invalid") {
             let name = path.file_name().unwrap().to_str().unwrap();
             let source = std::fs::read(&path).unwrap();
-            let problems =
-                parse(name, &source, &|_| None).expect_err(&format!("{name} must not be valid"));
+            let problems = parse(name, &source, &|_| None).expect_err(&format!("{name} must not be valid"));
             insta::assert_snapshot!(name, problems.render(false));
         }
     });
@@ -55,18 +54,13 @@ fn the_problems_of_several_files_are_shown_together() {
     let other = parse("other.yaml", b"kind: [", &|_| None).unwrap_err();
     all.extend(other);
     let text = all.render(false);
-    assert!(
-        text.contains("example.yaml:1:7: error[unknown-value]"),
-        "{text}"
-    );
+    assert!(text.contains("example.yaml:1:7: error[unknown-value]"), "{text}");
     assert!(text.contains("other.yaml:1:"), "{text}");
 }
 
 #[test]
 fn a_terminal_gets_the_same_facts_drawn() {
-    let text = read(VALID.replace("podKill", "podKil"))
-        .unwrap_err()
-        .render(true);
+    let text = read(VALID.replace("podKill", "podKil")).unwrap_err().render(true);
     for part in [
         "example.yaml:10:16",
         "unknown key \"podKil\"",
@@ -96,11 +90,7 @@ fn strip_styles(text: &str) -> String {
 fn line_ends_and_a_byte_order_mark_move_no_column() {
     let wrong = VALID.replace("ready: \">= 3\"", "ready: \">> 3\"");
     let expected = "example.yaml:8:33: error[comparison]";
-    for text in [
-        wrong.clone(),
-        wrong.replace('\n', "\r\n"),
-        format!("\u{feff}{wrong}"),
-    ] {
+    for text in [wrong.clone(), wrong.replace('\n', "\r\n"), format!("\u{feff}{wrong}")] {
         let shown = explained(&text);
         assert!(shown.contains(expected), "{shown}");
         assert!(!shown.contains('\r'), "{shown:?}");
@@ -113,10 +103,7 @@ fn an_alias_is_explained_where_it_is_used() {
         .replace("text: \"It comes back\"", "text: &text \"It comes back\"")
         .replace("\"< 60s\"", "*text");
     let shown = explained(&text);
-    assert!(
-        shown.contains("example.yaml:11:13: error[limit]"),
-        "{shown}"
-    );
+    assert!(shown.contains("example.yaml:11:13: error[limit]"), "{shown}");
 }
 
 #[test]
@@ -125,9 +112,7 @@ fn a_merged_mapping_is_no_doubled_key() {
         "- {name: kill, podKill: {}}",
         "- &first {name: kill, podKill: {}}\n- {<<: *first, name: again}",
     );
-    let loaded = read(&text)
-        .map_err(|problems| problems.render(false))
-        .unwrap();
+    let loaded = read(&text).map_err(|problems| problems.render(false)).unwrap();
     assert_eq!(loaded[0].experiment.faults[1].name, "again");
 }
 
@@ -135,48 +120,20 @@ fn a_merged_mapping_is_no_doubled_key() {
 fn one_mistake_is_one_problem() {
     for (from, to, code) in [
         ("podKill", "podKil", "unknown-key"),
-        (
-            "{name: kill, podKill: {}}",
-            "{name: kill, podKill: 7}",
-            "wrong-type",
-        ),
+        ("{name: kill, podKill: {}}", "{name: kill, podKill: 7}", "wrong-type"),
         ("podKill: {}", "podKill: ", "no-value"),
         ("rto: \"< 60s\"", "rot: \"< 60s\"", "unknown-key"),
         ("deployment: web", "deploymnt: web", "unknown-key"),
-        (
-            "target: {namespace: shop, deployment: web}",
-            "",
-            "missing-key",
-        ),
+        ("target: {namespace: shop, deployment: web}", "", "missing-key"),
         ("slos: {rto: \"< 60s\"}", "", "missing-key"),
         ("faults:\n- {name: kill, podKill: {}}", "", "missing-key"),
-        (
-            "faults:\n- {name: kill, podKill: {}}",
-            "faults: kill",
-            "wrong-type",
-        ),
+        ("faults:\n- {name: kill, podKill: {}}", "faults: kill", "wrong-type"),
         ("metadata: {name: example}", "metadata: {}", "missing-key"),
         ("namespace: shop, ", "", "missing-key"),
-        (
-            "namespace: shop",
-            "namespace: \"${UNSET}\"",
-            "variable-unset",
-        ),
-        (
-            "deployment: web",
-            "deployment: \"${UNSET}\"",
-            "variable-unset",
-        ),
-        (
-            "podKill: {}",
-            "podKill: {}, mode: {precent: 50}",
-            "unknown-key",
-        ),
-        (
-            "- {name: ready, pods: {ready: \">= 3\"}}",
-            "- ready",
-            "wrong-type",
-        ),
+        ("namespace: shop", "namespace: \"${UNSET}\"", "variable-unset"),
+        ("deployment: web", "deployment: \"${UNSET}\"", "variable-unset"),
+        ("podKill: {}", "podKill: {}, mode: {precent: 50}", "unknown-key"),
+        ("- {name: ready, pods: {ready: \">= 3\"}}", "- ready", "wrong-type"),
     ] {
         let wrong = VALID.replace(from, to);
         assert_ne!(wrong, VALID);

@@ -79,10 +79,7 @@ fn many_problems_are_counted_and_the_first_hundred_shown() {
 #[test]
 fn bytes_that_are_no_text_are_named() {
     let shown = explained(b"kind: Experiment\nmetadata: {name: \xff\xfe}\n");
-    assert!(
-        shown.starts_with("example.yaml:2:18: error[not-utf8]"),
-        "{shown}"
-    );
+    assert!(shown.starts_with("example.yaml:2:18: error[not-utf8]"), "{shown}");
     assert!(codes(b"a: \0").contains(&"yaml"));
     assert_eq!(codes([0xff; 64]), ["not-utf8"]);
 }
@@ -134,8 +131,7 @@ fn queries_that_would_exhaust_the_stack_are_refused() {
 #[test]
 fn a_variable_brings_in_no_structure_and_is_not_expanded_twice() {
     let text = VALID.replace("It comes back", "${TEXT}");
-    let lookup =
-        |name: &str| (name == "TEXT").then(|| "\"}\nguards: {maxPercent: 100} ${OTHER}".to_owned());
+    let lookup = |name: &str| (name == "TEXT").then(|| "\"}\nguards: {maxPercent: 100} ${OTHER}".to_owned());
     let loaded = chaosrun::experiment::parse("example.yaml", text.as_bytes(), &lookup).unwrap();
     assert_eq!(
         loaded[0].experiment.claim.text,

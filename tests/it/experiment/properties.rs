@@ -15,10 +15,7 @@ static SHIPPED: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 fn looked_at(problems: &Problems, length: usize) {
     for (_, problem) in problems.iter() {
-        assert!(
-            problem.place.offset <= length,
-            "{problem:?} in {length} bytes"
-        );
+        assert!(problem.place.offset <= length, "{problem:?} in {length} bytes");
         assert!(problem.place.length >= 1);
         assert!(!problem.message.is_empty());
     }
@@ -120,17 +117,15 @@ fn document() -> impl Strategy<Value = Value> {
     });
     let mut leaves = Vec::new();
     pointers(&full, "", &mut leaves);
-    proptest::collection::vec((proptest::sample::select(leaves), scalar()), 0..4).prop_map(
-        move |changes| {
-            let mut document = full.clone();
-            for (pointer, value) in changes {
-                if let Some(place) = document.pointer_mut(&pointer) {
-                    *place = value;
-                }
+    proptest::collection::vec((proptest::sample::select(leaves), scalar()), 0..4).prop_map(move |changes| {
+        let mut document = full.clone();
+        for (pointer, value) in changes {
+            if let Some(place) = document.pointer_mut(&pointer) {
+                *place = value;
             }
-            document
-        },
-    )
+        }
+        document
+    })
 }
 
 fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {

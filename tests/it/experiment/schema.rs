@@ -12,10 +12,7 @@ pub(super) fn as_json(source: &str) -> Vec<Value> {
 #[test]
 fn the_committed_schema_is_current() {
     let path = root().join("docs/schema/experiment.json");
-    let current = format!(
-        "{}\n",
-        serde_json::to_string_pretty(&json_schema()).unwrap()
-    );
+    let current = format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap());
     if std::env::var_os("CHAOSRUN_BLESS").is_some() {
         std::fs::write(&path, &current).unwrap();
     }
@@ -41,16 +38,11 @@ fn the_shipped_scenarios_satisfy_the_schema_and_point_to_it() {
             assert!(problems.is_empty(), "{}: {problems:?}", path.display());
         }
         let first = source.lines().next().unwrap();
-        let link = first
-            .strip_prefix("# yaml-language-server: $schema=")
-            .unwrap();
+        let link = first.strip_prefix("# yaml-language-server: $schema=").unwrap();
         let target = path.parent().unwrap().join(link).canonicalize().unwrap();
         assert_eq!(
             target,
-            root()
-                .join("docs/schema/experiment.json")
-                .canonicalize()
-                .unwrap()
+            root().join("docs/schema/experiment.json").canonicalize().unwrap()
         );
     }
 }
@@ -90,11 +82,7 @@ fn every_key_of_the_schema_is_described() {
 #[test]
 fn the_schema_refuses_what_an_editor_should_mark() {
     let validator = jsonschema::validator_for(&json_schema()).unwrap();
-    let valid = |text: &str| {
-        as_json(text)
-            .iter()
-            .all(|document| validator.is_valid(document))
-    };
+    let valid = |text: &str| as_json(text).iter().all(|document| validator.is_valid(document));
     assert!(valid(VALID));
     for (from, to) in [
         ("podKill", "podKil"),
@@ -102,10 +90,7 @@ fn the_schema_refuses_what_an_editor_should_mark() {
         ("\">= 3\"", "\">> 3\""),
         ("chaosrun.dev/v1", "chaosrun.dev/v9"),
         ("namespace: shop, ", ""),
-        (
-            "{name: kill, podKill: {}}",
-            "{name: kill, podKill: {}, mode: some}",
-        ),
+        ("{name: kill, podKill: {}}", "{name: kill, podKill: {}, mode: some}"),
         (
             "{name: kill, podKill: {}}",
             "{name: kill, podKill: {}, mode: {percent: 101}}",

@@ -1,9 +1,7 @@
 //! What valid files mean.
 
 use super::{VALID, read, root, scenarios};
-use chaosrun::experiment::{
-    Check, Comparison, Experiment, Limit, Operator, RtoStart, Workload, parse,
-};
+use chaosrun::experiment::{Check, Comparison, Experiment, Limit, Operator, RtoStart, Workload, parse};
 use chaosrun::fault::{FaultKind, Mode, Signal};
 use std::time::Duration;
 
@@ -26,15 +24,9 @@ fn the_shipped_scenarios_are_valid_without_a_warning_and_their_manifests_are_the
             .unwrap();
         for one in loaded {
             assert!(one.warnings(&name, &source).is_none(), "{name}");
-            assert_eq!(
-                Some(one.experiment.name.as_str()),
-                path.file_stem().unwrap().to_str()
-            );
+            assert_eq!(Some(one.experiment.name.as_str()), path.file_stem().unwrap().to_str());
             for manifest in &one.experiment.setup.manifests {
-                assert!(
-                    path.parent().unwrap().join(manifest).is_file(),
-                    "{name}: {manifest}"
-                );
+                assert!(path.parent().unwrap().join(manifest).is_file(), "{name}: {manifest}");
             }
         }
     }
@@ -140,20 +132,12 @@ fn what_is_left_out_has_the_documented_default() {
     let probe = &experiment.steady_state.probes[0];
     assert_eq!(
         (probe.interval, probe.timeout, probe.hold),
-        (
-            Duration::from_secs(1),
-            Duration::from_secs(2),
-            Duration::from_secs(3)
-        )
+        (Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3))
     );
     let fault = &experiment.faults[0];
     assert_eq!(
         (fault.mode, fault.after, &fault.kind),
-        (
-            Mode::One,
-            Duration::ZERO,
-            &FaultKind::PodKill { grace_seconds: 0 }
-        )
+        (Mode::One, Duration::ZERO, &FaultKind::PodKill { grace_seconds: 0 })
     );
 }
 
@@ -200,20 +184,14 @@ stop:
 - {name: others suffer, promql: {query: 'sum(errors)', is: "< 100"}}
 guards: {protectedNamespaces: [], maxPercent: 100, deadline: 10m}
 "#;
-    let loaded = read(text)
-        .map_err(|problems| problems.render(false))
-        .unwrap()
-        .remove(0);
+    let loaded = read(text).map_err(|problems| problems.render(false)).unwrap().remove(0);
     let experiment = loaded.experiment;
     insta::assert_json_snapshot!(experiment);
 }
 
 #[test]
 fn a_plain_number_of_pods_means_exactly_that_many() {
-    let experiment = read(VALID.replace("\">= 3\"", "3"))
-        .unwrap()
-        .remove(0)
-        .experiment;
+    let experiment = read(VALID.replace("\">= 3\"", "3")).unwrap().remove(0).experiment;
     let Check::Pods { ready, .. } = &experiment.steady_state.probes[0].check else {
         panic!("pods")
     };
@@ -259,10 +237,7 @@ fn variables_come_from_the_caller_first_and_then_from_the_default() {
 #[test]
 fn a_variable_may_be_empty() {
     let text = VALID.replace("It comes back", "It comes back${SUFFIX:-}");
-    assert_eq!(
-        read(text).unwrap()[0].experiment.claim.text,
-        "It comes back"
-    );
+    assert_eq!(read(text).unwrap()[0].experiment.claim.text, "It comes back");
 }
 
 #[test]
@@ -281,8 +256,5 @@ fn several_documents_are_several_experiments_and_empty_ones_do_not_count() {
 fn an_experiment_survives_the_event_log() {
     let experiment = scenario("driver-kill.yaml");
     let text = serde_json::to_string(&experiment).unwrap();
-    assert_eq!(
-        serde_json::from_str::<Experiment>(&text).unwrap(),
-        experiment
-    );
+    assert_eq!(serde_json::from_str::<Experiment>(&text).unwrap(), experiment);
 }

@@ -22,12 +22,7 @@ fn writer(manager: &str) -> Writer<'_> {
     }
 }
 
-fn applied_by(
-    existing: Option<&Value>,
-    body: Value,
-    manager: &str,
-    force: bool,
-) -> Result<Value, ApplyError> {
+fn applied_by(existing: Option<&Value>, body: Value, manager: &str, force: bool) -> Result<Value, ApplyError> {
     apply(existing, &body, force, POD, &writer(manager))
 }
 
@@ -38,12 +33,7 @@ fn config(data: Value) -> Value {
 fn owner_names(object: &Value) -> Vec<&str> {
     object["metadata"]["managedFields"]
         .as_array()
-        .map(|entries| {
-            entries
-                .iter()
-                .filter_map(|entry| entry["manager"].as_str())
-                .collect()
-        })
+        .map(|entries| entries.iter().filter_map(|entry| entry["manager"].as_str()).collect())
         .unwrap_or_default()
 }
 
@@ -104,15 +94,7 @@ fn force_takes_the_field_away() {
     let first = applied_by(None, config(json!({"x": "1", "y": "1"})), "one", false).unwrap();
     let second = applied_by(Some(&first), config(json!({"x": "2"})), "two", true).unwrap();
     assert_eq!(second["data"], json!({"x": "2", "y": "1"}));
-    assert!(
-        applied_by(
-            Some(&second),
-            config(json!({"x": "1", "y": "1"})),
-            "one",
-            false
-        )
-        .is_err()
-    );
+    assert!(applied_by(Some(&second), config(json!({"x": "1", "y": "1"})), "one", false).is_err());
 }
 
 #[test]
@@ -229,22 +211,8 @@ fn lists_of_custom_resources_are_atomic() {
         ignore_status: true,
     };
     let body = |ports: Value| json!({"metadata": {"name": "a"}, "spec": {"env": ports}});
-    let first = apply(
-        None,
-        &body(json!([{"name": "A"}])),
-        false,
-        shape,
-        &writer("one"),
-    )
-    .unwrap();
-    let second = apply(
-        Some(&first),
-        &body(json!([{"name": "B"}])),
-        true,
-        shape,
-        &writer("two"),
-    )
-    .unwrap();
+    let first = apply(None, &body(json!([{"name": "A"}])), false, shape, &writer("one")).unwrap();
+    let second = apply(Some(&first), &body(json!([{"name": "B"}])), true, shape, &writer("two")).unwrap();
     assert_eq!(second["spec"]["env"], json!([{"name": "B"}]));
 }
 
@@ -260,16 +228,11 @@ fn finalizers_are_a_set() {
 
 #[test]
 fn owner_references_are_keyed_by_uid() {
-    let body = |uid: &str| json!({"metadata": {"name": "a", "ownerReferences": [{"uid": uid, "kind": "Pod", "name": uid}]}});
+    let body =
+        |uid: &str| json!({"metadata": {"name": "a", "ownerReferences": [{"uid": uid, "kind": "Pod", "name": uid}]}});
     let first = applied_by(None, body("u1"), "one", false).unwrap();
     let second = applied_by(Some(&first), body("u2"), "two", false).unwrap();
-    assert_eq!(
-        second["metadata"]["ownerReferences"]
-            .as_array()
-            .unwrap()
-            .len(),
-        2
-    );
+    assert_eq!(second["metadata"]["ownerReferences"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -36,14 +36,9 @@ impl Coding {
                 bytes.extend_from_slice(payload);
                 Message::Binary(bytes.freeze())
             }
-            Self::Base64 => Message::Text(
-                format!(
-                    "{}{}",
-                    char::from(b'0' + channel % 10),
-                    STANDARD.encode(payload)
-                )
-                .into(),
-            ),
+            Self::Base64 => {
+                Message::Text(format!("{}{}", char::from(b'0' + channel % 10), STANDARD.encode(payload)).into())
+            }
         }
     }
 
@@ -75,10 +70,7 @@ impl Coding {
 pub(super) const CLOSE: u8 = 255;
 
 /// The next message that carries a channel; none at the end of the connection.
-pub(super) async fn receive(
-    stream: &mut SplitStream<WebSocket>,
-    coding: Coding,
-) -> Option<(u8, Bytes)> {
+pub(super) async fn receive(stream: &mut SplitStream<WebSocket>, coding: Coding) -> Option<(u8, Bytes)> {
     loop {
         match stream.next().await? {
             Ok(Message::Close(_)) | Err(_) => return None,
@@ -111,10 +103,7 @@ mod tests {
         for coding in [Coding::Binary, Coding::Base64] {
             for payload in [&b""[..], b"x", &[0, 255, 10]] {
                 let message = coding.encode(2, payload);
-                assert_eq!(
-                    coding.decode(message),
-                    Some((2, Bytes::copy_from_slice(payload)))
-                );
+                assert_eq!(coding.decode(message), Some((2, Bytes::copy_from_slice(payload))));
             }
         }
     }

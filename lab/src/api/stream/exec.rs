@@ -139,13 +139,12 @@ pub(super) async fn serve_attach(
     let chunks = backend.logs(reference(pod), container, options).await?;
     let (done, exit) = oneshot::channel();
     // The process outlives the attachment, so the attachment ends well whenever its output does.
-    let output =
-        tokio_util::io::StreamReader::new(chunks.chain(futures::stream::once(async move {
-            if done.send(Ok(0)).is_err() {
-                tracing::trace!("the attached client is gone");
-            }
-            Ok(Bytes::new())
-        })));
+    let output = tokio_util::io::StreamReader::new(chunks.chain(futures::stream::once(async move {
+        if done.send(Ok(0)).is_err() {
+            tracing::trace!("the attached client is gone");
+        }
+        Ok(Bytes::new())
+    })));
     let session = ExecSession {
         stdin: None,
         stdout: Some(Box::pin(output)),
@@ -167,9 +166,7 @@ fn answer(transport: Transport, session: Session, wanted: Wanted) -> Result<Resp
                 .to_owned();
             Ok(upgrade.on_upgrade(move |socket| over_websocket(socket, protocol, session, wanted)))
         }
-        Transport::Spdy(upgrade) => {
-            upgrade.accept(SPDY_PROTOCOLS, move |_, io| over_spdy(io, session, wanted))
-        }
+        Transport::Spdy(upgrade) => upgrade.accept(SPDY_PROTOCOLS, move |_, io| over_spdy(io, session, wanted)),
     }
 }
 
@@ -235,10 +232,7 @@ async fn over_websocket(socket: WebSocket, protocol: String, session: Session, w
         }
         channels::close(sink).await;
         // The client answers the goodbye; the connection stays until then, so that it can read everything.
-        if tokio::time::timeout(LINGER, gone.cancelled())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(LINGER, gone.cancelled()).await.is_err() {
             tracing::trace!("the client did not hang up");
         }
     }
@@ -298,16 +292,9 @@ impl Streams {
     }
 }
 
-async fn over_spdy(
-    io: impl AsyncRead + AsyncWrite + Send + 'static,
-    session: Session,
-    wanted: Wanted,
-) {
+async fn over_spdy(io: impl AsyncRead + AsyncWrite + Send + 'static, session: Session, wanted: Wanted) {
     let mut opened = spdy::accept(io);
-    let collected = tokio::time::timeout(
-        OPEN_TIMEOUT,
-        Streams::collect(&mut opened, wanted.stream_count()),
-    );
+    let collected = tokio::time::timeout(OPEN_TIMEOUT, Streams::collect(&mut opened, wanted.stream_count()));
     let Ok(Some(mut streams)) = collected.await else {
         tracing::debug!("the client did not open the streams that it announced within 30 s");
         return;

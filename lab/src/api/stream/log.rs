@@ -10,11 +10,7 @@ use crate::api::status::ApiError;
 use crate::backend::{LogOptions, PodBackend};
 
 /// Answers with the log as chunked plain text.
-pub(super) async fn serve(
-    pod: &Value,
-    query: &Query,
-    backend: &dyn PodBackend,
-) -> Result<Response, ApiError> {
+pub(super) async fn serve(pod: &Value, query: &Query, backend: &dyn PodBackend) -> Result<Response, ApiError> {
     let container = choose_container(pod, query.text("container"))?;
     let options = options(query, jiff::Timestamp::now())?;
     let chunks = backend.logs(reference(pod), container, options).await?;
@@ -34,17 +30,11 @@ fn options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions, ApiError> 
             ));
         }
         let since: jiff::Timestamp = text.parse().map_err(|error| {
-            ApiError::bad_request(format!(
-                "invalid value {text:?} of parameter sinceTime: {error}"
-            ))
+            ApiError::bad_request(format!("invalid value {text:?} of parameter sinceTime: {error}"))
         })?;
         // Rounded up: rather a line too many than one that is missing.
         let milliseconds = now.duration_since(since).as_millis().max(0);
-        since_seconds = Some(
-            u64::try_from(milliseconds)
-                .unwrap_or(u64::MAX)
-                .div_ceil(1000),
-        );
+        since_seconds = Some(u64::try_from(milliseconds).unwrap_or(u64::MAX).div_ceil(1000));
     }
     let limit_bytes = query.number("limitBytes")?;
     if limit_bytes == Some(0) {
@@ -90,11 +80,7 @@ mod tests {
         .unwrap();
         assert!(options.follow && !options.previous && options.timestamps);
         assert_eq!(
-            (
-                options.tail_lines,
-                options.since_seconds,
-                options.limit_bytes
-            ),
+            (options.tail_lines, options.since_seconds, options.limit_bytes),
             (Some(0), Some(30), Some(10))
         );
     }
@@ -106,12 +92,7 @@ mod tests {
             &[("limitBytes", "0")],
             &[("sinceTime", "yesterday")],
         ] {
-            assert_eq!(
-                options(&query(pairs), jiff::Timestamp::now())
-                    .unwrap_err()
-                    .code,
-                400
-            );
+            assert_eq!(options(&query(pairs), jiff::Timestamp::now()).unwrap_err().code, 400);
         }
     }
 }

@@ -85,9 +85,9 @@ impl Query {
     fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         self.text(name)
             .map(|value| {
-                value.parse().map_err(|_| {
-                    ApiError::bad_request(format!("invalid value {value:?} of parameter {name}"))
-                })
+                value
+                    .parse()
+                    .map_err(|_| ApiError::bad_request(format!("invalid value {value:?} of parameter {name}")))
             })
             .transpose()
     }
@@ -136,10 +136,7 @@ fn choose_container(pod: &Value, wanted: Option<&str>) -> Result<String, ApiErro
     );
     for (list, title) in [(&init, "init"), (&ephemeral, "ephemeral")] {
         if !list.is_empty() {
-            message.push_str(&format!(
-                " or one of the {title} containers: [{}]",
-                list.join(" ")
-            ));
+            message.push_str(&format!(" or one of the {title} containers: [{}]", list.join(" ")));
         }
     }
     Err(ApiError::bad_request(message))
@@ -181,9 +178,7 @@ impl Spdy {
     fn accept<F>(
         self,
         supported: &'static [&'static str],
-        then: impl FnOnce(&'static str, hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>) -> F
-        + Send
-        + 'static,
+        then: impl FnOnce(&'static str, hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
     ) -> Result<Response, ApiError>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -270,9 +265,7 @@ pub(crate) async fn handle(
     request: Request,
 ) -> Result<Response, ApiError> {
     match server.backend() {
-        None => Err(ApiError::unavailable(
-            "no node agent is connected to this API server",
-        )),
+        None => Err(ApiError::unavailable("no node agent is connected to this API server")),
         Some(backend) => serve(subresource, pod, backend, request).await,
     }
 }

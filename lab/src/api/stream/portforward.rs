@@ -52,18 +52,16 @@ pub(super) async fn serve(
         )));
     }
     match transport(request).await? {
-        Transport::Spdy(upgrade) => upgrade.accept(&[SPDY_PROTOCOL], move |_, io| {
-            forward_spdy(io, pod_name, backend)
-        }),
+        Transport::Spdy(upgrade) => upgrade.accept(&[SPDY_PROTOCOL], move |_, io| forward_spdy(io, pod_name, backend)),
         Transport::WebSocket(mut upgrade) => {
             if upgrade
                 .requested_protocols()
                 .any(|one| one.as_bytes() == TUNNEL_PROTOCOL.as_bytes())
             {
                 upgrade.set_selected_protocol(HeaderValue::from_static(TUNNEL_PROTOCOL));
-                return Ok(upgrade.on_upgrade(move |socket| {
-                    forward_spdy(tunnel::byte_stream(socket), pod_name, backend)
-                }));
+                return Ok(
+                    upgrade.on_upgrade(move |socket| forward_spdy(tunnel::byte_stream(socket), pod_name, backend))
+                );
             }
             let ports = ports(query)?;
             let upgrade = upgrade.protocols(CHANNEL_PROTOCOLS.iter().copied());
@@ -73,9 +71,7 @@ pub(super) async fn serve(
                     .and_then(|one| one.to_str().ok())
                     .unwrap_or_default(),
             );
-            Ok(upgrade.on_upgrade(move |socket| {
-                forward_channels(socket, coding, ports, pod_name, backend)
-            }))
+            Ok(upgrade.on_upgrade(move |socket| forward_channels(socket, coding, ports, pod_name, backend)))
         }
     }
 }
@@ -92,9 +88,7 @@ fn ports(query: &Query) -> Result<Vec<u16>, ApiError> {
         })
         .collect::<Result<Vec<u16>, ApiError>>()?;
     match ports.len() {
-        0 => Err(ApiError::bad_request(
-            "query parameter \"ports\" is required",
-        )),
+        0 => Err(ApiError::bad_request("query parameter \"ports\" is required")),
         1..=MAX_PORTS => Ok(ports),
         _ => Err(ApiError::bad_request(format!("at most {MAX_PORTS} ports"))),
     }
@@ -108,11 +102,7 @@ fn failure(pod: &PodRef, port: u16, error: impl std::fmt::Display) -> String {
     )
 }
 
-async fn forward_spdy(
-    io: impl AsyncRead + AsyncWrite + Send + 'static,
-    pod: PodRef,
-    backend: Arc<dyn PodBackend>,
-) {
+async fn forward_spdy(io: impl AsyncRead + AsyncWrite + Send + 'static, pod: PodRef, backend: Arc<dyn PodBackend>) {
     let mut opened = spdy::accept(io);
     let mut connections = JoinSet::new();
     let mut waiting: HashMap<String, SpdyStream> = HashMap::new();
@@ -140,12 +130,7 @@ async fn forward_spdy(
     }
 }
 
-async fn forward_pair(
-    error: SpdyStream,
-    data: SpdyStream,
-    pod: PodRef,
-    backend: Arc<dyn PodBackend>,
-) {
+async fn forward_pair(error: SpdyStream, data: SpdyStream, pod: PodRef, backend: Arc<dyn PodBackend>) {
     let Some(port) = data.header("port").and_then(|text| text.parse().ok()) else {
         tracing::debug!(stream = data.id, "port-forward stream without a port");
         return;
@@ -179,11 +164,7 @@ async fn forward_pair(
 }
 
 /// Copies until the pod's side ended, or the client is gone. Half-closed connections go on in the other direction.
-async fn copy_spdy(
-    connection: Box<dyn Duplex>,
-    mut reader: SpdyReader,
-    mut writer: SpdyWriter,
-) -> std::io::Result<()> {
+async fn copy_spdy(connection: Box<dyn Duplex>, mut reader: SpdyReader, mut writer: SpdyWriter) -> std::io::Result<()> {
     let (mut from_pod, mut to_pod) = tokio::io::split(connection);
     let upward = async {
         while let Some(bytes) = reader.next().await {
@@ -318,11 +299,7 @@ async fn forward_port(
             let downward = async {
                 let mut buffer = BytesMut::with_capacity(CHUNK);
                 while from_pod.read_buf(&mut buffer).await? > 0 {
-                    if output
-                        .send((channel, buffer.split().freeze()))
-                        .await
-                        .is_err()
-                    {
+                    if output.send((channel, buffer.split().freeze())).await.is_err() {
                         break;
                     }
                     buffer.reserve(CHUNK);
@@ -349,10 +326,7 @@ async fn forward_port(
         )),
     };
     if let Some(problem) = problem
-        && output
-            .send((channel + 1, Bytes::from(problem)))
-            .await
-            .is_err()
+        && output.send((channel + 1, Bytes::from(problem))).await.is_err()
     {
         tracing::trace!("the client is gone");
     }

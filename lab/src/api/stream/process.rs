@@ -118,23 +118,14 @@ async fn forward_sizes(mut sizes: mpsc::Receiver<(u16, u16)>, resize: mpsc::Send
     while sizes.recv().await.is_some() {}
 }
 
-async fn drain(
-    stream: Stream,
-    mut source: Output,
-    output: mpsc::Sender<(Stream, Bytes)>,
-    moved: Arc<AtomicU64>,
-) {
+async fn drain(stream: Stream, mut source: Output, output: mpsc::Sender<(Stream, Bytes)>, moved: Arc<AtomicU64>) {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         match source.read_buf(&mut buffer).await {
             // A terminal answers with an error once its process is gone; that is its end of file.
             Ok(0) | Err(_) => return,
             Ok(count) => {
-                if output
-                    .send((stream, buffer.split().freeze()))
-                    .await
-                    .is_err()
-                {
+                if output.send((stream, buffer.split().freeze())).await.is_err() {
                     return;
                 }
                 moved.fetch_add(count as u64, Ordering::Relaxed);

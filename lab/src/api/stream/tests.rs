@@ -21,9 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::backend::{
-    BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef,
-};
+use crate::backend::{BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef};
 
 struct LocalProcesses;
 
@@ -54,32 +52,17 @@ impl PodBackend for LocalProcesses {
             let (program, arguments) = request.command.split_first().unwrap();
             let mut child = tokio::process::Command::new(program)
                 .args(arguments)
-                .stdin(if request.stdin {
-                    Stdio::piped()
-                } else {
-                    Stdio::null()
-                })
+                .stdin(if request.stdin { Stdio::piped() } else { Stdio::null() })
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .kill_on_drop(true)
                 .spawn()
                 .map_err(|error| BackendError::Internal(error.to_string()))?;
-            let stdin = child
-                .stdin
-                .take()
-                .map(|stdin| Box::pin(stdin) as crate::backend::Input);
-            let stdout = child
-                .stdout
-                .take()
-                .map(|out| Box::pin(out) as crate::backend::Output);
-            let stderr = child
-                .stderr
-                .take()
-                .map(|out| Box::pin(out) as crate::backend::Output);
+            let stdin = child.stdin.take().map(|stdin| Box::pin(stdin) as crate::backend::Input);
+            let stdout = child.stdout.take().map(|out| Box::pin(out) as crate::backend::Output);
+            let stderr = child.stderr.take().map(|out| Box::pin(out) as crate::backend::Output);
             let (done, exit) = tokio::sync::oneshot::channel();
-            tokio::spawn(async move {
-                done.send(Ok(child.wait().await.unwrap().code().unwrap_or(137)))
-            });
+            tokio::spawn(async move { done.send(Ok(child.wait().await.unwrap().code().unwrap_or(137))) });
             Ok(ExecSession {
                 stdin,
                 stdout,
@@ -90,11 +73,7 @@ impl PodBackend for LocalProcesses {
         })
     }
 
-    fn connect(
-        &self,
-        _pod: PodRef,
-        port: u16,
-    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>> {
+    fn connect(&self, _pod: PodRef, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, BackendError>> {
         Box::pin(async move {
             let stream = TcpStream::connect(("127.0.0.1", port))
                 .await
@@ -127,10 +106,7 @@ async fn handle(
 async fn server() -> u16 {
     let backend: Arc<dyn PodBackend> = Arc::new(LocalProcesses);
     let router = axum::Router::new()
-        .route(
-            "/api/v1/namespaces/{namespace}/pods/{name}/{subresource}",
-            any(handle),
-        )
+        .route("/api/v1/namespaces/{namespace}/pods/{name}/{subresource}", any(handle))
         .with_state(backend);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -188,12 +164,7 @@ async fn logs_come_as_they_are_written() {
 
 #[tokio::test]
 async fn the_container_must_be_named_when_there_are_several() {
-    let kube::Error::Api(status) = pods()
-        .await
-        .logs("two", &LogParams::default())
-        .await
-        .unwrap_err()
-    else {
+    let kube::Error::Api(status) = pods().await.logs("two", &LogParams::default()).await.unwrap_err() else {
         panic!("an API error")
     };
     assert_eq!(status.code, 400);
@@ -207,9 +178,7 @@ async fn the_container_must_be_named_when_there_are_several() {
     };
     let error = pods().await.logs("two", &wrong).await.unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("container c is not valid for pod two"),
+        error.to_string().contains("container c is not valid for pod two"),
         "{error}"
     );
 }
@@ -274,12 +243,7 @@ async fn a_large_output_arrives_whole() {
         .await
         .unwrap();
     let mut out = Vec::new();
-    process
-        .stdout()
-        .unwrap()
-        .read_to_end(&mut out)
-        .await
-        .unwrap();
+    process.stdout().unwrap().read_to_end(&mut out).await.unwrap();
     assert_eq!(out.len(), 3_000_000);
 }
 
@@ -299,11 +263,7 @@ async fn a_background_process_that_keeps_the_output_open_does_not_hold_the_sessi
     let started = std::time::Instant::now();
     let mut process = pods()
         .await
-        .exec(
-            "one",
-            ["sh", "-c", "sleep 30 & echo done"],
-            &AttachParams::default(),
-        )
+        .exec("one", ["sh", "-c", "sleep 30 & echo done"], &AttachParams::default())
         .await
         .unwrap();
     let status = process.take_status().unwrap().await.unwrap();
@@ -319,12 +279,7 @@ async fn attach_follows_the_output() {
         .await
         .unwrap();
     let mut out = String::new();
-    attached
-        .stdout()
-        .unwrap()
-        .read_to_string(&mut out)
-        .await
-        .unwrap();
+    attached.stdout().unwrap().read_to_string(&mut out).await.unwrap();
     assert_eq!(out, "main Some(0)\nlater\n");
 }
 
@@ -335,17 +290,13 @@ async fn older_channel_protocols_are_spoken_too() {
         ("channel.k8s.io", &b"\x01hi\n"[..]),
         ("base64.channel.k8s.io", b"1aGkK"),
     ] {
-        let url = format!(
-            "ws://127.0.0.1:{port}/api/v1/namespaces/ns/pods/one/exec?stdout=1&command=echo&command=hi"
-        );
+        let url = format!("ws://127.0.0.1:{port}/api/v1/namespaces/ns/pods/one/exec?stdout=1&command=echo&command=hi");
         let mut request = url.into_client_request().unwrap();
         request
             .headers_mut()
             .insert("sec-websocket-protocol", protocol.parse().unwrap());
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (socket, response) = tokio_tungstenite::client_async(request, stream)
-            .await
-            .unwrap();
+        let (socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
         assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
         let messages: Vec<Message> = socket.try_collect().await.unwrap();
         assert_eq!(messages[0].clone().into_data().as_ref(), hello);
@@ -354,9 +305,7 @@ async fn older_channel_protocols_are_spoken_too() {
 
 #[tokio::test]
 async fn a_request_without_upgrade_is_refused() {
-    let mut stream = TcpStream::connect(("127.0.0.1", server().await))
-        .await
-        .unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", server().await)).await.unwrap();
     let request = "GET /api/v1/namespaces/ns/pods/one/exec?stdout=1&command=true HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -397,14 +346,11 @@ async fn spdy_in_a_websocket_forwards_ports_as_kubectl_does() {
     let (port, target) = (server().await, echo().await);
     let url = format!("ws://127.0.0.1:{port}/api/v1/namespaces/ns/pods/one/portforward");
     let mut request = url.into_client_request().unwrap();
-    request.headers_mut().insert(
-        "sec-websocket-protocol",
-        "SPDY/3.1+portforward.k8s.io".parse().unwrap(),
-    );
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io".parse().unwrap());
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
-        .await
-        .unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
     let (mut encoder, mut decoder) = (Encoder::new().unwrap(), Decoder::new());
     let headers = |kind: &str| {
         vec![
@@ -457,10 +403,7 @@ async fn spdy_in_a_websocket_forwards_ports_as_kubectl_does() {
             if bytes.len() < HEADER_LENGTH + length {
                 break;
             }
-            let frame = bytes
-                .split_to(HEADER_LENGTH + length)
-                .freeze()
-                .slice(HEADER_LENGTH..);
+            let frame = bytes.split_to(HEADER_LENGTH + length).freeze().slice(HEADER_LENGTH..);
             frames.push(decoder.decode(header, frame).unwrap());
         }
     }

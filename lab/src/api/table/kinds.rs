@@ -97,7 +97,13 @@ const KINDS: &[Kind] = &[
     Kind {
         group: "apps",
         kind: "StatefulSet",
-        columns: &[NAME, ("Ready", "string", 0), AGE, ("Containers", "string", 1), ("Images", "string", 1)],
+        columns: &[
+            NAME,
+            ("Ready", "string", 0),
+            AGE,
+            ("Containers", "string", 1),
+            ("Images", "string", 1),
+        ],
         cells: |object, now| {
             let mut cells = vec![
                 json!(name(object)),
@@ -177,7 +183,11 @@ const KINDS: &[Kind] = &[
                 json!(name(object)),
                 json!(text(object, "/spec/schedule", "")),
                 json!(text(object, "/spec/timeZone", "<none>")),
-                json!(if bool_at(object, "/spec/suspend") { "True" } else { "False" }),
+                json!(if bool_at(object, "/spec/suspend") {
+                    "True"
+                } else {
+                    "False"
+                }),
                 json!(array_at(object, "/status/active").len()),
                 json!(last.map_or_else(|| "<none>".to_owned(), |at| since(Some(at), now))),
                 json!(age(object, now)),
@@ -220,11 +230,22 @@ const KINDS: &[Kind] = &[
     Kind {
         group: "discovery.k8s.io",
         kind: "EndpointSlice",
-        columns: &[NAME, ("AddressType", "string", 0), ("Ports", "string", 0), ("Endpoints", "string", 0), AGE],
+        columns: &[
+            NAME,
+            ("AddressType", "string", 0),
+            ("Ports", "string", 0),
+            ("Endpoints", "string", 0),
+            AGE,
+        ],
         cells: |object, now| {
-            let ports = words(object, "/ports", |port| i64_at(port, "/port").map(|port| port.to_string()));
+            let ports = words(object, "/ports", |port| {
+                i64_at(port, "/port").map(|port| port.to_string())
+            });
             let addresses = words(object, "/endpoints", |one| {
-                array_at(one, "/addresses").first().and_then(Value::as_str).map(str::to_owned)
+                array_at(one, "/addresses")
+                    .first()
+                    .and_then(Value::as_str)
+                    .map(str::to_owned)
             });
             vec![
                 json!(name(object)),
@@ -239,7 +260,13 @@ const KINDS: &[Kind] = &[
         group: "",
         kind: "ConfigMap",
         columns: &[NAME, ("Data", "string", 0), AGE],
-        cells: |object, now| vec![json!(name(object)), json!(data_count(object).to_string()), json!(age(object, now))],
+        cells: |object, now| {
+            vec![
+                json!(name(object)),
+                json!(data_count(object).to_string()),
+                json!(age(object, now)),
+            ]
+        },
     },
     Kind {
         group: "",
@@ -259,7 +286,11 @@ const KINDS: &[Kind] = &[
         kind: "ServiceAccount",
         columns: &[NAME, ("Secrets", "string", 0), AGE],
         cells: |object, now| {
-            vec![json!(name(object)), json!(array_at(object, "/secrets").len().to_string()), json!(age(object, now))]
+            vec![
+                json!(name(object)),
+                json!(array_at(object, "/secrets").len().to_string()),
+                json!(age(object, now)),
+            ]
         },
     },
     Kind {
@@ -267,7 +298,11 @@ const KINDS: &[Kind] = &[
         kind: "Namespace",
         columns: &[NAME, ("Status", "string", 0), AGE],
         cells: |object, now| {
-            vec![json!(name(object)), json!(text(object, "/status/phase", "Active")), json!(age(object, now))]
+            vec![
+                json!(name(object)),
+                json!(text(object, "/status/phase", "Active")),
+                json!(age(object, now)),
+            ]
         },
     },
     Kind {
@@ -287,8 +322,18 @@ const KINDS: &[Kind] = &[
         ],
         cells: node,
     },
-    Kind { group: "", kind: "Event", columns: EVENT_COLUMNS, cells: event },
-    Kind { group: "events.k8s.io", kind: "Event", columns: EVENT_COLUMNS, cells: event },
+    Kind {
+        group: "",
+        kind: "Event",
+        columns: EVENT_COLUMNS,
+        cells: event,
+    },
+    Kind {
+        group: "events.k8s.io",
+        kind: "Event",
+        columns: EVENT_COLUMNS,
+        cells: event,
+    },
     Kind {
         group: "",
         kind: "PersistentVolumeClaim",
@@ -305,13 +350,25 @@ const KINDS: &[Kind] = &[
         ],
         cells: |object, now| {
             let bound = str_at(object, "/spec/volumeName").is_some_and(|volume| !volume.is_empty());
-            let phase = if terminating(object) { "Terminating" } else { text(object, "/status/phase", "Pending") };
+            let phase = if terminating(object) {
+                "Terminating"
+            } else {
+                text(object, "/status/phase", "Pending")
+            };
             vec![
                 json!(name(object)),
                 json!(phase),
                 json!(text(object, "/spec/volumeName", "")),
-                json!(if bound { text(object, "/status/capacity/storage", "") } else { "" }),
-                json!(if bound { access_modes(object, "/status/accessModes") } else { String::new() }),
+                json!(if bound {
+                    text(object, "/status/capacity/storage", "")
+                } else {
+                    ""
+                }),
+                json!(if bound {
+                    access_modes(object, "/status/accessModes")
+                } else {
+                    String::new()
+                }),
                 json!(text(object, "/spec/storageClassName", "")),
                 json!(text(object, "/spec/volumeAttributesClassName", "<unset>")),
                 json!(age(object, now)),
@@ -336,11 +393,18 @@ const KINDS: &[Kind] = &[
             ("VolumeMode", "string", 1),
         ],
         cells: |object, now| {
-            let claim = match (str_at(object, "/spec/claimRef/namespace"), str_at(object, "/spec/claimRef/name")) {
+            let claim = match (
+                str_at(object, "/spec/claimRef/namespace"),
+                str_at(object, "/spec/claimRef/name"),
+            ) {
                 (Some(namespace), Some(claim)) => format!("{namespace}/{claim}"),
                 _ => String::new(),
             };
-            let phase = if terminating(object) { "Terminating" } else { text(object, "/status/phase", "Pending") };
+            let phase = if terminating(object) {
+                "Terminating"
+            } else {
+                text(object, "/status/phase", "Pending")
+            };
             vec![
                 json!(name(object)),
                 json!(text(object, "/spec/capacity/storage", "")),
@@ -368,8 +432,10 @@ const KINDS: &[Kind] = &[
             AGE,
         ],
         cells: |object, now| {
-            let default =
-                str_at(object, "/metadata/annotations/storageclass.kubernetes.io~1is-default-class") == Some("true");
+            let default = str_at(
+                object,
+                "/metadata/annotations/storageclass.kubernetes.io~1is-default-class",
+            ) == Some("true");
             vec![
                 json!(format!("{}{}", name(object), if default { " (default)" } else { "" })),
                 json!(text(object, "/provisioner", "")),
@@ -405,7 +471,11 @@ const KINDS: &[Kind] = &[
         kind: "Lease",
         columns: &[NAME, ("Holder", "string", 0), AGE],
         cells: |object, now| {
-            vec![json!(name(object)), json!(text(object, "/spec/holderIdentity", "")), json!(age(object, now))]
+            vec![
+                json!(name(object)),
+                json!(text(object, "/spec/holderIdentity", "")),
+                json!(age(object, now)),
+            ]
         },
     },
     Kind {
@@ -420,10 +490,30 @@ const KINDS: &[Kind] = &[
             ]
         },
     },
-    Kind { group: "rbac.authorization.k8s.io", kind: "Role", columns: CREATED_COLUMNS, cells: created },
-    Kind { group: "rbac.authorization.k8s.io", kind: "ClusterRole", columns: CREATED_COLUMNS, cells: created },
-    Kind { group: "rbac.authorization.k8s.io", kind: "RoleBinding", columns: BINDING_COLUMNS, cells: binding },
-    Kind { group: "rbac.authorization.k8s.io", kind: "ClusterRoleBinding", columns: BINDING_COLUMNS, cells: binding },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "Role",
+        columns: CREATED_COLUMNS,
+        cells: created,
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "ClusterRole",
+        columns: CREATED_COLUMNS,
+        cells: created,
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "RoleBinding",
+        columns: BINDING_COLUMNS,
+        cells: binding,
+    },
+    Kind {
+        group: "rbac.authorization.k8s.io",
+        kind: "ClusterRoleBinding",
+        columns: BINDING_COLUMNS,
+        cells: binding,
+    },
     Kind {
         group: "apiextensions.k8s.io",
         kind: "CustomResourceDefinition",
@@ -435,7 +525,10 @@ const KINDS: &[Kind] = &[
 const CREATED_COLUMNS: &[ColumnRow] = &[NAME, ("Created At", "date", 0)];
 
 fn created(object: &Value, _now: Timestamp) -> Vec<Value> {
-    vec![json!(name(object)), json!(text(object, "/metadata/creationTimestamp", "<unknown>"))]
+    vec![
+        json!(name(object)),
+        json!(text(object, "/metadata/creationTimestamp", "<unknown>")),
+    ]
 }
 
 const BINDING_COLUMNS: &[ColumnRow] = &[
@@ -448,7 +541,11 @@ const BINDING_COLUMNS: &[ColumnRow] = &[
 ];
 
 fn binding(object: &Value, now: Timestamp) -> Vec<Value> {
-    let role = format!("{}/{}", text(object, "/roleRef/kind", ""), text(object, "/roleRef/name", ""));
+    let role = format!(
+        "{}/{}",
+        text(object, "/roleRef/kind", ""),
+        text(object, "/roleRef/name", "")
+    );
     let subjects = |kind: &str| {
         words(object, "/subjects", |one| {
             let subject = str_at(one, "/name")?;
@@ -486,16 +583,28 @@ const EVENT_COLUMNS: &[ColumnRow] = &[
 /// Events of both groups: `events.k8s.io` calls some fields differently.
 fn event(object: &Value, now: Timestamp) -> Vec<Value> {
     let first_of = |pointers: &[&str]| {
-        pointers.iter().find_map(|pointer| str_at(object, pointer).filter(|found| !found.is_empty()))
+        pointers
+            .iter()
+            .find_map(|pointer| str_at(object, pointer).filter(|found| !found.is_empty()))
     };
     let first = first_of(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]);
     let last = first_of(&["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp"]).or(first);
-    let about = object.get("involvedObject").or_else(|| object.get("regarding")).unwrap_or(&Value::Null);
+    let about = object
+        .get("involvedObject")
+        .or_else(|| object.get("regarding"))
+        .unwrap_or(&Value::Null);
     let kind = text(about, "/kind", "").to_lowercase();
-    let source = first_of(&["/source/component", "/deprecatedSource/component", "/reportingComponent", "/reportingController"])
-        .unwrap_or_default();
+    let source = first_of(&[
+        "/source/component",
+        "/deprecatedSource/component",
+        "/reportingComponent",
+        "/reportingController",
+    ])
+    .unwrap_or_default();
     let host = first_of(&["/source/host", "/deprecatedSource/host"]);
-    let repeated = ["/series/count", "/count", "/deprecatedCount"].iter().find_map(|pointer| i64_at(object, pointer));
+    let repeated = ["/series/count", "/count", "/deprecatedCount"]
+        .iter()
+        .find_map(|pointer| i64_at(object, pointer));
     vec![
         json!(since(last, now)),
         json!(text(object, "/type", "")),
@@ -556,7 +665,9 @@ fn job(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn node(object: &Value, now: Timestamp) -> Vec<Value> {
-    let ready = array_at(object, "/status/conditions").iter().find(|one| str_at(one, "/type") == Some("Ready"));
+    let ready = array_at(object, "/status/conditions")
+        .iter()
+        .find(|one| str_at(one, "/type") == Some("Ready"));
     let mut status = match ready.and_then(|one| str_at(one, "/status")) {
         Some("True") => "Ready".to_owned(),
         Some(_) => "NotReady".to_owned(),
@@ -574,7 +685,11 @@ fn node(object: &Value, now: Timestamp) -> Vec<Value> {
         .filter(|role| !role.is_empty())
         .collect();
     roles.sort_unstable();
-    let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
+    let roles = if roles.is_empty() {
+        "<none>".to_owned()
+    } else {
+        roles.join(",")
+    };
     let address = |kind: &str| {
         array_at(object, "/status/addresses")
             .iter()
@@ -597,7 +712,9 @@ fn node(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn text<'a>(object: &'a Value, pointer: &str, default: &'a str) -> &'a str {
-    str_at(object, pointer).filter(|found| !found.is_empty()).unwrap_or(default)
+    str_at(object, pointer)
+        .filter(|found| !found.is_empty())
+        .unwrap_or(default)
 }
 
 fn count(object: &Value, pointer: &str) -> i64 {
@@ -615,7 +732,11 @@ fn words(object: &Value, pointer: &str, word: impl Fn(&Value) -> Option<String>)
 /// Containers and images of the pod template.
 fn template(object: &Value) -> [Value; 2] {
     ["/name", "/image"].map(|field| {
-        json!(words(object, "/spec/template/spec/containers", |one| str_at(one, field).map(str::to_owned)).join(","))
+        json!(
+            words(object, "/spec/template/spec/containers", |one| str_at(one, field)
+                .map(str::to_owned))
+            .join(",")
+        )
     })
 }
 
@@ -627,13 +748,23 @@ fn pairs(map: Option<&Value>) -> String {
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
         .collect();
     pairs.sort_unstable();
-    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
+    if pairs.is_empty() {
+        "<none>".to_owned()
+    } else {
+        pairs.join(",")
+    }
 }
 
 fn label_selector(selector: Option<&Value>) -> String {
-    let Some(selector) = selector else { return "<none>".to_owned() };
+    let Some(selector) = selector else {
+        return "<none>".to_owned();
+    };
     let mut parts = Vec::new();
-    if selector.get("matchLabels").and_then(Value::as_object).is_some_and(|map| !map.is_empty()) {
+    if selector
+        .get("matchLabels")
+        .and_then(Value::as_object)
+        .is_some_and(|map| !map.is_empty())
+    {
         parts.push(pairs(selector.get("matchLabels")));
     }
     for expression in array_at(selector, "/matchExpressions") {
@@ -646,7 +777,11 @@ fn label_selector(selector: Option<&Value>) -> String {
             _ => format!("!{key}"),
         });
     }
-    if parts.is_empty() { "<none>".to_owned() } else { parts.join(",") }
+    if parts.is_empty() {
+        "<none>".to_owned()
+    } else {
+        parts.join(",")
+    }
 }
 
 fn data_count(object: &Value) -> usize {
@@ -663,10 +798,16 @@ fn external_ip(service: &Value) -> String {
         "ExternalName" => text(service, "/spec/externalName", "<none>").to_owned(),
         "LoadBalancer" => {
             let given = words(service, "/status/loadBalancer/ingress", |one| {
-                str_at(one, "/ip").or_else(|| str_at(one, "/hostname")).map(str::to_owned)
+                str_at(one, "/ip")
+                    .or_else(|| str_at(one, "/hostname"))
+                    .map(str::to_owned)
             });
             let all: Vec<String> = given.into_iter().chain(external).collect();
-            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+            if all.is_empty() {
+                "<pending>".to_owned()
+            } else {
+                all.join(",")
+            }
         }
         _ if external.is_empty() => "<none>".to_owned(),
         _ => external.join(","),
@@ -682,7 +823,11 @@ fn service_ports(service: &Value) -> String {
             _ => format!("{port}/{protocol}"),
         })
     });
-    if ports.is_empty() { "<none>".to_owned() } else { ports.join(",") }
+    if ports.is_empty() {
+        "<none>".to_owned()
+    } else {
+        ports.join(",")
+    }
 }
 
 fn endpoints(object: &Value) -> String {
@@ -694,7 +839,12 @@ fn endpoints(object: &Value) -> String {
             if ports.is_empty() {
                 all.push(address.to_owned());
             }
-            all.extend(ports.iter().filter_map(|port| i64_at(port, "/port")).map(|port| format!("{address}:{port}")));
+            all.extend(
+                ports
+                    .iter()
+                    .filter_map(|port| i64_at(port, "/port"))
+                    .map(|port| format!("{address}:{port}")),
+            );
         }
     }
     shortened(&all, "<none>")

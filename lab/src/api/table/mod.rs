@@ -52,7 +52,11 @@ impl Column {
         Self {
             name: name.to_owned(),
             kind: kind.to_owned(),
-            format: if name == "Name" { "name".to_owned() } else { String::new() },
+            format: if name == "Name" {
+                "name".to_owned()
+            } else {
+                String::new()
+            },
             description: String::new(),
             priority,
         }
@@ -67,12 +71,7 @@ impl Column {
 }
 
 /// Objects as a table.
-pub(crate) fn to_table(
-    resource: &ResourceType,
-    objects: &[&Value],
-    now: Timestamp,
-    include: IncludeObject,
-) -> Value {
+pub(crate) fn to_table(resource: &ResourceType, objects: &[&Value], now: Timestamp, include: IncludeObject) -> Value {
     let layout = Layout::of(resource);
     let rows: Vec<Value> = objects
         .iter()
@@ -130,16 +129,22 @@ impl Layout {
                     ))
                 })
                 .collect();
-            return if columns.is_empty() { Self::Plain } else { Self::Custom(columns) };
+            return if columns.is_empty() {
+                Self::Plain
+            } else {
+                Self::Custom(columns)
+            };
         }
         kinds::find(&resource.group, &resource.kind).map_or(Self::Plain, Self::BuiltIn)
     }
 
     fn columns(&self) -> Vec<Column> {
         match self {
-            Self::BuiltIn(kind) => {
-                kind.columns.iter().map(|(name, kind, priority)| Column::new(name, kind, *priority)).collect()
-            }
+            Self::BuiltIn(kind) => kind
+                .columns
+                .iter()
+                .map(|(name, kind, priority)| Column::new(name, kind, *priority))
+                .collect(),
             Self::Custom(columns) => std::iter::once(Column::new("Name", "string", 0))
                 .chain(columns.iter().map(|(column, _)| column.clone()))
                 .collect(),
@@ -151,7 +156,11 @@ impl Layout {
         match self {
             Self::BuiltIn(kind) => (kind.cells)(object, now),
             Self::Custom(columns) => std::iter::once(json!(name(object)))
-                .chain(columns.iter().map(|(column, path)| custom_cell(object, column, path, now)))
+                .chain(
+                    columns
+                        .iter()
+                        .map(|(column, path)| custom_cell(object, column, path, now)),
+                )
                 .collect(),
             Self::Plain => vec![json!(name(object)), json!(age(object, now))],
         }
@@ -162,7 +171,9 @@ fn custom_cell(object: &Value, column: &Column, path: &str, now: Timestamp) -> V
     let found = path::find(object, path);
     let Some(value) = found.first() else { return Value::Null };
     match (column.kind.as_str(), *value) {
-        ("date", value) => value.as_str().map_or_else(|| json!("<unknown>"), |text| json!(since(Some(text), now))),
+        ("date", value) => value
+            .as_str()
+            .map_or_else(|| json!("<unknown>"), |text| json!(since(Some(text), now))),
         ("string", Value::String(text)) => json!(text),
         ("string", Value::Array(_) | Value::Object(_)) => json!(value.to_string()),
         ("string", Value::Null) => Value::Null,
@@ -193,7 +204,11 @@ fn human(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     let (days, years) = (hours / 24, hours / 24 / 365);
     let two = |large: i64, unit: &str, small: i64, small_unit: &str| {
-        if small == 0 { format!("{large}{unit}") } else { format!("{large}{unit}{small}{small_unit}") }
+        if small == 0 {
+            format!("{large}{unit}")
+        } else {
+            format!("{large}{unit}{small}{small_unit}")
+        }
     };
     if seconds < 120 {
         format!("{seconds}s")

@@ -29,9 +29,10 @@ fn walk<'a>(object: &'a Value, steps: &[Step]) -> Vec<&'a Value> {
                     (Step::Index(index), Value::Array(items)) => items.get(*index).into_iter().collect(),
                     (Step::All, Value::Array(items)) => items.iter().collect(),
                     (Step::All, Value::Object(map)) => map.values().collect(),
-                    (Step::Filter(inner, wanted), Value::Array(items)) => {
-                        items.iter().filter(|item| walk(item, inner).contains(&wanted)).collect()
-                    }
+                    (Step::Filter(inner, wanted), Value::Array(items)) => items
+                        .iter()
+                        .filter(|item| walk(item, inner).contains(&wanted))
+                        .collect(),
                     _ => Vec::new(),
                 }
             })
@@ -41,7 +42,11 @@ fn walk<'a>(object: &'a Value, steps: &[Step]) -> Vec<&'a Value> {
 }
 
 fn parse(path: &str) -> Option<Vec<Step>> {
-    let mut rest = path.trim().trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
+    let mut rest = path
+        .trim()
+        .trim_start_matches('{')
+        .trim_end_matches('}')
+        .trim_start_matches('$');
     let mut steps = Vec::new();
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix('[') {
@@ -110,7 +115,9 @@ fn bracket(inside: &str) -> Option<Step> {
 }
 
 fn unquote(text: &str) -> Option<&str> {
-    ['\'', '"'].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote))
+    ['\'', '"']
+        .into_iter()
+        .find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote))
 }
 
 #[cfg(test)]
@@ -121,7 +128,8 @@ mod tests {
 
     #[test]
     fn every_form_that_printer_columns_use_is_read() {
-        let object = json!({"a": {"b.c": 1, "list": [{"type": "Ready", "status": "True"}, {"type": "X", "status": "?"}]}});
+        let object =
+            json!({"a": {"b.c": 1, "list": [{"type": "Ready", "status": "True"}, {"type": "X", "status": "?"}]}});
         for (path, expected) in [
             (".a.list[0].type", vec![json!("Ready")]),
             (".a['b.c']", vec![json!(1)]),

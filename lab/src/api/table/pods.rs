@@ -26,7 +26,12 @@ pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         Some(at) if summary.restarts > 0 => format!("{} ({} ago)", summary.restarts, since(Some(at), now)),
         _ => summary.restarts.to_string(),
     };
-    let or_none = |pointer: &str| str_at(pod, pointer).filter(|text| !text.is_empty()).unwrap_or("<none>").to_owned();
+    let or_none = |pointer: &str| {
+        str_at(pod, pointer)
+            .filter(|text| !text.is_empty())
+            .unwrap_or("<none>")
+            .to_owned()
+    };
     vec![
         json!(name(pod)),
         json!(format!("{}/{}", summary.ready, summary.total)),
@@ -81,7 +86,9 @@ pub(super) fn summarize(pod: &Value) -> Summary {
     let phase = str_at(pod, "/status/phase").unwrap_or_default();
     let pod_reason = str_at(pod, "/status/reason").unwrap_or_default();
     let mut status = if pod_reason.is_empty() { phase } else { pod_reason }.to_owned();
-    let scheduled = array_at(pod, "/status/conditions").iter().find(|one| str_at(one, "/type") == Some("PodScheduled"));
+    let scheduled = array_at(pod, "/status/conditions")
+        .iter()
+        .find(|one| str_at(one, "/type") == Some("PodScheduled"));
     if scheduled.and_then(|one| str_at(one, "/reason")) == Some("SchedulingGated") {
         "SchedulingGated".clone_into(&mut status);
     }

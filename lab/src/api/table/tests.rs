@@ -16,7 +16,11 @@ fn row(group: &str, plural: &str, object: &Value) -> Vec<Value> {
     let resource = Registry::new().get(group, version, plural).unwrap();
     let table = to_table(&resource, &[object], now(), IncludeObject::Metadata);
     let cells = table["rows"][0]["cells"].as_array().unwrap().clone();
-    assert_eq!(cells.len(), table["columnDefinitions"].as_array().unwrap().len(), "a cell for each column of {plural}");
+    assert_eq!(
+        cells.len(),
+        table["columnDefinitions"].as_array().unwrap().len(),
+        "a cell for each column of {plural}"
+    );
     cells
 }
 
@@ -33,20 +37,59 @@ fn the_status_of_a_pod_is_the_one_that_kubectl_users_know() {
     let ended = |reason: &str, code: i64| json!({"state": {"terminated": {"reason": reason, "exitCode": code}}});
     let cases = [
         (json!({"phase": "Pending"}), "Pending"),
-        (json!({"phase": "Running", "containerStatuses": [running, running]}), "Running"),
-        (json!({"phase": "Pending", "containerStatuses": [waiting("ContainerCreating")]}), "ContainerCreating"),
-        (json!({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff"), running]}), "CrashLoopBackOff"),
-        (json!({"phase": "Pending", "containerStatuses": [waiting("ErrImagePull")]}), "ErrImagePull"),
-        (json!({"phase": "Succeeded", "containerStatuses": [ended("Completed", 0)]}), "Completed"),
-        (json!({"phase": "Failed", "containerStatuses": [ended("Error", 1)]}), "Error"),
-        (json!({"phase": "Failed", "containerStatuses": [ended("OOMKilled", 137)]}), "OOMKilled"),
-        (json!({"phase": "Failed", "containerStatuses": [ended("", 3)]}), "ExitCode:3"),
+        (
+            json!({"phase": "Running", "containerStatuses": [running, running]}),
+            "Running",
+        ),
+        (
+            json!({"phase": "Pending", "containerStatuses": [waiting("ContainerCreating")]}),
+            "ContainerCreating",
+        ),
+        (
+            json!({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff"), running]}),
+            "CrashLoopBackOff",
+        ),
+        (
+            json!({"phase": "Pending", "containerStatuses": [waiting("ErrImagePull")]}),
+            "ErrImagePull",
+        ),
+        (
+            json!({"phase": "Succeeded", "containerStatuses": [ended("Completed", 0)]}),
+            "Completed",
+        ),
+        (
+            json!({"phase": "Failed", "containerStatuses": [ended("Error", 1)]}),
+            "Error",
+        ),
+        (
+            json!({"phase": "Failed", "containerStatuses": [ended("OOMKilled", 137)]}),
+            "OOMKilled",
+        ),
+        (
+            json!({"phase": "Failed", "containerStatuses": [ended("", 3)]}),
+            "ExitCode:3",
+        ),
         (json!({"phase": "Failed", "reason": "Evicted"}), "Evicted"),
-        (json!({"phase": "Running", "containerStatuses": [ended("Completed", 0), running]}), "NotReady"),
-        (json!({"phase": "Pending", "initContainerStatuses": [ended("Completed", 0), {"state": {"running": {}}}]}), "Init:1/2"),
-        (json!({"phase": "Pending", "initContainerStatuses": [ended("Error", 1)]}), "Init:Error"),
-        (json!({"phase": "Pending", "initContainerStatuses": [waiting("CrashLoopBackOff")]}), "Init:CrashLoopBackOff"),
-        (json!({"phase": "Pending", "initContainerStatuses": [waiting("PodInitializing")]}), "Init:0/2"),
+        (
+            json!({"phase": "Running", "containerStatuses": [ended("Completed", 0), running]}),
+            "NotReady",
+        ),
+        (
+            json!({"phase": "Pending", "initContainerStatuses": [ended("Completed", 0), {"state": {"running": {}}}]}),
+            "Init:1/2",
+        ),
+        (
+            json!({"phase": "Pending", "initContainerStatuses": [ended("Error", 1)]}),
+            "Init:Error",
+        ),
+        (
+            json!({"phase": "Pending", "initContainerStatuses": [waiting("CrashLoopBackOff")]}),
+            "Init:CrashLoopBackOff",
+        ),
+        (
+            json!({"phase": "Pending", "initContainerStatuses": [waiting("PodInitializing")]}),
+            "Init:0/2",
+        ),
     ];
     for (status, expected) in cases {
         assert_eq!(summarize(&pod(status.clone())).status, expected, "{status}");
@@ -72,8 +115,15 @@ fn a_pod_row_counts_ready_containers_and_restarts() {
     assert_eq!(
         cells,
         vec![
-            json!("p"), json!("1/2"), json!("Running"), json!("3 (2m ago)"), json!("60s"), json!("10.0.0.1"),
-            json!("<none>"), json!("<none>"), json!("<none>"),
+            json!("p"),
+            json!("1/2"),
+            json!("Running"),
+            json!("3 (2m ago)"),
+            json!("60s"),
+            json!("10.0.0.1"),
+            json!("<none>"),
+            json!("<none>"),
+            json!("<none>"),
         ]
     );
 }
@@ -82,7 +132,10 @@ fn a_pod_row_counts_ready_containers_and_restarts() {
 fn a_job_row_says_how_it_stands() {
     let mut object = json!({"metadata": {"name": "j", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"completions": 3}, "status": {"succeeded": 1, "startTime": "2026-01-01T00:59:30Z"}});
-    assert_eq!(row("batch", "jobs", &object)[1..5], [json!("Running"), json!("1/3"), json!("30s"), json!("60m")]);
+    assert_eq!(
+        row("batch", "jobs", &object)[1..5],
+        [json!("Running"), json!("1/3"), json!("30s"), json!("60m")]
+    );
     object["status"]["conditions"] = json!([{"type": "Failed", "status": "True"}]);
     assert_eq!(row("batch", "jobs", &object)[1], "Failed");
 }
@@ -110,7 +163,14 @@ fn a_service_row_lists_its_ports() {
     let cells = row("", "services", &object);
     assert_eq!(
         cells[1..],
-        [json!("ClusterIP"), json!("None"), json!("<none>"), json!("80/TCP,53:30053/UDP"), json!("<unknown>"), json!("a=1,b=2")]
+        [
+            json!("ClusterIP"),
+            json!("None"),
+            json!("<none>"),
+            json!("80/TCP,53:30053/UDP"),
+            json!("<unknown>"),
+            json!("a=1,b=2")
+        ]
     );
 }
 
@@ -148,8 +208,18 @@ fn a_row_carries_what_was_asked_for() {
 #[test]
 fn durations_are_worded_as_kubectl_words_them() {
     for (seconds, expected) in [
-        (-5, "<invalid>"), (0, "0s"), (119, "119s"), (120, "2m"), (200, "3m20s"), (3600, "60m"), (10_800, "3h"),
-        (11_700, "3h15m"), (100_000, "27h"), (183_600, "2d3h"), (864_000, "10d"), (70_000_000, "2y80d"),
+        (-5, "<invalid>"),
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (200, "3m20s"),
+        (3600, "60m"),
+        (10_800, "3h"),
+        (11_700, "3h15m"),
+        (100_000, "27h"),
+        (183_600, "2d3h"),
+        (864_000, "10d"),
+        (70_000_000, "2y80d"),
     ] {
         assert_eq!(human(seconds), expected, "{seconds}");
     }

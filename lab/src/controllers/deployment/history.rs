@@ -36,11 +36,7 @@ fn revision(meta: &ObjectMeta) -> i64 {
 pub(crate) fn note_size(set: &mut ReplicaSet, deployment: &Deployment) {
     let Some(spec) = &deployment.spec else { return };
     let surge = Limits::of(spec).map_or(0, |limits| limits.surge);
-    annotate(
-        &mut set.metadata,
-        DESIRED_REPLICAS,
-        wanted(spec).to_string(),
-    );
+    annotate(&mut set.metadata, DESIRED_REPLICAS, wanted(spec).to_string());
     annotate(
         &mut set.metadata,
         MAX_REPLICAS,
@@ -79,38 +75,21 @@ fn copied_annotations(deployment: &Deployment) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn new_set(
-    deployment: &Deployment,
-    spec: &DeploymentSpec,
-    sets: &Sets,
-    collisions: i32,
-) -> ReplicaSet {
+fn new_set(deployment: &Deployment, spec: &DeploymentSpec, sets: &Sets, collisions: i32) -> ReplicaSet {
     let hash = short_hash(&spec.template, collisions);
     let mut template = spec.template.clone();
-    label(
-        template.metadata.get_or_insert_default(),
-        HASH_LABEL,
-        hash.clone(),
-    );
+    label(template.metadata.get_or_insert_default(), HASH_LABEL, hash.clone());
     let mut selector = spec.selector.clone();
     selector
         .match_labels
         .get_or_insert_default()
         .insert(HASH_LABEL.to_owned(), hash.clone());
-    let highest = sets
-        .old
-        .iter()
-        .map(|set| revision(&set.metadata))
-        .max()
-        .unwrap_or(0);
+    let highest = sets.old.iter().map(|set| revision(&set.metadata)).max().unwrap_or(0);
     let mut set = ReplicaSet {
         metadata: ObjectMeta {
             name: Some(format!("{}-{hash}", deployment.name_any())),
             namespace: deployment.namespace(),
-            labels: template
-                .metadata
-                .as_ref()
-                .and_then(|meta| meta.labels.clone()),
+            labels: template.metadata.as_ref().and_then(|meta| meta.labels.clone()),
             annotations: Some(copied_annotations(deployment)),
             owner_references: Some(vec![controller_reference(deployment)]),
             ..ObjectMeta::default()
@@ -147,9 +126,7 @@ impl DeploymentController {
                 size(&created),
             );
             if size(&created) > 0 {
-                self.context
-                    .events
-                    .normal(deployment, "ScalingReplicaSet", note);
+                self.context.events.normal(deployment, "ScalingReplicaSet", note);
             }
             revision(&created.metadata)
         };
@@ -173,12 +150,7 @@ impl DeploymentController {
         sets: &Sets,
         new: &ReplicaSet,
     ) -> Result<i64, ReconcileError> {
-        let highest = sets
-            .old
-            .iter()
-            .map(|set| revision(&set.metadata))
-            .max()
-            .unwrap_or(0);
+        let highest = sets.old.iter().map(|set| revision(&set.metadata)).max().unwrap_or(0);
         let number = if revision(&new.metadata) > highest {
             revision(&new.metadata)
         } else {
@@ -215,12 +187,7 @@ impl DeploymentController {
             .unwrap_or(0);
         for collisions in known..known.saturating_add(MOST_COLLISIONS) {
             let set = new_set(deployment, spec, sets, collisions);
-            match self
-                .context
-                .objects
-                .create(&caches.replica_sets, &set)
-                .await
-            {
+            match self.context.objects.create(&caches.replica_sets, &set).await {
                 // The name is taken, by another template or another owner: hash again.
                 Err(error) if error.code() == Some(409) => {}
                 result => return result,

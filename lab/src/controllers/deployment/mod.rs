@@ -53,14 +53,9 @@ impl DeploymentController {
                 return Vec::new();
             };
             let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-            let set = owner_name_of_kind::<ReplicaSet>(&pod.metadata)
-                .and_then(|name| sets.get(&namespace, name));
-            let owner = set
-                .and_then(|set| owner_name_of_kind::<Deployment>(&set.metadata).map(str::to_owned));
-            owner
-                .map(|name| Key::new(namespace, name))
-                .into_iter()
-                .collect()
+            let set = owner_name_of_kind::<ReplicaSet>(&pod.metadata).and_then(|name| sets.get(&namespace, name));
+            let owner = set.and_then(|set| owner_name_of_kind::<Deployment>(&set.metadata).map(str::to_owned));
+            owner.map(|name| Key::new(namespace, name)).into_iter().collect()
         });
         Self { context }
     }
@@ -80,23 +75,14 @@ impl DeploymentController {
         if updated == *set {
             return Ok(());
         }
-        self.context
-            .objects
-            .replace(&caches.replica_sets, &updated)
-            .await?;
+        self.context.objects.replace(&caches.replica_sets, &updated).await?;
         if before != scale.replicas {
-            let direction = if before < scale.replicas {
-                "up"
-            } else {
-                "down"
-            };
+            let direction = if before < scale.replicas { "up" } else { "down" };
             let note = format!(
                 "Scaled {direction} replica set {} from {before} to {}",
                 scale.name, scale.replicas
             );
-            self.context
-                .events
-                .normal(deployment, "ScalingReplicaSet", note);
+            self.context.events.normal(deployment, "ScalingReplicaSet", note);
         }
         Ok(())
     }
@@ -164,11 +150,7 @@ impl DeploymentController {
         Ok(Ok(()))
     }
 
-    async fn clean_up(
-        &self,
-        deployment: &Deployment,
-        spec: &DeploymentSpec,
-    ) -> Result<(), ReconcileError> {
+    async fn clean_up(&self, deployment: &Deployment, spec: &DeploymentSpec) -> Result<(), ReconcileError> {
         for set in history::outdated(&self.sets(deployment, spec), spec) {
             self.context
                 .objects
@@ -216,16 +198,13 @@ impl Reconcile for DeploymentController {
                 .replace_status(&caches.deployments, &updated)
                 .await?;
         }
-        if !is_terminating(&deployment.metadata) && status::is_complete(&deployment, &spec, &status)
-        {
+        if !is_terminating(&deployment.metadata) && status::is_complete(&deployment, &spec, &status) {
             self.clean_up(&deployment, &spec).await?;
         }
         if let Some(error) = failed {
             return Err(error);
         }
-        Ok(Outcome::after(status::progress_deadline_in(
-            &spec, &status, now,
-        )))
+        Ok(Outcome::after(status::progress_deadline_in(&spec, &status, now)))
     }
 
     fn keys(&self) -> Vec<Key> {

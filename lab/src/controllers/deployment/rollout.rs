@@ -35,9 +35,7 @@ impl Sets {
     /// Tells the new one from the old ones by comparing templates (`FindNewReplicaSet`).
     pub(crate) fn of(mut owned: Vec<Arc<ReplicaSet>>, spec: &DeploymentSpec) -> Self {
         owned.sort_by_cached_key(|set| (created(&set.metadata), set.name_any()));
-        let position = owned
-            .iter()
-            .position(|set| same_template(set, &spec.template));
+        let position = owned.iter().position(|set| same_template(set, &spec.template));
         let new = position.map(|position| owned.remove(position));
         Self { new, old: owned }
     }
@@ -62,11 +60,7 @@ fn same_template(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
     let Some(mut made_from) = set.spec.as_ref().and_then(|spec| spec.template.clone()) else {
         return false;
     };
-    if let Some(labels) = made_from
-        .metadata
-        .as_mut()
-        .and_then(|meta| meta.labels.as_mut())
-    {
+    if let Some(labels) = made_from.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
         labels.remove(HASH_LABEL);
     }
     let (one, other) = (
@@ -80,10 +74,7 @@ fn same_template(set: &ReplicaSet, template: &PodTemplateSpec) -> bool {
 
 /// `spec.replicas` of a set.
 pub(crate) fn size(set: &ReplicaSet) -> i32 {
-    set.spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(0)
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)
 }
 
 fn available(set: &ReplicaSet) -> i32 {
@@ -100,10 +91,7 @@ pub(crate) fn wanted(spec: &DeploymentSpec) -> i32 {
 
 /// Strategy Recreate.
 pub(crate) fn is_recreate(spec: &DeploymentSpec) -> bool {
-    spec.strategy
-        .as_ref()
-        .and_then(|strategy| strategy.type_.as_deref())
-        == Some("Recreate")
+    spec.strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate")
 }
 
 /// maxSurge and maxUnavailable in pods.
@@ -130,16 +118,8 @@ impl Limits {
         let quarter = || IntOrString::String("25%".to_owned());
         let replicas = wanted(spec);
         let surge = scaled(&rolling.max_surge.unwrap_or_else(quarter), replicas, true)?;
-        let unavailable = scaled(
-            &rolling.max_unavailable.unwrap_or_else(quarter),
-            replicas,
-            false,
-        )?;
-        let unavailable = if surge == 0 && unavailable == 0 {
-            1
-        } else {
-            unavailable
-        };
+        let unavailable = scaled(&rolling.max_unavailable.unwrap_or_else(quarter), replicas, false)?;
+        let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
         Ok(Self {
             surge: surge.max(0),
             unavailable: unavailable.clamp(0, replicas.max(1)),
@@ -170,11 +150,7 @@ pub(crate) fn resize(spec: &DeploymentSpec, sets: &Sets) -> Option<Vec<Scale>> {
     let active: Vec<&Arc<ReplicaSet>> = sets.all().filter(|set| size(set) > 0).collect();
     // One set, or none with pods: that one takes it all.
     if active.len() <= 1 {
-        let target = active
-            .first()
-            .copied()
-            .or(sets.new.as_ref())
-            .or(sets.old.last())?;
+        let target = active.first().copied().or(sets.new.as_ref()).or(sets.old.last())?;
         return Some(vec![Scale {
             name: target.name_any(),
             replicas: wanted,
@@ -227,10 +203,7 @@ fn proportionally(spec: &DeploymentSpec, active: &[&Arc<ReplicaSet>]) -> Vec<Sca
             .filter(|maximum| *maximum > 0)
             .unwrap_or(total);
         let share = f64::from(size(set)) * f64::from(allowed) / f64::from(basis.max(1));
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "replica counts are far below 2^31"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "replica counts are far below 2^31")]
         let share = share.round() as i32 - size(set);
         let share = if difference > 0 {
             share.clamp(0, left.max(0))
@@ -256,10 +229,7 @@ pub(crate) fn old_to_zero(sets: &Sets) -> Vec<Scale> {
 
 /// Recreate, second half.
 pub(crate) fn new_to_full(spec: &DeploymentSpec, sets: &Sets) -> Vec<Scale> {
-    sets.new
-        .iter()
-        .filter_map(|set| scale_to(set, wanted(spec)))
-        .collect()
+    sets.new.iter().filter_map(|set| scale_to(set, wanted(spec))).collect()
 }
 
 /// Size with which a new set is born (`NewRSNewReplicas`).
@@ -368,11 +338,7 @@ mod tests {
     }
 
     fn step(spec: &DeploymentSpec, sets: &[Arc<ReplicaSet>]) -> Vec<Scale> {
-        rolling_step(
-            spec,
-            &Sets::of(sets.to_vec(), spec),
-            Limits::of(spec).unwrap(),
-        )
+        rolling_step(spec, &Sets::of(sets.to_vec(), spec), Limits::of(spec).unwrap())
     }
 
     fn to(version: &str, replicas: i32) -> Scale {
@@ -441,19 +407,12 @@ mod tests {
                     for new in 0..=3 {
                         for new_serving in 0..=new {
                             let before = old_serving + new_serving;
-                            for scale in step(
-                                &spec,
-                                &[set("1", old, old_serving), set("2", new, new_serving)],
-                            ) {
+                            for scale in step(&spec, &[set("1", old, old_serving), set("2", new, new_serving)]) {
                                 if scale.name == "a-2" {
-                                    assert!(
-                                        old + scale.replicas <= 3 + surge,
-                                        "surge {old} {new} {scale:?}"
-                                    );
+                                    assert!(old + scale.replicas <= 3 + surge, "surge {old} {new} {scale:?}");
                                 } else {
                                     // The worst case takes serving pods only after the dead ones are gone.
-                                    let serving_after =
-                                        old_serving.min(scale.replicas) + new_serving;
+                                    let serving_after = old_serving.min(scale.replicas) + new_serving;
                                     assert!(
                                         serving_after >= (3 - unavailable).min(before),
                                         "{old}/{old_serving} {new}/{new_serving} {scale:?}"

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet,
-};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, ReplicaSet};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -22,8 +20,7 @@ pub(crate) fn status_of(
     now: Timestamp,
 ) -> DeploymentStatus {
     let old = deployment.status.clone().unwrap_or_default();
-    let sum =
-        |field: &dyn Fn(&ReplicaSet) -> i32| -> i32 { sets.all().map(|set| field(set)).sum() };
+    let sum = |field: &dyn Fn(&ReplicaSet) -> i32| -> i32 { sets.all().map(|set| field(set)).sum() };
     let replicas_of = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
     let available = sum(&|set| {
         set.status
@@ -78,9 +75,7 @@ fn progress(
     conditions: &mut Conditions,
 ) {
     if !has_deadline(spec) {
-        conditions
-            .list
-            .retain(|condition| condition.type_ != "Progressing");
+        conditions.list.retain(|condition| condition.type_ != "Progressing");
         return;
     }
     let reason = conditions
@@ -114,9 +109,7 @@ fn progress(
         );
     } else if reason == "NewReplicaSetAvailable" {
         // Done once; a lost pod afterwards is not a rollout. A new template is.
-        if old.updated_replicas != new.updated_replicas
-            && new.updated_replicas.unwrap_or(0) < wanted(spec)
-        {
+        if old.updated_replicas != new.updated_replicas && new.updated_replicas.unwrap_or(0) < wanted(spec) {
             conditions.refresh(
                 "Progressing",
                 "ReplicaSetUpdated",
@@ -130,14 +123,12 @@ fn progress(
 }
 
 fn failure(sets: &Sets, failed: Option<&ReconcileError>, conditions: &mut Conditions) {
-    let own = failed.filter(|error| !error.is_race()).map(|error| {
-        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
-    });
+    let own = failed
+        .filter(|error| !error.is_race())
+        .map(|error| std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string));
     match own.or_else(|| failure_of_sets(sets)) {
         Some(message) => conditions.set("ReplicaFailure", true, "FailedCreate", &message),
-        None => conditions
-            .list
-            .retain(|condition| condition.type_ != "ReplicaFailure"),
+        None => conditions.list.retain(|condition| condition.type_ != "ReplicaFailure"),
     }
 }
 
@@ -154,11 +145,7 @@ fn failure_of_sets(sets: &Sets) -> Option<String> {
 }
 
 /// Everything new, nothing old, all available, and the spec has been seen.
-pub(crate) fn is_complete(
-    deployment: &Deployment,
-    spec: &DeploymentSpec,
-    status: &DeploymentStatus,
-) -> bool {
+pub(crate) fn is_complete(deployment: &Deployment, spec: &DeploymentSpec, status: &DeploymentStatus) -> bool {
     let wanted = unless_zero(wanted(spec));
     status.updated_replicas == wanted
         && status.replicas == wanted
@@ -180,9 +167,7 @@ fn has_deadline(spec: &DeploymentSpec) -> bool {
 }
 
 fn deadline(spec: &DeploymentSpec) -> Duration {
-    let seconds = spec
-        .progress_deadline_seconds
-        .unwrap_or(DEFAULT_PROGRESS_DEADLINE);
+    let seconds = spec.progress_deadline_seconds.unwrap_or(DEFAULT_PROGRESS_DEADLINE);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
@@ -261,11 +246,7 @@ impl Conditions {
                 .and_then(|before| before.last_transition_time.clone())
                 .or(now),
         };
-        match self
-            .list
-            .iter_mut()
-            .find(|condition| condition.type_ == kind)
-        {
+        match self.list.iter_mut().find(|condition| condition.type_ == kind) {
             Some(existing) => *existing = condition,
             None => self.list.push(condition),
         }

@@ -20,9 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
 
-use self::plan::{
-    Backoff, Plan, TRACKING_FINALIZER, has_tracking_finalizer, job_pod, plan, tell_of,
-};
+use self::plan::{Backoff, Plan, TRACKING_FINALIZER, has_tracking_finalizer, job_pod, plan, tell_of};
 use super::context::{Context, Informers, wake, wake_on_owned, wake_on_self};
 use super::meta::{controller_of, owner_name_of_kind, selects};
 use super::pods::{claim, create_all, delete_all};
@@ -89,12 +87,7 @@ impl JobController {
         let patch = serde_json::json!({"metadata": {
             "uid": pod.uid(), "resourceVersion": pod.resource_version(), "finalizers": left,
         }});
-        match self
-            .context
-            .objects
-            .patch(&self.context.caches.pods, pod, &patch)
-            .await
-        {
+        match self.context.objects.patch(&self.context.caches.pods, pod, &patch).await {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some(404) => Ok(()),
             Err(error) => Err(error),
@@ -125,10 +118,7 @@ impl JobController {
     fn forget_jobs_that_are_gone(&self) {
         let jobs = self.context.caches.jobs.all();
         let mut backoffs = self.backoffs.lock().unwrap_or_else(PoisonError::into_inner);
-        backoffs.retain(|uid, _| {
-            jobs.iter()
-                .any(|job| job.metadata.uid.as_ref() == Some(uid))
-        });
+        backoffs.retain(|uid, _| jobs.iter().any(|job| job.metadata.uid.as_ref() == Some(uid)));
     }
 
     /// Deletes a finished Job whose time to live is over, in the foreground as Kubernetes' TTL controller does.
@@ -144,13 +134,7 @@ impl JobController {
             }),
             ..DeleteParams::default()
         };
-        match call::<Job, _>(
-            "delete",
-            format!("{namespace}/{name}"),
-            api.delete(&name, &parameters),
-        )
-        .await
-        {
+        match call::<Job, _>("delete", format!("{namespace}/{name}"), api.delete(&name, &parameters)).await {
             Ok(_) => {}
             Err(error) if error.is_race() => {}
             Err(error) => return Err(error),
@@ -182,11 +166,7 @@ impl JobController {
             self.untrack(pod).await?;
         }
         delete_all(objects, &caches.pods, events, job, &plan.delete).await?;
-        let pods: Vec<Pod> = plan
-            .create
-            .iter()
-            .map(|index| job_pod(job, *index))
-            .collect();
+        let pods: Vec<Pod> = plan.create.iter().map(|index| job_pod(job, *index)).collect();
         let (_, failed) = create_all(objects, &caches.pods, events, job, &pods).await;
         failed.map_or(Ok(()), Err)
     }
@@ -210,8 +190,7 @@ impl Reconcile for JobController {
         {
             return Ok(Outcome::Done);
         }
-        self.let_orphans_go(&key, job.metadata.uid.as_deref())
-            .await?;
+        self.let_orphans_go(&key, job.metadata.uid.as_deref()).await?;
         let now = Timestamp::now();
         if let Some(expiry) = plan::expires_in(&job, now) {
             if expiry.is_zero() {

@@ -74,9 +74,7 @@ pub(crate) struct Told {
 
 /// Whether the pod still waits to be counted.
 pub(crate) fn has_tracking_finalizer(pod: &Pod) -> bool {
-    pod.finalizers()
-        .iter()
-        .any(|name| name == TRACKING_FINALIZER)
+    pod.finalizers().iter().any(|name| name == TRACKING_FINALIZER)
 }
 
 fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
@@ -96,14 +94,9 @@ fn finished(status: &JobStatus) -> Option<&JobCondition> {
 /// live is never looked at again.
 pub(crate) fn expires_in(job: &Job, now: Timestamp) -> Option<Duration> {
     let finished = finished(job.status.as_ref()?)?;
-    let lives = job
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.ttl_seconds_after_finished);
+    let lives = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished);
     let already_going = is_terminating(&job.metadata);
-    let (Some(seconds), Some(Time(since)), false) =
-        (lives, &finished.last_transition_time, already_going)
-    else {
+    let (Some(seconds), Some(Time(since)), false) = (lives, &finished.last_transition_time, already_going) else {
         return Some(Duration::from_hours(1));
     };
     let total = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
@@ -140,13 +133,11 @@ struct Books {
 
 impl Books {
     fn total_succeeded(&self) -> i32 {
-        self.succeeded
-            .saturating_add(count(self.uncounted_succeeded.len()))
+        self.succeeded.saturating_add(count(self.uncounted_succeeded.len()))
     }
 
     fn total_failed(&self) -> i32 {
-        self.failed
-            .saturating_add(count(self.uncounted_failed.len()))
+        self.failed.saturating_add(count(self.uncounted_failed.len()))
     }
 
     fn all_counted(&self) -> bool {
@@ -241,8 +232,7 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Backoff, now: Timestam
         failed: list_unless_empty(&books.uncounted_failed),
     });
     if is_indexed(spec) {
-        status.completed_indexes =
-            Some(ranges(&books.completed_indexes)).filter(|ranges| !ranges.is_empty());
+        status.completed_indexes = Some(ranges(&books.completed_indexes)).filter(|ranges| !ranges.is_empty());
     }
     let mut conditions = old.conditions.clone().unwrap_or_default();
     if let Some(ending) = &ending {
@@ -269,9 +259,8 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Backoff, now: Timestam
 
 impl Books {
     fn knows(&self, pod: &Pod) -> bool {
-        pod.uid().is_some_and(|uid| {
-            self.uncounted_failed.contains(&uid) || self.uncounted_succeeded.contains(&uid)
-        })
+        pod.uid()
+            .is_some_and(|uid| self.uncounted_failed.contains(&uid) || self.uncounted_succeeded.contains(&uid))
     }
 }
 
@@ -280,13 +269,7 @@ fn list_unless_empty(uids: &BTreeSet<String>) -> Option<Vec<String>> {
 }
 
 /// Moves what lost its finalizer to the counters and takes up what has ended since.
-fn open_books(
-    old: &JobStatus,
-    spec: &JobSpec,
-    pods: &[Arc<Pod>],
-    backoff: Backoff,
-    now: Timestamp,
-) -> Books {
+fn open_books(old: &JobStatus, spec: &JobSpec, pods: &[Arc<Pod>], backoff: Backoff, now: Timestamp) -> Books {
     let uncounted = old.uncounted_terminated_pods.clone().unwrap_or_default();
     let mut books = Books {
         succeeded: old.succeeded.unwrap_or(0),
@@ -376,21 +359,12 @@ fn finish_time(pod: &Pod, now: Timestamp) -> Timestamp {
         .unwrap_or_default()
         .iter();
     let latest = ends
-        .filter_map(|container| {
-            container
-                .state
-                .as_ref()?
-                .terminated
-                .as_ref()?
-                .finished_at
-                .as_ref()
-        })
+        .filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref())
         .map(|time| time.0)
         .max();
     let deleted = pod.metadata.deletion_timestamp.as_ref().map(|time| {
-        let grace = Duration::from_secs(
-            u64::try_from(pod.metadata.deletion_grace_period_seconds.unwrap_or(0)).unwrap_or(0),
-        );
+        let grace =
+            Duration::from_secs(u64::try_from(pod.metadata.deletion_grace_period_seconds.unwrap_or(0)).unwrap_or(0));
         time.0.checked_sub(grace).unwrap_or(time.0)
     });
     latest.or(deleted).unwrap_or(now)
@@ -461,11 +435,7 @@ fn restarted_too_often(spec: &JobSpec, pods: &[Arc<Pod>], limit: i32) -> bool {
         })
         .map(|container| container.restart_count)
         .fold(0, i32::saturating_add);
-    if limit == 0 {
-        restarts > 0
-    } else {
-        restarts >= limit
-    }
+    if limit == 0 { restarts > 0 } else { restarts >= limit }
 }
 
 /// How many pods should run.
@@ -497,13 +467,7 @@ fn completion(spec: &JobSpec, books: &Books, active: usize) -> Option<Ending> {
 }
 
 /// Adds the interim condition, and the final one when every pod has ended and been counted.
-fn end(
-    conditions: &mut Vec<JobCondition>,
-    status: &mut JobStatus,
-    ending: &Ending,
-    all_ended: bool,
-    now: Timestamp,
-) {
+fn end(conditions: &mut Vec<JobCondition>, status: &mut JobStatus, ending: &Ending, all_ended: bool, now: Timestamp) {
     let (interim, last) = if ending.failed {
         ("FailureTarget", "Failed")
     } else {
@@ -531,15 +495,8 @@ fn end(
 }
 
 /// Keeps the Suspended condition and the start time, which begins anew when a Job is resumed.
-fn suspend(
-    conditions: &mut Vec<JobCondition>,
-    status: &mut JobStatus,
-    suspended: bool,
-    now: Timestamp,
-) {
-    let known = conditions
-        .iter()
-        .position(|condition| condition.type_ == "Suspended");
+fn suspend(conditions: &mut Vec<JobCondition>, status: &mut JobStatus, suspended: bool, now: Timestamp) {
+    let known = conditions.iter().position(|condition| condition.type_ == "Suspended");
     let was = known
         .and_then(|index| conditions.get(index))
         .is_some_and(|condition| condition.status == "True");
@@ -575,20 +532,15 @@ pub(crate) fn tell_of(job: &Job, new: &JobStatus) -> Vec<Told> {
     fresh
         .filter_map(|condition| {
             let note = condition.message.clone().unwrap_or_default();
-            let (warning, reason, note) =
-                match (condition.type_.as_str(), condition.reason.as_deref()) {
-                    ("Complete", _) => (false, "Completed", "Job completed".to_owned()),
-                    ("Failed", Some("DeadlineExceeded")) => (true, "DeadlineExceeded", note),
-                    ("Failed", _) => (true, "BackoffLimitExceeded", note),
-                    ("Suspended", Some("JobSuspended")) => (false, "Suspended", note),
-                    ("Suspended", _) => (false, "Resumed", note),
-                    _ => return None,
-                };
-            Some(Told {
-                warning,
-                reason,
-                note,
-            })
+            let (warning, reason, note) = match (condition.type_.as_str(), condition.reason.as_deref()) {
+                ("Complete", _) => (false, "Completed", "Job completed".to_owned()),
+                ("Failed", Some("DeadlineExceeded")) => (true, "DeadlineExceeded", note),
+                ("Failed", _) => (true, "BackoffLimitExceeded", note),
+                ("Suspended", Some("JobSuspended")) => (false, "Suspended", note),
+                ("Suspended", _) => (false, "Resumed", note),
+                _ => return None,
+            };
+            Some(Told { warning, reason, note })
         })
         .collect()
 }
@@ -598,10 +550,7 @@ fn is_indexed(spec: &JobSpec) -> bool {
 }
 
 fn in_range(spec: &JobSpec, index: i32) -> bool {
-    index >= 0
-        && spec
-            .completions
-            .is_some_and(|completions| index < completions)
+    index >= 0 && spec.completions.is_some_and(|completions| index < completions)
 }
 
 fn index_of(pod: &Pod) -> Option<i32> {
@@ -622,16 +571,9 @@ fn new_pods(spec: &JobSpec, books: &Books, active: &[Arc<Pod>], number: usize) -
 
 /// A pod for the Job.
 pub(crate) fn job_pod(job: &Job, index: Option<i32>) -> Pod {
-    let template = job
-        .spec
-        .as_ref()
-        .map(|spec| spec.template.clone())
-        .unwrap_or_default();
+    let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let job_name = job.name_any();
-    let prefix = index.map_or_else(
-        || format!("{job_name}-"),
-        |index| format!("{job_name}-{index}-"),
-    );
+    let prefix = index.map_or_else(|| format!("{job_name}-"), |index| format!("{job_name}-{index}-"));
     let mut pod = pod_from_template(job, &template, PodName::Generated(prefix));
     pod.metadata
         .finalizers
@@ -642,11 +584,7 @@ pub(crate) fn job_pod(job: &Job, index: Option<i32>) -> Pod {
     label(&mut pod.metadata, INDEX, index.to_string());
     if let Some(spec) = &mut pod.spec {
         spec.hostname = Some(format!("{job_name}-{index}"));
-        let containers = spec
-            .init_containers
-            .iter_mut()
-            .flatten()
-            .chain(&mut spec.containers);
+        let containers = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
         for container in containers {
             container.env.get_or_insert_with(Vec::new).push(EnvVar {
                 name: "JOB_COMPLETION_INDEX".to_owned(),

@@ -17,10 +17,8 @@ fn at(second: i64) -> Timestamp {
 fn job(spec: Value) -> Job {
     let mut spec = spec;
     spec["template"] = json!({"spec": {"containers": [], "restartPolicy": "Never"}});
-    serde_json::from_value(
-        json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job-uid"}, "spec": spec}),
-    )
-    .unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job-uid"}, "spec": spec}))
+        .unwrap()
 }
 
 fn with_status(job: &Job, status: &JobStatus) -> Job {
@@ -64,19 +62,12 @@ fn conditions(status: &JobStatus) -> Vec<(String, String)> {
         .conditions
         .iter()
         .flatten()
-        .map(|condition| {
-            (
-                condition.type_.clone(),
-                condition.reason.clone().unwrap_or_default(),
-            )
-        })
+        .map(|condition| (condition.type_.clone(), condition.reason.clone().unwrap_or_default()))
         .collect()
 }
 
 fn guard() -> Job {
-    job(
-        json!({"parallelism": 0, "completions": 1, "activeDeadlineSeconds": 30, "ttlSecondsAfterFinished": 0}),
-    )
+    job(json!({"parallelism": 0, "completions": 1, "activeDeadlineSeconds": 30, "ttlSecondsAfterFinished": 0}))
 }
 
 #[test]
@@ -86,11 +77,7 @@ fn a_guard_job_gets_a_start_time_and_never_a_pod() {
     assert!(plan.create.is_empty());
     assert_eq!(plan.look_again, Some(Duration::from_secs(30)));
     assert_eq!(
-        (
-            plan.status.active,
-            plan.status.ready,
-            plan.status.terminating
-        ),
+        (plan.status.active, plan.status.ready, plan.status.terminating),
         (None, Some(0), Some(0))
     );
     assert!(plan.status.conditions.is_none());
@@ -105,10 +92,7 @@ fn a_guard_job_fails_when_its_deadline_passes_and_expires_at_once() {
         (Some(Duration::from_secs(1)), None)
     );
     let after = first(&started, &[], 30);
-    let expected = [
-        ("FailureTarget", "DeadlineExceeded"),
-        ("Failed", "DeadlineExceeded"),
-    ];
+    let expected = [("FailureTarget", "DeadlineExceeded"), ("Failed", "DeadlineExceeded")];
     let expected: Vec<_> = expected
         .iter()
         .map(|(kind, reason)| ((*kind).to_owned(), (*reason).to_owned()))
@@ -144,11 +128,7 @@ fn a_job_runs_no_more_pods_than_parallelism_and_missing_completions_allow() {
     assert_eq!(first(&wide, &[], 0).create.len(), 3);
     let narrow = job(json!({"parallelism": 10, "completions": 5}));
     assert_eq!(first(&narrow, &[], 0).create.len(), 5);
-    let running = [
-        pod("a", "Running"),
-        pod("b", "Pending"),
-        pod("c", "Running"),
-    ];
+    let running = [pod("a", "Running"), pod("b", "Pending"), pod("c", "Running")];
     let shrunk = job(json!({"parallelism": 1, "completions": 5}));
     assert_eq!(first(&shrunk, &running, 0).delete.len(), 2);
 }
@@ -159,12 +139,7 @@ fn a_success_is_booked_before_the_finalizer_goes_and_counted_after() {
     let done = pod("a", "Succeeded");
     let booked = first(&job, &[Arc::clone(&done)], 0);
     assert_eq!(
-        booked
-            .status
-            .uncounted_terminated_pods
-            .as_ref()
-            .unwrap()
-            .succeeded,
+        booked.status.uncounted_terminated_pods.as_ref().unwrap().succeeded,
         Some(vec!["a".to_owned()])
     );
     assert_eq!(booked.untrack.len(), 1);
@@ -180,10 +155,7 @@ fn a_success_is_booked_before_the_finalizer_goes_and_counted_after() {
     );
     let counted = first(&with_status(&job, &booked.status), &[untracked(&done)], 1);
     assert_eq!(counted.status.succeeded, Some(1));
-    let kinds: Vec<String> = conditions(&counted.status)
-        .into_iter()
-        .map(|(kind, _)| kind)
-        .collect();
+    let kinds: Vec<String> = conditions(&counted.status).into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, ["SuccessCriteriaMet", "Complete"]);
     assert!(counted.status.completion_time.is_some());
 }
@@ -208,12 +180,7 @@ fn failures_are_retried_after_10_20_40_seconds_until_the_limit() {
         let last = pods.pop().unwrap();
         pods.push(untracked(&last));
         second += i64::try_from(pause).unwrap();
-        let retried = plan(
-            &with_status(&job, &booked.status),
-            &pods,
-            backoff,
-            at(second),
-        );
+        let retried = plan(&with_status(&job, &booked.status), &pods, backoff, at(second));
         assert_eq!(retried.create.len(), 1, "{name}: after the pause");
         status = retried.status;
     }
@@ -222,25 +189,13 @@ fn failures_are_retried_after_10_20_40_seconds_until_the_limit() {
     let reasons: Vec<_> = conditions(&given_up.status);
     assert_eq!(
         reasons,
-        [(
-            "FailureTarget".to_owned(),
-            "BackoffLimitExceeded".to_owned()
-        )]
+        [("FailureTarget".to_owned(), "BackoffLimitExceeded".to_owned())]
     );
     let last = pods.pop().unwrap();
     pods.push(untracked(&last));
-    let over = plan(
-        &with_status(&job, &given_up.status),
-        &pods,
-        backoff,
-        at(second),
-    );
+    let over = plan(&with_status(&job, &given_up.status), &pods, backoff, at(second));
     assert_eq!(over.status.failed, Some(3));
-    assert!(
-        conditions(&over.status)
-            .iter()
-            .any(|(kind, _)| kind == "Failed")
-    );
+    assert!(conditions(&over.status).iter().any(|(kind, _)| kind == "Failed"));
 }
 
 #[test]
@@ -250,34 +205,21 @@ fn past_the_deadline_running_pods_are_deleted_and_failed_comes_when_they_are_gon
     let started = with_status(&job, &first(&job, &[], 0).status);
     let late = first(&started, &[Arc::clone(&running)], 6);
     assert_eq!(late.delete.len(), 1);
-    let kinds: Vec<String> = conditions(&late.status)
-        .into_iter()
-        .map(|(kind, _)| kind)
-        .collect();
+    let kinds: Vec<String> = conditions(&late.status).into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, ["FailureTarget"]);
     let mut going = (*untracked(&running)).clone();
-    going.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(36)));
+    going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(36)));
     let between = first(&with_status(&job, &late.status), &[Arc::new(going)], 7);
-    assert_eq!(
-        conditions(&between.status).len(),
-        1,
-        "a pod still terminates"
-    );
+    assert_eq!(conditions(&between.status).len(), 1, "a pod still terminates");
     assert_eq!(between.status.failed, Some(1));
     let gone = first(&with_status(&job, &between.status), &[], 8);
-    let kinds: Vec<String> = conditions(&gone.status)
-        .into_iter()
-        .map(|(kind, _)| kind)
-        .collect();
+    let kinds: Vec<String> = conditions(&gone.status).into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, ["FailureTarget", "Failed"]);
 }
 
 #[test]
 fn a_suspended_job_runs_nothing_and_its_clock_starts_anew_on_resume() {
-    let mut job = job(
-        json!({"parallelism": 1, "completions": 1, "activeDeadlineSeconds": 5, "suspend": true}),
-    );
+    let mut job = job(json!({"parallelism": 1, "completions": 1, "activeDeadlineSeconds": 5, "suspend": true}));
     let held = first(&job, &[pod("a", "Running")], 0);
     assert!(held.create.is_empty() && held.delete.len() == 1 && held.status.start_time.is_none());
     job.spec.as_mut().unwrap().suspend = Some(false);

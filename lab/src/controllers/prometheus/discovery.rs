@@ -55,9 +55,7 @@ enum DiscoveryError {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Refused only when there is one already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match (runtime, single(arguments)) {
         (Ok(runtime), Some(file)) => runtime.block_on(Box::pin(run(&file))),
         (Err(source), Some(file)) => Err(DiscoveryError::Write { file, source }),
@@ -84,8 +82,7 @@ async fn run(file: &Path) -> Result<(), DiscoveryError> {
     let client = Client::try_from(config).map_err(|error| DiscoveryError::Api(Box::new(error)))?;
     let (_reader, mut store) = reflector::store::<Pod>();
     let mut written = None;
-    let mut events =
-        Box::pin(watcher(Api::<Pod>::all(client), watcher::Config::default()).default_backoff());
+    let mut events = Box::pin(watcher(Api::<Pod>::all(client), watcher::Config::default()).default_backoff());
     let mut complete = false;
     while let Some(event) = events.next().await {
         match event {
@@ -125,18 +122,13 @@ fn replace(file: &Path, groups: &[TargetGroup]) -> std::io::Result<()> {
 /// What `role: pod` would say about a pod; `None` while it has no address.
 fn targets(pod: &Pod) -> Option<TargetGroup> {
     let status = pod.status.as_ref()?;
-    let address = status
-        .pod_ip
-        .clone()
-        .filter(|address| !address.is_empty())?;
+    let address = status.pod_ip.clone().filter(|address| !address.is_empty())?;
     let spec = pod.spec.as_ref()?;
     let ports = spec
         .containers
         .iter()
         .flat_map(|container| container.ports.iter().flatten());
-    let mut targets: Vec<String> = ports
-        .map(|port| format!("{address}:{}", port.container_port))
-        .collect();
+    let mut targets: Vec<String> = ports.map(|port| format!("{address}:{}", port.container_port)).collect();
     if targets.is_empty() {
         targets.push(address.clone());
     }
@@ -149,13 +141,9 @@ fn targets(pod: &Pod) -> Option<TargetGroup> {
     add("pod_uid", &pod.uid().unwrap_or_default());
     add("pod_ip", &address);
     add("pod_host_ip", status.host_ip.as_deref().unwrap_or_default());
-    add(
-        "pod_node_name",
-        spec.node_name.as_deref().unwrap_or_default(),
-    );
+    add("pod_node_name", spec.node_name.as_deref().unwrap_or_default());
     add("pod_phase", phase(pod));
-    let ready =
-        pod_condition(pod, "Ready").map_or("unknown", |condition| condition.status.as_str());
+    let ready = pod_condition(pod, "Ready").map_or("unknown", |condition| condition.status.as_str());
     add("pod_ready", &ready.to_lowercase());
     if let Some(owner) = controller_of(&pod.metadata) {
         add("pod_controller_kind", &owner.kind);
@@ -167,10 +155,7 @@ fn targets(pod: &Pod) -> Option<TargetGroup> {
     }
     for (name, value) in pod.annotations() {
         add(&format!("pod_annotation_{}", sanitized(name)), value);
-        add(
-            &format!("pod_annotationpresent_{}", sanitized(name)),
-            "true",
-        );
+        add(&format!("pod_annotationpresent_{}", sanitized(name)), "true");
     }
     Some(TargetGroup { targets, labels })
 }
@@ -178,13 +163,7 @@ fn targets(pod: &Pod) -> Option<TargetGroup> {
 /// Label names have letters, digits and underscores only.
 fn sanitized(name: &str) -> String {
     name.chars()
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() {
-                letter
-            } else {
-                '_'
-            }
-        })
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
         .collect()
 }
 
@@ -237,8 +216,7 @@ mod tests {
         let file = folder.path().join("pods.json");
         for address in ["10.0.0.1", "10.0.0.2"] {
             replace(&file, &[targets(&pod(address)).unwrap()]).unwrap();
-            let read: serde_json::Value =
-                serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
             assert_eq!(read[0]["targets"][0], format!("{address}:7078"));
         }
         let names: Vec<_> = std::fs::read_dir(folder.path())

@@ -135,8 +135,7 @@ pub async fn deploy(client: &Client, config: &PrometheusConfig) -> Result<(), Pr
     )
     .await?;
     ensure_namespaced::<ServiceAccount>(client, json!({"metadata": meta})).await?;
-    let rules =
-        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
+    let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
     let cluster = json!({"name": format!("{NAMESPACE}-{NAME}"), "labels": labels});
     ensure(
         &Api::<ClusterRole>::all(client.clone()),
@@ -230,8 +229,7 @@ where
         name: name.clone(),
         source: Box::new(source),
     };
-    let typed: K = serde_json::from_value(object.clone())
-        .map_err(|error| failed(kube::Error::SerdeError(error)))?;
+    let typed: K = serde_json::from_value(object.clone()).map_err(|error| failed(kube::Error::SerdeError(error)))?;
     match api.create(&PostParams::default(), &typed).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => {
@@ -259,10 +257,7 @@ fn configuration(config: &PrometheusConfig, discovery: Discovery) -> String {
         "- job_name: kubernetes-pods".to_owned(),
     ];
     lines.extend(match discovery {
-        Discovery::Kubernetes => [
-            "  kubernetes_sd_configs:".to_owned(),
-            "  - role: pod".to_owned(),
-        ],
+        Discovery::Kubernetes => ["  kubernetes_sd_configs:".to_owned(), "  - role: pod".to_owned()],
         Discovery::File => [
             "  file_sd_configs:".to_owned(),
             format!("  - files: ['{TARGETS}/*.json']"),
@@ -282,46 +277,16 @@ fn configuration(config: &PrometheusConfig, discovery: Discovery) -> String {
         }
     };
     rule(&annotation("scrape"), "keep", "true", "", "");
-    rule(
-        "__meta_kubernetes_pod_phase",
-        "drop",
-        "Succeeded|Failed",
-        "",
-        "",
-    );
+    rule("__meta_kubernetes_pod_phase", "drop", "Succeeded|Failed", "", "");
     rule("__meta_kubernetes_pod_ip", "keep", ".+", "", "");
-    rule(
-        &annotation("scheme"),
-        "replace",
-        "(https?)",
-        "__scheme__",
-        "$1",
-    );
-    rule(
-        &annotation("path"),
-        "replace",
-        "(.+)",
-        "__metrics_path__",
-        "$1",
-    );
+    rule(&annotation("scheme"), "replace", "(https?)", "__scheme__", "$1");
+    rule(&annotation("path"), "replace", "(.+)", "__metrics_path__", "$1");
     let address = format!("__meta_kubernetes_pod_ip, {}", annotation("port"));
     rule(&address, "replace", r"(.+);(\d+)", "__address__", "$1:$2");
     rule("", "labelmap", "__meta_kubernetes_pod_label_(.+)", "", "");
-    rule(
-        "__meta_kubernetes_namespace",
-        "replace",
-        "(.*)",
-        "namespace",
-        "$1",
-    );
+    rule("__meta_kubernetes_namespace", "replace", "(.*)", "namespace", "$1");
     rule("__meta_kubernetes_pod_name", "replace", "(.*)", "pod", "$1");
-    rule(
-        "__meta_kubernetes_pod_node_name",
-        "replace",
-        "(.*)",
-        "node",
-        "$1",
-    );
+    rule("__meta_kubernetes_pod_node_name", "replace", "(.*)", "node", "$1");
     lines.push(String::new());
     lines.join("\n")
 }
@@ -350,13 +315,9 @@ mod tests {
         let config = PrometheusConfig::default();
         let rules = |discovery| {
             let text = configuration(&config, discovery);
-            text.split_once("relabel_configs:")
-                .map(|(_, rules)| rules.to_owned())
+            text.split_once("relabel_configs:").map(|(_, rules)| rules.to_owned())
         };
         assert_eq!(rules(Discovery::File), rules(Discovery::Kubernetes));
-        assert!(
-            configuration(&config, Discovery::Kubernetes)
-                .contains("kubernetes_sd_configs:\n  - role: pod\n")
-        );
+        assert!(configuration(&config, Discovery::Kubernetes).contains("kubernetes_sd_configs:\n  - role: pod\n"));
     }
 }

@@ -115,9 +115,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
     /// All objects, by namespace and name.
     pub(crate) fn all(&self) -> Vec<Arc<K>> {
         let mut found = self.store.state();
-        found.sort_by(|a, b| {
-            (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name))
-        });
+        found.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
         found
     }
 
@@ -136,12 +134,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
             return;
         };
         let mut seen = self.seen.clone();
-        if tokio::time::timeout(
-            CATCH_UP_TIMEOUT,
-            seen.wait_for(|seen| seen.version >= version),
-        )
-        .await
-        .is_err()
+        if tokio::time::timeout(CATCH_UP_TIMEOUT, seen.wait_for(|seen| seen.version >= version))
+            .await
+            .is_err()
         {
             tracing::debug!(kind = %K::kind(&()), version, "the watch did not deliver a written version in time");
         }
@@ -149,8 +144,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
 
     /// Waits until this very object (by UID) is gone or marked for deletion.
     pub(crate) async fn saw_deletion_of(&self, object: &K) {
-        self.saw(object, |now| now.meta().deletion_timestamp.is_some())
-            .await;
+        self.saw(object, |now| now.meta().deletion_timestamp.is_some()).await;
     }
 
     /// Waits until `holds` for this very object (by UID), or it is gone.
@@ -186,8 +180,7 @@ pub(crate) struct Informer<K: Resource<DynamicType = ()> + Clone + 'static> {
 }
 
 /// Makes a cache and the informer that fills it.
-pub(crate) fn informer<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Cache<K>, Informer<K>)
-{
+pub(crate) fn informer<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Cache<K>, Informer<K>) {
     let writer = Writer::<K>::default();
     let reader = writer.as_reader();
     let (sender, seen) = watch::channel(Seen::default());
@@ -219,8 +212,7 @@ where
     /// Watches until cancelled. Broken connections and 410 Gone are dealt with by kube's watcher: it lists again.
     pub(crate) async fn run(mut self, client: kube::Client, stop: CancellationToken) {
         // Bookmarks keep an idle watch resumable. A lab that restarts its API server is back in milliseconds: retry soon.
-        let stream =
-            watcher(Api::<K>::all(client), watcher::Config::default()).backoff(Pause::default());
+        let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(Pause::default());
         let mut stream = Box::pin(stream);
         // Objects before a re-list, to find out what vanished meanwhile: a re-list reports no deletions.
         let mut before: HashMap<ObjectRef<K>, Arc<K>> = HashMap::new();
@@ -267,10 +259,7 @@ where
                 for new in self.reader.state() {
                     self.saw(&new);
                     let old = before.remove(&ObjectRef::from_obj(&*new));
-                    self.tell(&Change {
-                        old,
-                        new: Some(new),
-                    });
+                    self.tell(&Change { old, new: Some(new) });
                 }
                 for (_, old) in before.drain() {
                     self.tell(&Change {
@@ -289,8 +278,7 @@ where
             .and_then(|version| version.parse::<u64>().ok())
             .unwrap_or(0);
         // Receivers are woken even by an older version: they may wait for something else than a version.
-        self.seen
-            .send_modify(|seen| seen.version = seen.version.max(version));
+        self.seen.send_modify(|seen| seen.version = seen.version.max(version));
     }
 
     fn tell(&self, change: &Change<K>) {

@@ -4,9 +4,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
-use kube::api::{
-    Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
-};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,45 +57,25 @@ impl Objects {
     }
 
     /// Creates an object and waits until the cache has it.
-    pub(crate) async fn create<K: Namespaced>(
-        &self,
-        cache: &Cache<K>,
-        object: &K,
-    ) -> Result<K, ReconcileError> {
+    pub(crate) async fn create<K: Namespaced>(&self, cache: &Cache<K>, object: &K) -> Result<K, ReconcileError> {
         let created = self.create_unseen(object).await?;
-        cache
-            .caught_up_to(created.resource_version().as_deref())
-            .await;
+        cache.caught_up_to(created.resource_version().as_deref()).await;
         Ok(created)
     }
 
     /// Creates an object of a kind that has no cache.
-    pub(crate) async fn create_unseen<K: Namespaced>(
-        &self,
-        object: &K,
-    ) -> Result<K, ReconcileError> {
+    pub(crate) async fn create_unseen<K: Namespaced>(&self, object: &K) -> Result<K, ReconcileError> {
         let api = self.api::<K>(&object.namespace().unwrap_or_default());
-        call::<K, K>(
-            "create",
-            named(object),
-            api.create(&PostParams::default(), object),
-        )
-        .await
+        call::<K, K>("create", named(object), api.create(&PostParams::default(), object)).await
     }
 
     /// Replaces an object; refused when somebody changed it since it was read.
-    pub(crate) async fn replace<K: Namespaced>(
-        &self,
-        cache: &Cache<K>,
-        object: &K,
-    ) -> Result<K, ReconcileError> {
+    pub(crate) async fn replace<K: Namespaced>(&self, cache: &Cache<K>, object: &K) -> Result<K, ReconcileError> {
         let api = self.api::<K>(&object.namespace().unwrap_or_default());
         let (name, parameters) = (object.name_any(), PostParams::default());
         let request = api.replace(&name, &parameters, object);
         let replaced = call::<K, K>("update", named(object), request).await?;
-        cache
-            .caught_up_to(replaced.resource_version().as_deref())
-            .await;
+        cache.caught_up_to(replaced.resource_version().as_deref()).await;
         Ok(replaced)
     }
 
@@ -111,9 +89,7 @@ impl Objects {
         let (name, parameters) = (object.name_any(), PostParams::default());
         let request = api.replace_status(&name, &parameters, object);
         let replaced = call::<K, K>("update the status of", named(object), request).await?;
-        cache
-            .caught_up_to(replaced.resource_version().as_deref())
-            .await;
+        cache.caught_up_to(replaced.resource_version().as_deref()).await;
         Ok(replaced)
     }
 
@@ -128,11 +104,8 @@ impl Objects {
         let name = object.name_any();
         let params = PatchParams::default();
         let patch = Patch::Merge(patch);
-        let patched =
-            call::<K, K>("patch", named(object), api.patch(&name, &params, &patch)).await?;
-        cache
-            .caught_up_to(patched.resource_version().as_deref())
-            .await;
+        let patched = call::<K, K>("patch", named(object), api.patch(&name, &params, &patch)).await?;
+        cache.caught_up_to(patched.resource_version().as_deref()).await;
         Ok(patched)
     }
 
@@ -153,18 +126,12 @@ impl Objects {
             api.patch_status(&name, &params, &patch),
         )
         .await?;
-        cache
-            .caught_up_to(patched.resource_version().as_deref())
-            .await;
+        cache.caught_up_to(patched.resource_version().as_deref()).await;
         Ok(patched)
     }
 
     /// Deletes this very object (by UID) in the background way and waits until the cache knows. Gone is fine.
-    pub(crate) async fn delete<K: Namespaced>(
-        &self,
-        cache: &Cache<K>,
-        object: &K,
-    ) -> Result<(), ReconcileError> {
+    pub(crate) async fn delete<K: Namespaced>(&self, cache: &Cache<K>, object: &K) -> Result<(), ReconcileError> {
         self.delete_with(cache, object, None).await
     }
 

@@ -34,11 +34,7 @@ pub(crate) trait Reconcile: Send + Sync + 'static {
 }
 
 /// Works until cancelled.
-pub(crate) async fn work<R: Reconcile>(
-    reconciler: Arc<R>,
-    queue: Arc<Queue>,
-    stop: CancellationToken,
-) {
+pub(crate) async fn work<R: Reconcile>(reconciler: Arc<R>, queue: Arc<Queue>, stop: CancellationToken) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut worker = Worker {
@@ -49,8 +45,7 @@ pub(crate) async fn work<R: Reconcile>(
     let mut tasks: JoinSet<Result<Outcome, ReconcileError>> = JoinSet::new();
     loop {
         while tasks.len() < R::CONCURRENCY {
-            let Some(key) = queue.take(|key| worker.running.values().any(|running| running == key))
-            else {
+            let Some(key) = queue.take(|key| worker.running.values().any(|running| running == key)) else {
                 break;
             };
             worker.later.forget(&key);
@@ -76,11 +71,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn ended(
-        &mut self,
-        name: &str,
-        ended: Result<(Id, Result<Outcome, ReconcileError>), JoinError>,
-    ) {
+    fn ended(&mut self, name: &str, ended: Result<(Id, Result<Outcome, ReconcileError>), JoinError>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
@@ -188,10 +179,7 @@ mod tests {
         let task = tokio::spawn(work(Arc::clone(&reconciler), queue, stop.clone()));
         tokio::time::sleep(Duration::from_millis(200)).await;
         let early = reconciler.0.load(Ordering::SeqCst);
-        assert!(
-            (3..=6).contains(&early),
-            "10, 20, 40, 80 ms: {early} calls in 200 ms"
-        );
+        assert!((3..=6).contains(&early), "10, 20, 40, 80 ms: {early} calls in 200 ms");
         tokio::time::sleep(Duration::from_mins(1)).await;
         let late = reconciler.0.load(Ordering::SeqCst);
         assert!(

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm,
-    Taint, Toleration,
+    Affinity, Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -98,15 +97,10 @@ impl Cluster<'_> {
         }
         if let Some(taint) = untolerated(node, tolerations) {
             let value = taint.value.as_deref().unwrap_or_default();
-            return vec![format!(
-                "node(s) had untolerated taint {{{}: {value}}}",
-                taint.key
-            )];
+            return vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)];
         }
         if !is_node_ready(node) && !tolerates(tolerations, &not_ready_taint()) {
-            return vec![
-                "node(s) had untolerated taint {node.kubernetes.io/not-ready: }".to_owned(),
-            ];
+            return vec!["node(s) had untolerated taint {node.kubernetes.io/not-ready: }".to_owned()];
         }
         if !matches_node(pod, node) {
             return vec!["node(s) didn't match Pod's node affinity/selector".to_owned()];
@@ -139,8 +133,7 @@ impl Cluster<'_> {
             add(&mut used, &requests(placed));
         }
         for (resource, wanted) in requests(pod) {
-            let free = allocatable.get(&resource).copied().unwrap_or(0)
-                - used.get(&resource).copied().unwrap_or(0);
+            let free = allocatable.get(&resource).copied().unwrap_or(0) - used.get(&resource).copied().unwrap_or(0);
             if wanted > 0 && wanted > free {
                 reasons.push(format!("Insufficient {resource}"));
             }
@@ -159,17 +152,13 @@ impl Cluster<'_> {
         }
         for (placed_node, placed) in self.all_placed() {
             for term in anti_affinity_terms(placed) {
-                if term_matches(term, placed, pod)
-                    && same_domain(placed_node, node, &term.topology_key)
-                {
+                if term_matches(term, placed, pod) && same_domain(placed_node, node, &term.topology_key) {
                     return Some("node(s) didn't satisfy existing pods anti-affinity rules");
                 }
             }
         }
         for term in affinity_terms(pod) {
-            let somewhere = self
-                .all_placed()
-                .any(|(_, other)| term_matches(term, pod, other));
+            let somewhere = self.all_placed().any(|(_, other)| term_matches(term, pod, other));
             // The first pod of a group that asks to be with itself may go anywhere.
             if !somewhere && term_matches(term, pod, pod) {
                 continue;
@@ -190,11 +179,7 @@ impl Cluster<'_> {
             .flat_map(|node| self.on(node).iter().map(|pod| (&**node, *pod)))
     }
 
-    fn neighbours<'a>(
-        &'a self,
-        node: &'a Node,
-        topology_key: &'a str,
-    ) -> impl Iterator<Item = &'a Pod> {
+    fn neighbours<'a>(&'a self, node: &'a Node, topology_key: &'a str) -> impl Iterator<Item = &'a Pod> {
         self.all_placed()
             .filter(move |(other, _)| same_domain(other, node, topology_key))
             .map(|(_, pod)| pod)
@@ -219,9 +204,7 @@ impl Cluster<'_> {
         let siblings = self
             .on(node)
             .iter()
-            .filter(|other| {
-                owner.is_some() && controller_of(&other.metadata).map(|o| o.uid.as_str()) == owner
-            })
+            .filter(|other| owner.is_some() && controller_of(&other.metadata).map(|o| o.uid.as_str()) == owner)
             .count();
         // Among equals the emptier node wins, so that pods without requests spread as well.
         let present = i128::try_from(self.on(node).len()).unwrap_or(0);
@@ -232,11 +215,7 @@ impl Cluster<'_> {
 
 /// Name of the node that a pod is bound to.
 pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec
-        .as_ref()?
-        .node_name
-        .as_deref()
-        .filter(|name| !name.is_empty())
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 
 fn node_name(node: &Node) -> &str {
@@ -316,18 +295,9 @@ pub(crate) fn matches_node(pod: &Pod, node: &Node) -> bool {
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| {
-            affinity
-                .required_during_scheduling_ignored_during_execution
-                .as_ref()
-        });
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     fits_selector
-        && required.is_none_or(|required| {
-            required
-                .node_selector_terms
-                .iter()
-                .any(|term| term_fits(term, node))
-        })
+        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_fits(term, node)))
 }
 
 fn term_fits(term: &NodeSelectorTerm, node: &Node) -> bool {
@@ -381,22 +351,14 @@ fn affinity(pod: &Pod) -> Option<&Affinity> {
 fn anti_affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
     affinity(pod)
         .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
-        .and_then(|affinity| {
-            affinity
-                .required_during_scheduling_ignored_during_execution
-                .as_deref()
-        })
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref())
         .unwrap_or_default()
 }
 
 fn affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
     affinity(pod)
         .and_then(|affinity| affinity.pod_affinity.as_ref())
-        .and_then(|affinity| {
-            affinity
-                .required_during_scheduling_ignored_during_execution
-                .as_deref()
-        })
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref())
         .unwrap_or_default()
 }
 
@@ -426,9 +388,7 @@ fn same_domain(one: &Node, other: &Node, topology_key: &str) -> bool {
             .and_then(|labels| labels.get(topology_key))
             .cloned();
         // A node without the hostname label is still a host of its own.
-        labelled.or_else(|| {
-            (topology_key == "kubernetes.io/hostname").then(|| node_name(node).to_owned())
-        })
+        labelled.or_else(|| (topology_key == "kubernetes.io/hostname").then(|| node_name(node).to_owned()))
     };
     domain(one).is_some_and(|domain_of_one| domain(other) == Some(domain_of_one))
 }
@@ -436,8 +396,7 @@ fn same_domain(one: &Node, other: &Node, topology_key: &str) -> bool {
 /// What the node offers to pods.
 fn allocatable(node: &Node) -> Resources {
     let status = node.status.as_ref();
-    let offered =
-        status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+    let offered = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
     offered.map(thousandths).unwrap_or_default()
 }
 
@@ -496,11 +455,7 @@ fn container_requests(container: &Container) -> Resources {
         return Resources::new();
     };
     // A limit without a request is a request of the same size; the API server defaults it, a bare store may not.
-    let mut needed = resources
-        .limits
-        .as_ref()
-        .map(thousandths)
-        .unwrap_or_default();
+    let mut needed = resources.limits.as_ref().map(thousandths).unwrap_or_default();
     if let Some(requests) = &resources.requests {
         needed.extend(thousandths(requests));
     }

@@ -52,18 +52,10 @@ impl Scheduler {
         };
         let on_room = pending.clone();
         wake(&mut informers.pods, queue, move |change| {
-            if gives_room(change) {
-                on_room()
-            } else {
-                Vec::new()
-            }
+            if gives_room(change) { on_room() } else { Vec::new() }
         });
         wake(&mut informers.nodes, queue, move |change| {
-            if node_changed(change) {
-                pending()
-            } else {
-                Vec::new()
-            }
+            if node_changed(change) { pending() } else { Vec::new() }
         });
         Self { context }
     }
@@ -88,8 +80,7 @@ impl Scheduler {
         };
         let api = self.context.objects.api::<Pod>(&namespace);
         let parameters = PostParams::default();
-        let request =
-            api.create_subresource::<_, serde_json::Value>("binding", &name, &parameters, &binding);
+        let request = api.create_subresource::<_, serde_json::Value>("binding", &name, &parameters, &binding);
         call::<Pod, _>("bind", format!("{namespace}/{name}"), request).await?;
         self.context.events.normal(
             pod,
@@ -102,23 +93,16 @@ impl Scheduler {
 
     /// The answer to a binding carries no resource version, so the next decision waits for the pod itself.
     async fn wait_for_binding(&self, pod: &Pod) {
-        self.context
-            .caches
-            .pods
-            .saw(pod, |now| node_of(now).is_some())
-            .await;
+        self.context.caches.pods.saw(pod, |now| node_of(now).is_some()).await;
     }
 
     async fn say_unschedulable(&self, pod: &Pod, message: &str) -> Result<(), ReconcileError> {
-        let told = pod_condition(pod, "PodScheduled").is_some_and(|condition| {
-            condition.status == "False" && condition.message.as_deref() == Some(message)
-        });
+        let told = pod_condition(pod, "PodScheduled")
+            .is_some_and(|condition| condition.status == "False" && condition.message.as_deref() == Some(message));
         if told {
             return Ok(());
         }
-        self.context
-            .events
-            .warning(pod, "FailedScheduling", message.to_owned());
+        self.context.events.warning(pod, "FailedScheduling", message.to_owned());
         let mut conditions = pod
             .status
             .as_ref()
@@ -126,9 +110,8 @@ impl Scheduler {
             .map(|conditions| serde_json::json!(conditions))
             .and_then(|conditions| conditions.as_array().cloned())
             .unwrap_or_default();
-        conditions.retain(|condition| {
-            condition.get("type").and_then(serde_json::Value::as_str) != Some("PodScheduled")
-        });
+        conditions
+            .retain(|condition| condition.get("type").and_then(serde_json::Value::as_str) != Some("PodScheduled"));
         conditions.push(serde_json::json!({
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": stamp(Timestamp::now()),
@@ -148,11 +131,7 @@ impl Reconcile for Scheduler {
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, ReconcileError> {
         let caches = &self.context.caches;
-        let Some(pod) = caches
-            .pods
-            .get(&key.namespace, &key.name)
-            .filter(|pod| wants_node(pod))
-        else {
+        let Some(pod) = caches.pods.get(&key.namespace, &key.name).filter(|pod| wants_node(pod)) else {
             return Ok(Outcome::Done);
         };
         match place(&pod, &caches.nodes.all(), &caches.pods.all()) {
@@ -188,10 +167,7 @@ fn wants_node(pod: &Pod) -> bool {
         .scheduler_name
         .as_deref()
         .is_none_or(|name| name.is_empty() || name == "default-scheduler");
-    let gated = spec
-        .scheduling_gates
-        .as_ref()
-        .is_some_and(|gates| !gates.is_empty());
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
     node_of(pod).is_none() && ours && !gated && !is_terminating(&pod.metadata) && !is_terminal(pod)
 }
 
@@ -209,11 +185,7 @@ fn node_changed(change: &Change<Node>) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else {
         return true;
     };
-    let allocatable = |node: &Node| {
-        node.status
-            .as_ref()
-            .and_then(|status| status.allocatable.clone())
-    };
+    let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
     old.spec != new.spec
         || old.metadata.labels != new.metadata.labels
         || fit::is_node_ready(old) != fit::is_node_ready(new)

@@ -62,28 +62,15 @@ fn pods_of_one_owner_are_spread() {
 #[test]
 fn a_full_node_is_refused_until_a_pod_has_ended() {
     let nodes = [node("a", "1", json!({}))];
-    let running = pod(
-        "p",
-        Some("a"),
-        "800m",
-        json!({"status": {"phase": "Running"}}),
-    );
+    let running = pod("p", Some("a"), "800m", json!({"status": {"phase": "Running"}}));
     let wanted = pod("q", None, "300m", json!({}));
     let message = refused(place(&wanted, &nodes, &[running]));
     assert!(
         message.starts_with("0/1 nodes are available: 1 Insufficient cpu."),
         "{message}"
     );
-    let ended = pod(
-        "p",
-        Some("a"),
-        "800m",
-        json!({"status": {"phase": "Succeeded"}}),
-    );
-    assert_eq!(
-        place(&wanted, &nodes, &[ended]),
-        Placement::Node("a".into())
-    );
+    let ended = pod("p", Some("a"), "800m", json!({"status": {"phase": "Succeeded"}}));
+    assert_eq!(place(&wanted, &nodes, &[ended]), Placement::Node("a".into()));
 }
 
 #[test]
@@ -100,18 +87,9 @@ fn cordoned_tainted_and_unready_nodes_are_refused_each_with_its_reason() {
             "1",
             json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
         ),
-        node(
-            "other",
-            "1",
-            json!({"metadata": {"labels": {"disk": "hdd"}}}),
-        ),
+        node("other", "1", json!({"metadata": {"labels": {"disk": "hdd"}}})),
     ];
-    let wanted = pod(
-        "q",
-        None,
-        "1m",
-        json!({"spec": {"nodeSelector": {"disk": "ssd"}}}),
-    );
+    let wanted = pod("q", None, "1m", json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
     let message = refused(place(&wanted, &nodes, &[]));
     for part in [
         "0/4 nodes are available: ",
@@ -122,10 +100,7 @@ fn cordoned_tainted_and_unready_nodes_are_refused_each_with_its_reason() {
     ] {
         assert!(message.contains(part), "{part} in {message}");
     }
-    assert_eq!(
-        refused(place(&wanted, &[], &[])),
-        "no nodes available to schedule pods"
-    );
+    assert_eq!(refused(place(&wanted, &[], &[])), "no nodes available to schedule pods");
 }
 
 #[test]
@@ -140,12 +115,7 @@ fn a_toleration_opens_a_tainted_node() {
         json!({"key": "k", "operator": "Exists"}),
         json!({"operator": "Exists"}),
     ] {
-        let wanted = pod(
-            "q",
-            None,
-            "1m",
-            json!({"spec": {"tolerations": [toleration]}}),
-        );
+        let wanted = pod("q", None, "1m", json!({"spec": {"tolerations": [toleration]}}));
         assert_eq!(place(&wanted, &nodes, &[]), Placement::Node("t".into()));
     }
     let wrong = pod(
@@ -188,8 +158,7 @@ fn node_affinity_reads_labels_and_the_name_field() {
         let required = json!({"nodeSelectorTerms": terms});
         json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}})
     };
-    let field =
-        by(json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]));
+    let field = by(json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]));
     assert_eq!(
         place(&pod("q", None, "1m", field), &nodes, &[]),
         Placement::Node("b".into())

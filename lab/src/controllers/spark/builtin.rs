@@ -28,18 +28,11 @@ pub(crate) fn is_builtin(image: &str) -> bool {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => name,
     };
-    name == IMAGE
-        || name
-            .strip_suffix(IMAGE)
-            .is_some_and(|registry| registry.ends_with('/'))
+    name == IMAGE || name.strip_suffix(IMAGE).is_some_and(|registry| registry.ends_with('/'))
 }
 
 /// The driver pod and its headless service. `random` makes names unique: 16 hexadecimal digits.
-pub(crate) fn objects(
-    submission: &Submission<'_>,
-    api: &ApiAccess,
-    random: &str,
-) -> Result<Objects, String> {
+pub(crate) fn objects(submission: &Submission<'_>, api: &ApiAccess, random: &str) -> Result<Objects, String> {
     let spec = submission.spec;
     let image = spec.image.clone().ok_or("spec.image is missing")?;
     let application_id = format!("spark-{random}{random}");
@@ -49,10 +42,7 @@ pub(crate) fn objects(
     let mut executor_labels = submission.pod_labels(&spec.executor);
     for each in [&mut labels, &mut executor_labels] {
         each.insert(LABEL_STAND_IN.to_owned(), "built-in-pipeline".to_owned());
-        each.insert(
-            "spark-version".to_owned(),
-            env!("CARGO_PKG_VERSION").to_owned(),
-        );
+        each.insert("spark-version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         each.insert("spark-app-name".to_owned(), submission.name.to_owned());
     }
     labels.insert("spark-role".to_owned(), "driver".to_owned());

@@ -13,8 +13,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
-    PatchParams, PostParams,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
 };
 use kube::runtime::controller::{Action as Next, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
@@ -24,14 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::builtin;
 use super::crd::{CRD_NAME, spark_application_crd};
-use super::state::{
-    Action, Decision, DriverPod, Notice, Phase, Seen, Terminated, step, submitted, submitting,
-};
+use super::state::{Action, Decision, DriverPod, Notice, Phase, Seen, Terminated, step, submitted, submitting};
 use super::submission::{ApiAccess, Submission};
 use super::submit::SparkSubmit;
 use super::types::{
-    DRIVER_CONTAINER, GROUP, LABEL_APP_NAME, LABEL_LAUNCHED, LABEL_ROLE, LABEL_SELECTOR,
-    LABEL_SUBMISSION_ID, SparkApplicationSpec, Status, VERSION,
+    DRIVER_CONTAINER, GROUP, LABEL_APP_NAME, LABEL_LAUNCHED, LABEL_ROLE, LABEL_SELECTOR, LABEL_SUBMISSION_ID,
+    SparkApplicationSpec, Status, VERSION,
 };
 use super::webhook::{Owner, mutate_pod};
 use crate::api::{AdmissionHook, Operation};
@@ -223,26 +220,18 @@ impl SparkOperator {
     /// Installs the resource definition and waits until it is served.
     pub async fn install(&self) -> Result<(), SparkOperatorError> {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.config.client.clone());
-        let definition: CustomResourceDefinition = serde_json::from_value(spark_application_crd())
-            .map_err(|source| SparkOperatorError::Object {
+        let definition: CustomResourceDefinition =
+            serde_json::from_value(spark_application_crd()).map_err(|source| SparkOperatorError::Object {
                 application: CRD_NAME.to_owned(),
                 source,
             })?;
-        match definitions
-            .create(&PostParams::default(), &definition)
-            .await
-        {
+        match definitions.create(&PostParams::default(), &definition).await {
             Ok(_) => {}
             Err(kube::Error::Api(answer)) if answer.code == 409 => {}
             Err(error) => return Err(SparkOperatorError::Install(Box::new(error))),
         }
         let served = async {
-            while self
-                .all()
-                .list(&ListParams::default().limit(1))
-                .await
-                .is_err()
-            {
+            while self.all().list(&ListParams::default().limit(1)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -280,44 +269,30 @@ impl SparkOperator {
                 .cloned();
             let namespace = pod.metadata.namespace;
             let resource = resource.clone();
-            name.map(|name| {
-                ObjectRef::new_with(&name, resource)
-                    .within(namespace.as_deref().unwrap_or("default"))
-            })
+            name.map(|name| ObjectRef::new_with(&name, resource).within(namespace.as_deref().unwrap_or("default")))
         };
-        Controller::new_with(
-            self.all(),
-            watcher::Config::default(),
-            self.resource.clone(),
-        )
-        .with_config(Config::default().concurrency(WORKERS))
-        .watches(
-            Api::<Pod>::all(self.config.client.clone()),
-            launched,
-            of_pod,
-        )
-        .graceful_shutdown_on(stop.cancelled_owned())
-        .run(
-            |object, operator| async move { operator.reconcile(object).await },
-            |object, error, _| {
-                tracing::warn!(
-                    application = object.metadata.name.as_deref(),
-                    %error,
-                    cause = std::error::Error::source(error).map(ToString::to_string),
-                    "will try again"
-                );
-                Next::requeue(ERROR_RETRY)
-            },
-            self,
-        )
-        .for_each(|_| futures::future::ready(()))
-        .await;
+        Controller::new_with(self.all(), watcher::Config::default(), self.resource.clone())
+            .with_config(Config::default().concurrency(WORKERS))
+            .watches(Api::<Pod>::all(self.config.client.clone()), launched, of_pod)
+            .graceful_shutdown_on(stop.cancelled_owned())
+            .run(
+                |object, operator| async move { operator.reconcile(object).await },
+                |object, error, _| {
+                    tracing::warn!(
+                        application = object.metadata.name.as_deref(),
+                        %error,
+                        cause = std::error::Error::source(error).map(ToString::to_string),
+                        "will try again"
+                    );
+                    Next::requeue(ERROR_RETRY)
+                },
+                self,
+            )
+            .for_each(|_| futures::future::ready(()))
+            .await;
     }
 
-    async fn reconcile(
-        self: Arc<Self>,
-        object: Arc<DynamicObject>,
-    ) -> Result<Next, SparkOperatorError> {
+    async fn reconcile(self: Arc<Self>, object: Arc<DynamicObject>) -> Result<Next, SparkOperatorError> {
         let namespace = object
             .metadata
             .namespace
@@ -330,19 +305,11 @@ impl SparkOperator {
             application: format!("{namespace}/{name}"),
             source: Box::new(source),
         };
-        let fresh = match self
-            .applications(&namespace)
-            .get_opt(&name)
-            .await
-            .map_err(error)?
-        {
+        let fresh = match self.applications(&namespace).get_opt(&name).await.map_err(error)? {
             Some(fresh) if fresh.metadata.deletion_timestamp.is_none() => fresh,
             // What it owned is removed by garbage collection.
             _ => {
-                self.known
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(&key);
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
                 return Ok(Next::await_change());
             }
         };
@@ -363,27 +330,14 @@ impl SparkOperator {
         );
         let next = self.carry_out(&application, decision).await?;
         // Only now: an edit that could not be acted on must still be one at the next attempt.
-        if let Some(known) = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&key)
-        {
+        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
             known.restart_relevant = application.restart_relevant;
         }
         Ok(next)
     }
 
-    fn understand(
-        &self,
-        object: DynamicObject,
-        key: &(String, String),
-    ) -> Result<Application, serde_json::Error> {
-        let spec_value = object
-            .data
-            .get("spec")
-            .cloned()
-            .unwrap_or_else(|| json!({}));
+    fn understand(&self, object: DynamicObject, key: &(String, String)) -> Result<Application, serde_json::Error> {
+        let spec_value = object.data.get("spec").cloned().unwrap_or_else(|| json!({}));
         let spec: Arc<SparkApplicationSpec> = Arc::new(serde_json::from_value(spec_value.clone())?);
         let status = match object.data.get("status") {
             Some(status) if !status.is_null() => serde_json::from_value(status.clone())?,
@@ -400,9 +354,7 @@ impl SparkOperator {
             .get(key)
             .filter(|before| before.uid == uid)
             .map(|before| before.restart_relevant.clone());
-        let spec_edited = acted_on
-            .as_ref()
-            .is_some_and(|before| *before != restart_relevant);
+        let spec_edited = acted_on.as_ref().is_some_and(|before| *before != restart_relevant);
         let known = Known {
             uid: uid.clone(),
             spec: spec.clone(),
@@ -465,11 +417,7 @@ impl SparkOperator {
         Ok(seen)
     }
 
-    async fn carry_out(
-        &self,
-        application: &Application,
-        mut decision: Decision,
-    ) -> Result<Next, SparkOperatorError> {
+    async fn carry_out(&self, application: &Application, mut decision: Decision) -> Result<Next, SparkOperatorError> {
         for action in std::mem::take(&mut decision.actions) {
             match action {
                 Action::DeleteRun => self.delete_run(application).await?,
@@ -495,16 +443,10 @@ impl SparkOperator {
         for notice in &decision.notices {
             self.record(application, notice).await;
         }
-        Ok(decision
-            .requeue
-            .map_or_else(Next::await_change, Next::requeue))
+        Ok(decision.requeue.map_or_else(Next::await_change, Next::requeue))
     }
 
-    async fn submit(
-        &self,
-        application: &Application,
-        status: &Status,
-    ) -> Result<Decision, SparkOperatorError> {
+    async fn submit(&self, application: &Application, status: &Status) -> Result<Decision, SparkOperatorError> {
         let submission_id = uuid::Uuid::new_v4().to_string();
         let submission = application.submission(&submission_id);
         let mut begun = submitting(
@@ -534,18 +476,16 @@ impl SparkOperator {
             };
             submit.run(&submission).await
         } else {
-            Err("Apache Spark is not installed here (see scripts/install-spark.sh); the image chaosrun/pipeline \
+            Err(
+                "Apache Spark is not installed here (see scripts/install-spark.sh); the image chaosrun/pipeline \
                  runs the built-in stand-in instead"
-                .to_owned())
+                    .to_owned(),
+            )
         };
         Ok(submitted(&application.name, &begun, outcome))
     }
 
-    async fn submit_builtin(
-        &self,
-        application: &Application,
-        submission: &Submission<'_>,
-    ) -> Result<(), String> {
+    async fn submit_builtin(&self, application: &Application, submission: &Submission<'_>) -> Result<(), String> {
         let random = format!("{:016x}", rand::random::<u64>());
         let objects = builtin::objects(submission, &self.config.api, &random)?;
         let pod: Pod = serde_json::from_value(objects.driver).map_err(|error| error.to_string())?;
@@ -564,8 +504,7 @@ impl SparkOperator {
                 }]),
             );
         }
-        let service: Service =
-            serde_json::from_value(service).map_err(|error| error.to_string())?;
+        let service: Service = serde_json::from_value(service).map_err(|error| error.to_string())?;
         self.services(&application.namespace)
             .create(&PostParams::default(), &service)
             .await
@@ -613,9 +552,7 @@ impl SparkOperator {
                 .map_err(application.api_error("read the UI service"))?,
             Err(error) => return Err(application.api_error("create the UI service")(error)),
         };
-        let ip = made
-            .and_then(|service| service.spec)
-            .and_then(|spec| spec.cluster_ip);
+        let ip = made.and_then(|service| service.spec).and_then(|spec| spec.cluster_ip);
         Ok(ip.map(|ip| format!("{ip}:{UI_PORT}")).unwrap_or_default())
     }
 
@@ -638,11 +575,7 @@ impl SparkOperator {
         .map_err(application.api_error("delete the UI service"))
     }
 
-    async fn write_status(
-        &self,
-        application: &Application,
-        status: &Status,
-    ) -> Result<(), SparkOperatorError> {
+    async fn write_status(&self, application: &Application, status: &Status) -> Result<(), SparkOperatorError> {
         let object = |source| SparkOperatorError::Object {
             application: application.title(),
             source,
@@ -656,11 +589,7 @@ impl SparkOperator {
         let patch = json!({"status": difference(&before, &after)});
         let written = self
             .applications(&application.namespace)
-            .patch_status(
-                &application.name,
-                &PatchParams::default(),
-                &Patch::Merge(&patch),
-            )
+            .patch_status(&application.name, &PatchParams::default(), &Patch::Merge(&patch))
             .await
             .map(|_| ());
         ignore_missing(written).map_err(application.api_error("write the status"))
@@ -669,9 +598,7 @@ impl SparkOperator {
     /// Events are for people: one that cannot be written stops nothing.
     async fn record(&self, application: &Application, notice: &Notice) {
         let now = jiff::Timestamp::now();
-        let stamp = jiff::Timestamp::from_second(now.as_second())
-            .unwrap_or(now)
-            .to_string();
+        let stamp = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
         let event: Result<Event, _> = serde_json::from_value(json!({
             "apiVersion": "v1",
             "kind": "Event",
@@ -696,8 +623,7 @@ impl SparkOperator {
             "firstTimestamp": stamp,
             "lastTimestamp": stamp,
         }));
-        let events: Api<Event> =
-            Api::namespaced(self.config.client.clone(), &application.namespace);
+        let events: Api<Event> = Api::namespaced(self.config.client.clone(), &application.namespace);
         let outcome = match event {
             Ok(event) => events
                 .create(&PostParams::default(), &event)
@@ -725,11 +651,7 @@ fn ignore_missing(outcome: Result<(), kube::Error>) -> Result<(), kube::Error> {
 }
 
 fn phase(pod: &Pod) -> Phase {
-    match pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-    {
+    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         Some("Running") => Phase::Running,
         Some("Succeeded") => Phase::Succeeded,
         Some("Failed") => Phase::Failed,

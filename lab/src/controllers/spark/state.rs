@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::types::{
-    ExecutorState, RestartPolicy, RestartType, SparkApplicationSpec, State, Status,
-};
+use super::types::{ExecutorState, RestartPolicy, RestartType, SparkApplicationSpec, State, Status};
 
 /// A driver pod may be missing for so long after a submission.
 pub(crate) const DRIVER_POD_GRACE: SignedDuration = SignedDuration::from_secs(10);
@@ -130,13 +128,7 @@ impl Decision {
 }
 
 /// One transition at most. `now` should be of full precision; what is stored is cut to seconds.
-pub(crate) fn step(
-    name: &str,
-    spec: &SparkApplicationSpec,
-    status: &Status,
-    seen: &Seen,
-    now: Timestamp,
-) -> Decision {
+pub(crate) fn step(name: &str, spec: &SparkApplicationSpec, status: &Status, seen: &Seen, now: Timestamp) -> Decision {
     let state = status.application_state.state;
     if seen.spec_edited && state != State::New && state != State::Invalidating {
         return Decision::new(status.clone()).to(State::Invalidating);
@@ -170,12 +162,7 @@ pub(crate) fn step(
 
 /// Notes a submission that is about to start. Called before anything is created, so that every object of the run can
 /// carry the submission id.
-pub(crate) fn submitting(
-    status: &Status,
-    submission_id: String,
-    driver_pod: String,
-    now: Timestamp,
-) -> Status {
+pub(crate) fn submitting(status: &Status, submission_id: String, driver_pod: String, now: Timestamp) -> Status {
     let mut next = status.clone();
     next.submission_id = submission_id;
     next.driver_info.pod_name = driver_pod;
@@ -200,11 +187,9 @@ pub(crate) fn submitted(name: &str, status: &Status, outcome: Result<(), String>
         Err(why) => {
             let message = format!("failed to submit SparkApplication {name}: {why}");
             decision.status.application_state.error_message = why;
-            decision.to(State::SubmissionFailed).note(
-                true,
-                "SparkApplicationSubmissionFailed",
-                message,
-            )
+            decision
+                .to(State::SubmissionFailed)
+                .note(true, "SparkApplicationSubmissionFailed", message)
         }
     }
 }
@@ -225,16 +210,11 @@ pub(crate) fn may_retry(policy: &RestartPolicy, status: &Status) -> bool {
 
 /// `interval x submissionAttempts - (now - lastSubmissionAttemptTime)`, not below 0. Counted from the last
 /// submission: a driver that lived longer than the product restarts at once.
-pub(crate) fn wait_before_retry(
-    interval_seconds: i64,
-    status: &Status,
-    now: Timestamp,
-) -> Duration {
+pub(crate) fn wait_before_retry(interval_seconds: i64, status: &Status, now: Timestamp) -> Duration {
     let Some(last) = status.last_submission_attempt_time else {
         return Duration::ZERO;
     };
-    let whole =
-        SignedDuration::from_secs(interval_seconds.saturating_mul(status.submission_attempts));
+    let whole = SignedDuration::from_secs(interval_seconds.saturating_mul(status.submission_attempts));
     Duration::try_from(whole.saturating_sub(now.duration_since(last))).unwrap_or(Duration::ZERO)
 }
 
@@ -248,8 +228,7 @@ fn observe(status: &Status, seen: &Seen, now: Timestamp) -> Decision {
             .last_submission_attempt_time
             .map_or(DRIVER_POD_GRACE, |last| now.duration_since(last));
         if state == State::Submitted && since < DRIVER_POD_GRACE {
-            let left = Duration::try_from(DRIVER_POD_GRACE.saturating_sub(since))
-                .unwrap_or(Duration::ZERO);
+            let left = Duration::try_from(DRIVER_POD_GRACE.saturating_sub(since)).unwrap_or(Duration::ZERO);
             return decision.requeue(left + Duration::from_millis(10));
         }
         "driver pod not found".clone_into(&mut decision.status.application_state.error_message);
@@ -257,10 +236,7 @@ fn observe(status: &Status, seen: &Seen, now: Timestamp) -> Decision {
         track_executors(&mut decision, seen, State::Failing);
         return decision.to(State::Failing);
     };
-    decision
-        .status
-        .spark_application_id
-        .clone_from(&driver.application_id);
+    decision.status.spark_application_id.clone_from(&driver.application_id);
     let next = match driver.phase {
         Phase::Pending => State::Submitted,
         Phase::Running => State::Running,
@@ -268,9 +244,7 @@ fn observe(status: &Status, seen: &Seen, now: Timestamp) -> Decision {
         Phase::Failed => State::Failing,
         Phase::Unknown => State::Unknown,
     };
-    if matches!(next, State::Succeeding | State::Failing)
-        && decision.status.termination_time.is_none()
-    {
+    if matches!(next, State::Succeeding | State::Failing) && decision.status.termination_time.is_none() {
         decision.status.termination_time = Some(whole_seconds(now));
     }
     if next == State::Failing {
@@ -307,17 +281,9 @@ fn track_executors(decision: &mut Decision, seen: &Seen, application: State) {
         let (state, reason, word) = match phase {
             Phase::Pending => (ExecutorState::Pending, "SparkExecutorPending", "pending"),
             Phase::Running => (ExecutorState::Running, "SparkExecutorRunning", "running"),
-            Phase::Succeeded => (
-                ExecutorState::Completed,
-                "SparkExecutorCompleted",
-                "completed",
-            ),
+            Phase::Succeeded => (ExecutorState::Completed, "SparkExecutorCompleted", "completed"),
             Phase::Failed => (ExecutorState::Failed, "SparkExecutorFailed", "failed"),
-            Phase::Unknown => (
-                ExecutorState::Unknown,
-                "SparkExecutorUnknown",
-                "in unknown state",
-            ),
+            Phase::Unknown => (ExecutorState::Unknown, "SparkExecutorUnknown", "in unknown state"),
         };
         let before = decision.status.executor_state.insert(name.clone(), state);
         if before != Some(state) {
@@ -342,16 +308,10 @@ fn track_executors(decision: &mut Decision, seen: &Seen, application: State) {
 }
 
 fn executor_id(pod: &str) -> Option<u64> {
-    pod.rsplit_once("-exec-")
-        .and_then(|(_, id)| id.parse().ok())
+    pod.rsplit_once("-exec-").and_then(|(_, id)| id.parse().ok())
 }
 
-fn after_failed_submission(
-    name: &str,
-    spec: &SparkApplicationSpec,
-    status: &Status,
-    now: Timestamp,
-) -> Decision {
+fn after_failed_submission(name: &str, spec: &SparkApplicationSpec, status: &Status, now: Timestamp) -> Decision {
     let decision = Decision::new(status.clone());
     if !may_retry(&spec.restart_policy, status) {
         let mut decision = decision.to(State::Failed).note(
@@ -427,24 +387,18 @@ fn invalidate(status: &Status) -> Decision {
     let mut next = without_run(status);
     next.execution_attempts = 0;
     next.submission_attempts = 0;
-    Decision::new(next)
-        .act(Action::DeleteRun)
-        .to(State::PendingRerun)
+    Decision::new(next).act(Action::DeleteRun).to(State::PendingRerun)
 }
 
 fn suspending(name: &str, status: &Status, seen: &Seen) -> Decision {
     if seen.driver.is_some() || seen.ui_service {
-        return Decision::new(status.clone())
-            .act(Action::DeleteRun)
-            .requeue(RECHECK);
+        return Decision::new(status.clone()).act(Action::DeleteRun).requeue(RECHECK);
     }
-    Decision::new(without_run(status))
-        .to(State::Suspended)
-        .note(
-            false,
-            "SparkApplicationSuspended",
-            format!("SparkApplication {name} is suspended"),
-        )
+    Decision::new(without_run(status)).to(State::Suspended).note(
+        false,
+        "SparkApplicationSuspended",
+        format!("SparkApplication {name} is suspended"),
+    )
 }
 
 /// COMPLETED and FAILED: late executor news, then the time to live.

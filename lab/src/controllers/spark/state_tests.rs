@@ -67,30 +67,19 @@ fn state_of(decision: &Decision) -> State {
 
 #[test]
 fn a_new_application_is_submitted() {
-    let decision = go(
-        &spec(RestartType::Never, None),
-        &Status::default(),
-        &Seen::default(),
-        0,
-    );
+    let decision = go(&spec(RestartType::Never, None), &Status::default(), &Seen::default(), 0);
     assert_eq!(decision.actions, [Action::Submit]);
 }
 
 #[test]
 fn a_submission_counts_before_it_starts_and_an_execution_after_it_worked() {
     let begun = submitting(&Status::default(), "s1".into(), "app-driver".into(), at(3));
-    assert_eq!(
-        (begun.submission_attempts, begun.execution_attempts),
-        (1, 0)
-    );
+    assert_eq!((begun.submission_attempts, begun.execution_attempts), (1, 0));
     assert_eq!(begun.last_submission_attempt_time, Some(at(3)));
     let done = submitted("app", &begun, Ok(()));
     assert_eq!(state_of(&done), State::Submitted);
     assert_eq!(done.status.execution_attempts, 1);
-    assert_eq!(
-        done.notices.first().unwrap().reason,
-        "SparkApplicationSubmitted"
-    );
+    assert_eq!(done.notices.first().unwrap().reason, "SparkApplicationSubmitted");
     let broken = submitted("app", &begun, Err("exit code 1".into()));
     assert_eq!(state_of(&broken), State::SubmissionFailed);
     assert_eq!(broken.status.execution_attempts, 0);
@@ -115,11 +104,7 @@ fn the_driver_phase_alone_decides_between_submitted_running_unknown_succeeding_a
                 decision.status.termination_time.is_some(),
                 matches!(to, State::Succeeding | State::Failing)
             );
-            assert_eq!(
-                decision.notices.is_empty(),
-                from == to,
-                "{from:?} with {phase:?}"
-            );
+            assert_eq!(decision.notices.is_empty(), from == to, "{from:?} with {phase:?}");
         }
     }
 }
@@ -154,10 +139,7 @@ fn a_vanished_running_driver_fails_at_once() {
         1,
     );
     assert_eq!(state_of(&decision), State::Failing);
-    assert_eq!(
-        decision.status.application_state.error_message,
-        "driver pod not found"
-    );
+    assert_eq!(decision.status.application_state.error_message, "driver pod not found");
     assert_eq!(decision.status.termination_time, Some(at(1)));
 }
 
@@ -165,12 +147,7 @@ fn a_vanished_running_driver_fails_at_once() {
 fn the_error_message_names_exit_code_and_reason() {
     let spec = spec(RestartType::OnFailure, Some(5));
     for (code, reason) in [(143, "Error"), (137, "OOMKilled"), (1, "Error")] {
-        let decision = go(
-            &spec,
-            &status(State::Running),
-            &failed_driver(code, reason),
-            60,
-        );
+        let decision = go(&spec, &status(State::Running), &failed_driver(code, reason), 60);
         assert_eq!(
             decision.status.application_state.error_message,
             format!("driver container failed with ExitCode: {code}, Reason: {reason}")
@@ -185,10 +162,7 @@ fn the_error_message_names_exit_code_and_reason() {
 
 #[test]
 fn never_and_a_missing_budget_end_in_failed() {
-    for spec in [
-        spec(RestartType::Never, Some(5)),
-        spec(RestartType::OnFailure, None),
-    ] {
+    for spec in [spec(RestartType::Never, Some(5)), spec(RestartType::OnFailure, None)] {
         let decision = go(&spec, &status(State::Failing), &driver(Phase::Failed), 600);
         assert_eq!(state_of(&decision), State::Failed);
         assert!(decision.actions.is_empty());
@@ -222,12 +196,7 @@ fn always_restarts_without_limit() {
         State::PendingRerun
     );
     assert_eq!(
-        state_of(&go(
-            &spec,
-            &status(State::Succeeding),
-            &driver(Phase::Succeeded),
-            1
-        )),
+        state_of(&go(&spec, &status(State::Succeeding), &driver(Phase::Succeeded), 1)),
         State::PendingRerun
     );
 }
@@ -270,12 +239,7 @@ fn a_crash_loop_waits_30_60_90_120_150_seconds_and_then_fails() {
         second += i64::try_from(wait.as_secs()).unwrap();
         let rerun = go(&spec, &failing, &failed_driver(1, "Error"), second);
         assert_eq!(state_of(&rerun), State::PendingRerun);
-        let begun = submitting(
-            &rerun.status,
-            "next".into(),
-            "app-driver".into(),
-            at(second),
-        );
+        let begun = submitting(&rerun.status, "next".into(), "app-driver".into(), at(second));
         now = submitted("app", &begun, Ok(())).status;
     }
     panic!("never failed for good: {waits:?}");
@@ -300,9 +264,7 @@ fn a_rerun_clears_what_described_the_last_run_and_keeps_the_counters() {
     let next = decision.status;
     assert_eq!((next.execution_attempts, next.submission_attempts), (1, 1));
     assert!(next.termination_time.is_none() && next.executor_state.is_empty());
-    assert!(
-        next.spark_application_id.is_empty() && next.application_state.error_message.is_empty()
-    );
+    assert!(next.spark_application_id.is_empty() && next.application_state.error_message.is_empty());
 }
 
 #[test]
@@ -315,36 +277,19 @@ fn pending_rerun_waits_for_the_old_driver_and_the_old_service_to_be_gone() {
         ui_service: true,
         ..Seen::default()
     };
-    assert!(
-        !go(&spec, &pending, &service, 60)
-            .actions
-            .contains(&Action::Submit)
-    );
+    assert!(!go(&spec, &pending, &service, 60).actions.contains(&Action::Submit));
     let free = go(&spec, &pending, &Seen::default(), 60);
     assert_eq!(free.actions, [Action::Submit]);
-    assert_eq!(
-        free.notices.first().unwrap().reason,
-        "SparkApplicationPendingRerun"
-    );
+    assert_eq!(free.notices.first().unwrap().reason, "SparkApplicationPendingRerun");
 }
 
 #[test]
 fn exit_zero_completes_and_is_not_restarted_on_failure() {
     let spec = spec(RestartType::OnFailure, Some(5));
-    let succeeding = go(
-        &spec,
-        &status(State::Running),
-        &driver(Phase::Succeeded),
-        60,
-    );
+    let succeeding = go(&spec, &status(State::Running), &driver(Phase::Succeeded), 60);
     assert_eq!(state_of(&succeeding), State::Succeeding);
     assert_eq!(
-        state_of(&go(
-            &spec,
-            &succeeding.status,
-            &driver(Phase::Succeeded),
-            60
-        )),
+        state_of(&go(&spec, &succeeding.status, &driver(Phase::Succeeded), 60)),
         State::Completed
     );
 }
@@ -357,10 +302,7 @@ fn a_failed_submission_is_retried_with_its_own_interval_and_budget() {
         go(&spec, &failed, &Seen::default(), 5).requeue,
         Some(Duration::from_secs(15))
     );
-    assert_eq!(
-        go(&spec, &failed, &Seen::default(), 20).actions,
-        [Action::Submit]
-    );
+    assert_eq!(go(&spec, &failed, &Seen::default(), 20).actions, [Action::Submit]);
     failed.submission_attempts = 2;
     assert_eq!(
         go(&spec, &failed, &Seen::default(), 20).requeue,
@@ -369,10 +311,7 @@ fn a_failed_submission_is_retried_with_its_own_interval_and_budget() {
     failed.submission_attempts = 3;
     let spent = go(&spec, &failed, &Seen::default(), 20);
     assert_eq!(state_of(&spent), State::Failed);
-    assert_eq!(
-        spent.notices.first().unwrap().reason,
-        "SparkApplicationFailed"
-    );
+    assert_eq!(spent.notices.first().unwrap().reason, "SparkApplicationFailed");
 }
 
 #[test]
@@ -393,19 +332,11 @@ fn an_edit_of_the_spec_restarts_from_any_state_with_fresh_counters() {
         let decision = go(&spec, &status(from), &edited, 60);
         assert_eq!(state_of(&decision), State::Invalidating, "{from:?}");
     }
-    let decision = go(
-        &spec,
-        &status(State::Invalidating),
-        &driver(Phase::Running),
-        60,
-    );
+    let decision = go(&spec, &status(State::Invalidating), &driver(Phase::Running), 60);
     assert_eq!(state_of(&decision), State::PendingRerun);
     assert_eq!(decision.actions, [Action::DeleteRun]);
     assert_eq!(
-        (
-            decision.status.execution_attempts,
-            decision.status.submission_attempts
-        ),
+        (decision.status.execution_attempts, decision.status.submission_attempts),
         (0, 0)
     );
 }
@@ -462,11 +393,9 @@ fn the_time_to_live_counts_from_the_termination() {
 fn executors_are_tracked_by_phase_and_a_vanished_one_is_unknown_while_running() {
     let spec = spec(RestartType::OnFailure, Some(5));
     let mut seen = driver(Phase::Running);
-    seen.executors
-        .insert("app-ab-exec-1".into(), Phase::Running);
+    seen.executors.insert("app-ab-exec-1".into(), Phase::Running);
     seen.executors.insert("app-ab-exec-2".into(), Phase::Failed);
-    seen.executors
-        .insert("app-ab-exec-1001".into(), Phase::Running);
+    seen.executors.insert("app-ab-exec-1001".into(), Phase::Running);
     let decision = go(&spec, &status(State::Running), &seen, 60);
     assert_eq!(
         decision.status.executor_state.get("app-ab-exec-1"),
@@ -476,12 +405,7 @@ fn executors_are_tracked_by_phase_and_a_vanished_one_is_unknown_while_running() 
         decision.status.executor_state.get("app-ab-exec-2"),
         Some(&ExecutorState::Failed)
     );
-    assert!(
-        !decision
-            .status
-            .executor_state
-            .contains_key("app-ab-exec-1001")
-    );
+    assert!(!decision.status.executor_state.contains_key("app-ab-exec-1001"));
     assert_eq!(decision.notices.len(), 2);
     let gone = go(&spec, &decision.status, &driver(Phase::Running), 61);
     assert_eq!(

@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::types::{
-    LABEL_APP_NAME, LABEL_LAUNCHED, LABEL_SUBMISSION_ID, RoleSpec, SparkApplicationSpec,
-};
+use super::types::{LABEL_APP_NAME, LABEL_LAUNCHED, LABEL_SUBMISSION_ID, RoleSpec, SparkApplicationSpec};
 
 /// Where the API server is, from both sides, and how to prove who asks.
 #[derive(Debug, Clone)]
@@ -45,12 +43,7 @@ impl Submission<'_> {
             .driver
             .pod_name
             .clone()
-            .or_else(|| {
-                self.spec
-                    .spark_conf
-                    .get("spark.kubernetes.driver.pod.name")
-                    .cloned()
-            })
+            .or_else(|| self.spec.spark_conf.get("spark.kubernetes.driver.pod.name").cloned())
             .unwrap_or_else(|| format!("{}-driver", self.name))
     }
 
@@ -72,10 +65,7 @@ impl Submission<'_> {
         labels.extend(role.labels.clone());
         labels.insert(LABEL_APP_NAME.to_owned(), self.name.to_owned());
         labels.insert(LABEL_LAUNCHED.to_owned(), "true".to_owned());
-        labels.insert(
-            LABEL_SUBMISSION_ID.to_owned(),
-            self.submission_id.to_owned(),
-        );
+        labels.insert(LABEL_SUBMISSION_ID.to_owned(), self.submission_id.to_owned());
         labels
     }
 
@@ -91,10 +81,7 @@ impl Submission<'_> {
         };
         put("spark.kubernetes.namespace", self.namespace.to_owned());
         put("spark.kubernetes.driver.pod.name", self.driver_pod());
-        put(
-            "spark.kubernetes.submission.waitAppCompletion",
-            "false".to_owned(),
-        );
+        put("spark.kubernetes.submission.waitAppCompletion", "false".to_owned());
         put("spark.kubernetes.submitInDriver", "true".to_owned());
         put(
             "spark.kubernetes.driver.master",
@@ -103,19 +90,12 @@ impl Submission<'_> {
                 .clone()
                 .unwrap_or_else(|| api.from_pods.clone()),
         );
-        put(
-            "spark.kubernetes.authenticate.submission.oauthToken",
-            api.token.clone(),
-        );
+        put("spark.kubernetes.authenticate.submission.oauthToken", api.token.clone());
         put(
             "spark.kubernetes.authenticate.submission.caCertFile",
             api.ca_file.display().to_string(),
         );
-        optional(
-            &mut put,
-            "spark.kubernetes.container.image",
-            spec.image.clone(),
-        );
+        optional(&mut put, "spark.kubernetes.container.image", spec.image.clone());
         optional(
             &mut put,
             "spark.kubernetes.container.image.pullPolicy",
@@ -176,10 +156,7 @@ impl Submission<'_> {
             put(&format!("spark.kubernetes.{name}.label.{key}"), value);
         }
         for (key, value) in &role.annotations {
-            put(
-                &format!("spark.kubernetes.{name}.annotation.{key}"),
-                value.clone(),
-            );
+            put(&format!("spark.kubernetes.{name}.annotation.{key}"), value.clone());
         }
         for (key, value) in &role.env_vars {
             let key = if name == "driver" {
@@ -229,12 +206,7 @@ impl Submission<'_> {
     }
 
     fn dynamic_allocation(&self, put: &mut impl FnMut(&str, String)) {
-        let Some(dynamic) = self
-            .spec
-            .dynamic_allocation
-            .as_ref()
-            .filter(|dynamic| dynamic.enabled)
-        else {
+        let Some(dynamic) = self.spec.dynamic_allocation.as_ref().filter(|dynamic| dynamic.enabled) else {
             return;
         };
         put("spark.dynamicAllocation.enabled", "true".to_owned());
@@ -256,9 +228,7 @@ impl Submission<'_> {
         optional(
             put,
             "spark.dynamicAllocation.shuffleTracking.timeout",
-            dynamic
-                .shuffle_tracking_timeout
-                .map(|millis| format!("{millis}ms")),
+            dynamic.shuffle_tracking_timeout.map(|millis| format!("{millis}ms")),
         );
     }
 
@@ -266,17 +236,8 @@ impl Submission<'_> {
     ///
     /// # Errors
     /// When the application does not say what to run.
-    pub(crate) fn arguments(
-        &self,
-        api: &ApiAccess,
-        properties_file: &str,
-    ) -> Result<Vec<String>, String> {
-        if self
-            .spec
-            .mode
-            .as_deref()
-            .is_some_and(|mode| mode != "cluster")
-        {
+    pub(crate) fn arguments(&self, api: &ApiAccess, properties_file: &str) -> Result<Vec<String>, String> {
+        if self.spec.mode.as_deref().is_some_and(|mode| mode != "cluster") {
             return Err(format!(
                 "mode {:?} is not supported, only cluster is",
                 self.spec.mode.as_deref().unwrap_or("")

@@ -53,12 +53,7 @@ impl SparkSubmit {
         outcome
     }
 
-    fn prepare(
-        &self,
-        submission: &Submission<'_>,
-        conf: &Path,
-        properties: &Path,
-    ) -> std::io::Result<()> {
+    fn prepare(&self, submission: &Submission<'_>, conf: &Path, properties: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(conf)?;
         let mut values = submission.properties(&self.api);
         for (role, spec) in [
@@ -82,22 +77,16 @@ impl SparkSubmit {
         file.write_all(properties_text(&values).as_bytes())
     }
 
-    async fn process(
-        &self,
-        arguments: &[String],
-        folder: &Path,
-        conf: &Path,
-        log: &Path,
-    ) -> Result<(), String> {
+    async fn process(&self, arguments: &[String], folder: &Path, conf: &Path, log: &Path) -> Result<(), String> {
         let failed = |what: &str| format!("cannot {what}, see {}", log.display());
-        let output = std::fs::File::create(log)
-            .map_err(|error| format!("cannot create {}: {error}", log.display()))?;
+        let output = std::fs::File::create(log).map_err(|error| format!("cannot create {}: {error}", log.display()))?;
         let errors = output
             .try_clone()
             .map_err(|error| format!("{}: {error}", failed("open the log twice")))?;
         let program = self.spark_home.join("bin/spark-submit");
         // The shell joins the cgroup before it becomes spark-submit, so that no process is ever outside.
-        let script = r#"if [ -n "$CHAOSRUN_CGROUP" ]; then echo $$ >"$CHAOSRUN_CGROUP/cgroup.procs" || exit 70; fi; exec "$@""#;
+        let script =
+            r#"if [ -n "$CHAOSRUN_CGROUP" ]; then echo $$ >"$CHAOSRUN_CGROUP/cgroup.procs" || exit 70; fi; exec "$@""#;
         let mut command = tokio::process::Command::new("/bin/sh");
         command
             .arg("-c")
@@ -106,10 +95,7 @@ impl SparkSubmit {
             .arg(&program)
             .args(arguments)
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", folder)
             .env("SPARK_HOME", &self.spark_home)
             .env("SPARK_CONF_DIR", conf)
@@ -218,9 +204,7 @@ mod tests {
 
     async fn submit_with(script: &str) -> (Result<(), String>, tempfile::TempDir) {
         let (folder, submit) = fake(script);
-        let spec =
-            serde_json::from_value(serde_json::json!({"mainApplicationFile": "local:///a.py"}))
-                .unwrap();
+        let spec = serde_json::from_value(serde_json::json!({"mainApplicationFile": "local:///a.py"})).unwrap();
         let labels = std::collections::BTreeMap::new();
         let submission = Submission {
             name: "a",
@@ -234,35 +218,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_submission_tells_why_and_the_token_does_not_stay() {
-        let (outcome, folder) = submit_with(
-            "grep -q secret \"$8\" || exit 9; echo 'Caused by: pods already exists' >&2; exit 1",
-        )
-        .await;
+        let (outcome, folder) =
+            submit_with("grep -q secret \"$8\" || exit 9; echo 'Caused by: pods already exists' >&2; exit 1").await;
         let why = outcome.unwrap_err();
         assert!(
             why.contains("exit status: 1") && why.contains("pods already exists"),
             "{why}"
         );
-        assert!(
-            folder
-                .path()
-                .join("submissions/n.a.s/spark-submit.log")
-                .exists()
-        );
-        assert!(
-            !folder
-                .path()
-                .join("submissions/n.a.s/spark.properties")
-                .exists()
-        );
+        assert!(folder.path().join("submissions/n.a.s/spark-submit.log").exists());
+        assert!(!folder.path().join("submissions/n.a.s/spark.properties").exists());
     }
 
     #[tokio::test]
     async fn a_submission_sees_no_configuration_of_the_user() {
-        let (outcome, _folder) = submit_with(
-            "[ -z \"$KUBECONFIG\" ] && [ \"$HOME\" != /root ] && [ -d \"$SPARK_CONF_DIR\" ]",
-        )
-        .await;
+        let (outcome, _folder) =
+            submit_with("[ -z \"$KUBECONFIG\" ] && [ \"$HOME\" != /root ] && [ -d \"$SPARK_CONF_DIR\" ]").await;
         outcome.unwrap();
     }
 }

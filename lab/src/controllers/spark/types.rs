@@ -272,10 +272,7 @@ pub(crate) struct Status {
     pub(crate) termination_time: Option<Timestamp>,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature that serde calls"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 fn i64_is_zero(value: &i64) -> bool {
     *value == 0
 }

@@ -9,8 +9,7 @@
 use serde_json::{Map, Value, json};
 
 use super::types::{
-    DRIVER_CONTAINER, EXECUTOR_CONTAINER, GROUP, LABEL_MUTATED, LABEL_ROLE, RoleSpec,
-    SparkApplicationSpec, VERSION,
+    DRIVER_CONTAINER, EXECUTOR_CONTAINER, GROUP, LABEL_MUTATED, LABEL_ROLE, RoleSpec, SparkApplicationSpec, VERSION,
 };
 
 /// The application that a pod belongs to.
@@ -82,8 +81,7 @@ fn pod_fields(spec: &mut Map<String, Value>, role: &RoleSpec, application: &Spar
         }
     }
     for (index, each) in role.config_maps.iter().enumerate() {
-        let volume =
-            json!({"name": format!("{}-vol-{index}", each.name), "configMap": {"name": each.name}});
+        let volume = json!({"name": format!("{}-vol-{index}", each.name), "configMap": {"name": each.name}});
         push_named(array(spec, "volumes"), "name", &volume);
     }
     for toleration in &role.tolerations {
@@ -116,24 +114,14 @@ fn pod_fields(spec: &mut Map<String, Value>, role: &RoleSpec, application: &Spar
     set(
         spec,
         "priorityClassName",
-        role.priority_class_name
-            .as_ref()
-            .map(|name| json!(name))
-            .as_ref(),
+        role.priority_class_name.as_ref().map(|name| json!(name)).as_ref(),
     );
     set(
         spec,
         "schedulerName",
-        role.scheduler_name
-            .as_ref()
-            .map(|name| json!(name))
-            .as_ref(),
+        role.scheduler_name.as_ref().map(|name| json!(name)).as_ref(),
     );
-    set(
-        spec,
-        "hostNetwork",
-        role.host_network.map(|on| json!(on)).as_ref(),
-    );
+    set(spec, "hostNetwork", role.host_network.map(|on| json!(on)).as_ref());
     set(
         spec,
         "shareProcessNamespace",
@@ -177,8 +165,7 @@ fn container_fields(container: &mut Map<String, Value>, role: &RoleSpec) {
     set(container, "lifecycle", role.lifecycle.as_ref());
     set(container, "securityContext", role.security_context.as_ref());
     if let Some(limit) = role.core_limit.as_ref()
-        && let Some(limits) =
-            object_in(container, "resources").and_then(|resources| object_in(resources, "limits"))
+        && let Some(limits) = object_in(container, "resources").and_then(|resources| object_in(resources, "limits"))
     {
         limits.entry("cpu").or_insert_with(|| json!(limit));
     }
@@ -193,10 +180,7 @@ fn set(target: &mut Map<String, Value>, key: &str, value: Option<&Value>) {
 /// Replaces the element with the same `key`, or appends.
 fn push_named(list: &mut Vec<Value>, key: &str, item: &Value) {
     let id = item.get(key);
-    match list
-        .iter_mut()
-        .find(|each| id.is_some() && each.get(key) == id)
-    {
+    match list.iter_mut().find(|each| id.is_some() && each.get(key) == id) {
         Some(found) => *found = item.clone(),
         None => list.push(item.clone()),
     }
@@ -295,19 +279,9 @@ mod tests {
             },
         );
         assert!(executor.pointer("/metadata/ownerReferences").is_none());
+        assert_eq!(executor.pointer("/spec/volumes").unwrap().as_array().unwrap().len(), 1);
         assert_eq!(
-            executor
-                .pointer("/spec/volumes")
-                .unwrap()
-                .as_array()
-                .unwrap()
-                .len(),
-            1
-        );
-        assert_eq!(
-            executor
-                .pointer("/spec/containers/0/volumeMounts/0/mountPath")
-                .unwrap(),
+            executor.pointer("/spec/containers/0/volumeMounts/0/mountPath").unwrap(),
             "/data"
         );
     }

@@ -8,8 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 
 use super::frame::{
-    DATA_CHUNK, Decoder, Encoder, Frame, HEADER_LENGTH, Headers, SETTING_INITIAL_WINDOW_SIZE,
-    payload_length,
+    DATA_CHUNK, Decoder, Encoder, Frame, HEADER_LENGTH, Headers, SETTING_INITIAL_WINDOW_SIZE, payload_length,
 };
 
 /// Frames that wait for the writing task.
@@ -73,11 +72,7 @@ impl Flow {
                 }
                 let (enabled, connection) = (windows.enabled, windows.connection);
                 let window = windows.streams.get_mut(&stream)?;
-                let limit = if enabled {
-                    (*window).min(connection)
-                } else {
-                    i64::MAX
-                };
+                let limit = if enabled { (*window).min(connection) } else { i64::MAX };
                 if limit > 0 {
                     let granted = wanted.min(usize::try_from(limit).unwrap_or(usize::MAX));
                     let spent = i64::try_from(granted).unwrap_or(i64::MAX);
@@ -130,12 +125,7 @@ impl SpdyReader {
             let delta = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
             // A connection that is gone shows at the next read.
             for stream in [self.id, 0] {
-                if self
-                    .outgoing
-                    .send(Frame::WindowUpdate { stream, delta })
-                    .await
-                    .is_err()
-                {
+                if self.outgoing.send(Frame::WindowUpdate { stream, delta }).await.is_err() {
                     break;
                 }
             }
@@ -203,10 +193,7 @@ impl SpdyWriter {
                 payload: Bytes::new(),
             };
             if self.outgoing.send(last).await.is_err() {
-                tracing::trace!(
-                    stream = self.id,
-                    "connection was gone before the stream ended"
-                );
+                tracing::trace!(stream = self.id, "connection was gone before the stream ended");
             }
         }
     }
@@ -346,22 +333,14 @@ impl Connection {
     async fn handle(&mut self, frame: Frame) -> std::io::Result<()> {
         match frame {
             Frame::SynStream {
-                stream,
-                fin,
-                headers,
-                ..
+                stream, fin, headers, ..
             } => self.open(stream, fin, headers).await?,
-            Frame::Data {
-                stream,
-                fin,
-                payload,
-            } => {
+            Frame::Data { stream, fin, payload } => {
                 match self.incoming.get(&stream) {
                     // A consumer that went away wants no more; the bytes are dropped, as after a shutdown.
-                    Some(chunks) if !payload.is_empty()
-                        && chunks.send(payload).await.is_err() => {
-                            self.incoming.remove(&stream);
-                        }
+                    Some(chunks) if !payload.is_empty() && chunks.send(payload).await.is_err() => {
+                        self.incoming.remove(&stream);
+                    }
                     Some(_) => {}
                     None if stream > self.last => {
                         self.send(Frame::RstStream {
@@ -410,10 +389,7 @@ impl Connection {
                     *window = window.saturating_add(i64::from(delta));
                 }
             }),
-            Frame::GoAway { .. }
-            | Frame::Ping(_)
-            | Frame::SynReply { .. }
-            | Frame::Headers { .. } => {}
+            Frame::GoAway { .. } | Frame::Ping(_) | Frame::SynReply { .. } | Frame::Headers { .. } => {}
         }
         Ok(())
     }
@@ -612,10 +588,7 @@ mod tests {
             .await;
         client.open(1).await;
         let mut stream = opened.recv().await.unwrap();
-        let sending =
-            tokio::spawn(
-                async move { stream.writer.send(Bytes::from_static(b"0123456789")).await },
-            );
+        let sending = tokio::spawn(async move { stream.writer.send(Bytes::from_static(b"0123456789")).await });
         assert_eq!(
             client.receive().await,
             Frame::Data {
@@ -625,12 +598,7 @@ mod tests {
             }
         );
         assert!(!sending.is_finished());
-        client
-            .send(Frame::WindowUpdate {
-                stream: 1,
-                delta: 100,
-            })
-            .await;
+        client.send(Frame::WindowUpdate { stream: 1, delta: 100 }).await;
         assert_eq!(
             client.receive().await,
             Frame::Data {
@@ -647,8 +615,7 @@ mod tests {
         let (mut client, mut opened) = connect();
         client.open(1).await;
         let mut stream = opened.recv().await.unwrap();
-        let sending =
-            tokio::spawn(async move { stream.writer.send(Bytes::from(vec![7; 300_000])).await });
+        let sending = tokio::spawn(async move { stream.writer.send(Bytes::from(vec![7; 300_000])).await });
         let mut received = 0;
         while received < 300_000 {
             if let Frame::Data { payload, .. } = client.receive().await {

@@ -234,11 +234,7 @@ impl Encoder {
     pub(crate) fn encode(&mut self, frame: &Frame) -> Result<Bytes, FrameError> {
         let mut payload = BytesMut::new();
         let (kind, flags) = match frame {
-            Frame::Data {
-                stream,
-                fin,
-                payload,
-            } => {
+            Frame::Data { stream, fin, payload } => {
                 let mut out = BytesMut::with_capacity(HEADER_LENGTH + payload.len());
                 out.put_u32(stream & 0x7fff_ffff);
                 put_flags_and_length(&mut out, u8::from(*fin) * FLAG_FIN, payload.len())?;
@@ -258,20 +254,12 @@ impl Encoder {
                 payload.extend_from_slice(&self.compress(headers)?);
                 (SYN_STREAM, u8::from(*fin) * FLAG_FIN)
             }
-            Frame::SynReply {
-                stream,
-                fin,
-                headers,
-            } => {
+            Frame::SynReply { stream, fin, headers } => {
                 payload.put_u32(*stream);
                 payload.extend_from_slice(&self.compress(headers)?);
                 (SYN_REPLY, u8::from(*fin) * FLAG_FIN)
             }
-            Frame::Headers {
-                stream,
-                fin,
-                headers,
-            } => {
+            Frame::Headers { stream, fin, headers } => {
                 payload.put_u32(*stream);
                 payload.extend_from_slice(&self.compress(headers)?);
                 (HEADERS, u8::from(*fin) * FLAG_FIN)
@@ -293,10 +281,7 @@ impl Encoder {
                 payload.put_u32(*id);
                 (PING, 0)
             }
-            Frame::GoAway {
-                last_stream,
-                status,
-            } => {
+            Frame::GoAway { last_stream, status } => {
                 payload.put_u32(*last_stream);
                 payload.put_u32(*status);
                 (GOAWAY, 0)
@@ -374,11 +359,7 @@ impl Decoder {
     }
 
     /// The frame with this header and payload.
-    pub(crate) fn decode(
-        &mut self,
-        header: [u8; HEADER_LENGTH],
-        mut payload: Bytes,
-    ) -> Result<Frame, FrameError> {
+    pub(crate) fn decode(&mut self, header: [u8; HEADER_LENGTH], mut payload: Bytes) -> Result<Frame, FrameError> {
         let mut start = header.as_slice();
         let word = start.get_u32();
         let flags = start.get_u8();
@@ -394,23 +375,14 @@ impl Decoder {
         if version != 3 {
             return Err(FrameError::Version(version));
         }
-        let number = |payload: &mut Bytes, what| {
-            payload
-                .try_get_u32()
-                .map_err(|_| FrameError::Truncated(what))
-        };
+        let number = |payload: &mut Bytes, what| payload.try_get_u32().map_err(|_| FrameError::Truncated(what));
         let kind = u16::try_from(word & 0xffff).unwrap_or_default();
         Ok(match kind {
             SYN_STREAM => {
                 let stream = number(&mut payload, "SYN_STREAM")? & 0x7fff_ffff;
                 number(&mut payload, "SYN_STREAM")?;
-                let priority = payload
-                    .try_get_u8()
-                    .map_err(|_| FrameError::Truncated("SYN_STREAM"))?
-                    >> 5;
-                payload
-                    .try_get_u8()
-                    .map_err(|_| FrameError::Truncated("SYN_STREAM"))?;
+                let priority = payload.try_get_u8().map_err(|_| FrameError::Truncated("SYN_STREAM"))? >> 5;
+                payload.try_get_u8().map_err(|_| FrameError::Truncated("SYN_STREAM"))?;
                 Frame::SynStream {
                     stream,
                     priority,
@@ -467,10 +439,7 @@ impl Decoder {
         loop {
             let before_in = self.zlib.total_in();
             let before_out = plain.len();
-            match self
-                .zlib
-                .decompress_vec(rest, &mut plain, FlushDecompress::Sync)
-            {
+            match self.zlib.decompress_vec(rest, &mut plain, FlushDecompress::Sync) {
                 Ok(Status::StreamEnd) => {
                     return Err(failed("the compressed stream ended".to_owned()));
                 }
@@ -548,10 +517,7 @@ mod tests {
         );
         assert_eq!(
             encoder
-                .encode(&Frame::RstStream {
-                    stream: 5,
-                    status: 1
-                })
+                .encode(&Frame::RstStream { stream: 5, status: 1 })
                 .unwrap()
                 .as_ref(),
             [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 5, 0, 0, 0, 1]
@@ -587,12 +553,7 @@ mod tests {
     #[test]
     fn cut_frames_are_refused() {
         let mut encoder = Encoder::new().unwrap();
-        let bytes = encoder
-            .encode(&Frame::WindowUpdate {
-                stream: 1,
-                delta: 2,
-            })
-            .unwrap();
+        let bytes = encoder.encode(&Frame::WindowUpdate { stream: 1, delta: 2 }).unwrap();
         let (header, payload) = split(&bytes);
         assert_eq!(
             Decoder::new().decode(header, payload.slice(..6)),
@@ -607,49 +568,30 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let stream = 0u32..=0x7fff_ffff;
         prop_oneof![
-            (stream.clone(), 0u8..8, any::<bool>(), headers()).prop_map(
-                |(stream, priority, fin, headers)| Frame::SynStream {
+            (stream.clone(), 0u8..8, any::<bool>(), headers()).prop_map(|(stream, priority, fin, headers)| {
+                Frame::SynStream {
                     stream,
                     priority,
                     fin,
-                    headers
-                }
-            ),
-            (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| {
-                Frame::SynReply {
-                    stream,
-                    fin,
                     headers,
                 }
             }),
-            (stream.clone(), any::<bool>(), headers()).prop_map(|(stream, fin, headers)| {
-                Frame::Headers {
-                    stream,
-                    fin,
-                    headers,
-                }
-            }),
-            (stream.clone(), any::<u32>())
-                .prop_map(|(stream, status)| Frame::RstStream { stream, status }),
-            prop::collection::vec((0u32..0x00ff_ffff, any::<u32>()), 0..4)
-                .prop_map(Frame::Settings),
+            (stream.clone(), any::<bool>(), headers())
+                .prop_map(|(stream, fin, headers)| { Frame::SynReply { stream, fin, headers } }),
+            (stream.clone(), any::<bool>(), headers())
+                .prop_map(|(stream, fin, headers)| { Frame::Headers { stream, fin, headers } }),
+            (stream.clone(), any::<u32>()).prop_map(|(stream, status)| Frame::RstStream { stream, status }),
+            prop::collection::vec((0u32..0x00ff_ffff, any::<u32>()), 0..4).prop_map(Frame::Settings),
             any::<u32>().prop_map(Frame::Ping),
-            (stream.clone(), any::<u32>()).prop_map(|(last_stream, status)| Frame::GoAway {
-                last_stream,
-                status
-            }),
-            (stream.clone(), 0u32..=0x7fff_ffff)
-                .prop_map(|(stream, delta)| Frame::WindowUpdate { stream, delta }),
-            (
-                stream,
-                any::<bool>(),
-                prop::collection::vec(any::<u8>(), 0..100)
-            )
-                .prop_map(|(stream, fin, payload)| Frame::Data {
+            (stream.clone(), any::<u32>()).prop_map(|(last_stream, status)| Frame::GoAway { last_stream, status }),
+            (stream.clone(), 0u32..=0x7fff_ffff).prop_map(|(stream, delta)| Frame::WindowUpdate { stream, delta }),
+            (stream, any::<bool>(), prop::collection::vec(any::<u8>(), 0..100)).prop_map(|(stream, fin, payload)| {
+                Frame::Data {
                     stream,
                     fin,
-                    payload: payload.into()
-                }),
+                    payload: payload.into(),
+                }
+            }),
         ]
     }
 
