@@ -43,7 +43,7 @@ pub(super) fn experiments(
     let mut problems: Option<Problems> = None;
     for path in files {
         let name = path.display().to_string();
-        let source = std::fs::read(&path).map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
+        let source = read_bounded(&path).map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
         match parse(&name, &source, &lookup) {
             Ok(parsed) => {
                 for one in parsed {
@@ -74,6 +74,14 @@ pub(super) fn experiments(
         )));
     }
     Ok(loaded)
+}
+
+/// Reads a little more than an experiment may have: enough to see that a file is too large, never all of an endless one.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut source = Vec::new();
+    std::fs::File::open(path)?.take(2 * 1024 * 1024).read_to_end(&mut source)?;
+    Ok(source)
 }
 
 /// Reads the setup manifests of an experiment, relative to its file.
