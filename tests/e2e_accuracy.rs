@@ -37,7 +37,7 @@ faults:
   - {{name: kill, podKill: {{gracePeriod: 5s}}, mode: one}}
 slos: {{rto: "< 60s"}}
 timeouts: {{baseline: 60s, recovery: 61s, settle: 500ms}}
-trials: {{count: 3, cooldown: 200ms}}
+trials: {{count: 2, cooldown: 200ms}}
 "#
     )
 }

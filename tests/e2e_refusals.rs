@@ -62,7 +62,8 @@ fn refusals_touch_nothing_and_say_why() {
     let wrong = lab.run(&[wrong.to_str().unwrap()]);
     assert_eq!(wrong.code, Some(77), "{}", wrong.text);
     assert!(
-        wrong.text.contains("steady state did not hold") && wrong.text.contains("0 ready pods"),
+        wrong.text.contains("steady state did not hold")
+            && wrong.text.contains("no pod matches the target's selector app=wbe"),
         "{}",
         wrong.text
     );

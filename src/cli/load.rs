@@ -80,7 +80,9 @@ pub(super) fn experiments(
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut source = Vec::new();
-    std::fs::File::open(path)?.take(2 * 1024 * 1024).read_to_end(&mut source)?;
+    std::fs::File::open(path)?
+        .take(2 * 1024 * 1024)
+        .read_to_end(&mut source)?;
     Ok(source)
 }
 

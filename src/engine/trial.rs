@@ -87,8 +87,14 @@ impl Trial<'_> {
             .timeline(|timeline| timeline.steady(now).err())
             .flatten()
             .unwrap_or_default();
+        let nobody = !self.observers.pods().present().iter().any(|pod| pod.facts.member);
+        let nobody = if nobody {
+            format!(" (no pod matches the target's selector {})", self.observers.selector())
+        } else {
+            String::new()
+        };
         Err(EngineError::Refused(format!(
-            "the steady state did not hold within {} s, so nothing was broken: {}",
+            "the steady state did not hold within {} s, so nothing was broken{nobody}: {}",
             patience.as_secs(),
             why.join("; ")
         )))

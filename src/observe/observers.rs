@@ -49,6 +49,7 @@ pub(crate) struct Wanted {
 /// The running observers of one experiment.
 pub(crate) struct Observers {
     pods: PodIndex,
+    selector: String,
     tasks: JoinSet<Result<(), ObserveError>>,
     cancel: CancellationToken,
 }
@@ -97,7 +98,17 @@ impl Observers {
             let cancel = cancel.clone();
             tasks.spawn(async move { Ok(sampler.run(cancel).await?) });
         }
-        Ok(Self { pods, tasks, cancel })
+        Ok(Self {
+            pods,
+            selector: wanted.target.selector.clone(),
+            tasks,
+            cancel,
+        })
+    }
+
+    /// Label selector of the target's pods.
+    pub(crate) fn selector(&self) -> &str {
+        &self.selector
     }
 
     /// The pods as they are now.

@@ -1,0 +1,224 @@
+//! The real kubectl against the lab: what a person types.
+
+#![allow(missing_docs, reason = "a test")]
+
+mod node_support;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use node_support::lab;
+
+const DEPLOYMENT: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: web}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: busybox:1.36
+        command: ["sh", "-c", "trap 'exit 0' TERM; echo started; while :; do sleep 0.2; done"]
+"#;
+
+const SERVER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: server}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: server
+    image: python
+    command: ["python3", "-c", "import http.server; http.server.HTTPServer(('127.0.0.1', 8000), http.server.SimpleHTTPRequestHandler).serve_forever()"]
+"#;
+
+struct Kubectl {
+    config: PathBuf,
+}
+
+impl Kubectl {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command
+            .arg("--kubeconfig")
+            .arg(&self.config)
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments)
+            .output()
+            .expect("kubectl is needed for this test: `make test` says how to get it")
+    }
+
+    /// Runs it and gives its output; anything but success is a failed test.
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "kubectl {arguments:?}\n{text}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    }
+
+    fn apply(&self, arguments: &[&str], manifest: &str) -> String {
+        let mut child = self
+            .command(&["apply", "-f", "-"])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+}
+
+fn line_with(reader: &mut impl BufRead, wanted: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut line = String::new();
+        assert!(
+            reader.read_line(&mut line).unwrap() > 0,
+            "the output ended before {wanted:?}"
+        );
+        if line.contains(wanted) {
+            return line;
+        }
+        assert!(Instant::now() < deadline, "no line with {wanted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_does_what_people_do_with_it() {
+    let lab = lab("kubectl").await;
+    let kubectl = Kubectl {
+        config: lab.info().kubeconfig.clone(),
+    };
+    let work = tokio::task::spawn_blocking(move || {
+        everyday(&kubectl);
+        streams(&kubectl);
+    });
+    let result = work.await;
+    lab.stop().await.unwrap();
+    result.unwrap();
+}
+
+fn everyday(kubectl: &Kubectl) {
+    assert!(kubectl.run(&["get", "nodes"]).contains("Ready"));
+    assert!(kubectl.apply(&[], DEPLOYMENT).contains("deployment.apps/web created"));
+    assert!(kubectl.apply(&[], DEPLOYMENT).contains("unchanged"));
+    kubectl.run(&["wait", "--for=condition=Available", "deployment/web", "--timeout=30s"]);
+    kubectl.run(&["rollout", "status", "deployment/web", "--timeout=30s"]);
+    let table = kubectl.run(&["get", "pods", "-l", "app=web", "-o", "wide"]);
+    for column in ["READY", "STATUS", "RESTARTS", "IP", "NODE", "1/1", "Running"] {
+        assert!(table.contains(column), "{column} is missing:\n{table}");
+    }
+    kubectl.run(&["scale", "deployment/web", "--replicas=3"]);
+    kubectl.run(&[
+        "wait",
+        "--for=jsonpath={.status.readyReplicas}=3",
+        "deployment/web",
+        "--timeout=30s",
+    ]);
+    let described = kubectl.run(&["describe", "deployment", "web"]);
+    assert!(
+        described.contains("3 available") && described.contains("ScalingReplicaSet"),
+        "{described}"
+    );
+    kubectl.run(&["label", "deployment", "web", "tier=front"]);
+    assert!(
+        kubectl
+            .run(&["get", "deploy", "web", "-o", "jsonpath={.metadata.labels.tier}"])
+            .contains("front")
+    );
+    assert!(kubectl.run(&["get", "sparkapp", "-A", "--ignore-not-found"]).is_empty());
+
+    let mut watch = kubectl.start(&["get", "pods", "-w", "--no-headers"]);
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    line_with(&mut lines, "Running");
+    kubectl.run(&["delete", "deployment", "web", "--wait=true"]);
+    line_with(&mut lines, "Terminating");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let missing = kubectl.output(&["get", "deployment", "web"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("(NotFound)"));
+}
+
+fn streams(kubectl: &Kubectl) {
+    assert!(kubectl.apply(&["--server-side"], SERVER).contains("serverside-applied"));
+    kubectl.run(&["wait", "--for=condition=Ready", "pod/server", "--timeout=30s"]);
+    assert_eq!(
+        kubectl.run(&["exec", "server", "--", "sh", "-c", "echo inside"]).trim(),
+        "inside"
+    );
+    let failed = kubectl.output(&["exec", "server", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(failed.status.code(), Some(7));
+    let mut piped = kubectl
+        .command(&["exec", "-i", "server", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    piped.stdin.take().unwrap().write_all(b"through\n").unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&piped.wait_with_output().unwrap().stdout),
+        "through\n"
+    );
+
+    let mut forward = kubectl.start(&["port-forward", "pod/server", ":8000"]);
+    let mut lines = BufReader::new(forward.stdout.take().unwrap());
+    let line = line_with(&mut lines, "Forwarding from 127.0.0.1:");
+    let port: u16 = line
+        .split("127.0.0.1:")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    for _ in 0..3 {
+        let mut connection = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        connection.write_all(b"GET /etc/hostname HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+
+    let mut follow = kubectl.start(&["logs", "-f", "server"]);
+    let mut log = BufReader::new(follow.stderr.take().unwrap());
+    // The server's access log goes to its standard error, which is part of the container's log.
+    let mut out = BufReader::new(follow.stdout.take().unwrap());
+    line_with(&mut out, "GET /etc/hostname");
+    kubectl.run(&["delete", "pod", "server"]);
+    assert!(follow.wait().unwrap().success());
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+}
