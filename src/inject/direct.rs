@@ -121,10 +121,19 @@ impl Direct {
         // The effect is often seen before the answer is in.
         let proof = self.wait_for_effect(spec, target, &before, requested, limit);
         let mut proof = std::pin::pin!(proof);
+        let mut answer = std::pin::pin!(answer);
+        let mut answered = false;
         let seen = tokio::select! {
             seen = &mut proof => seen,
-            possible = answer => if possible? { proof.await } else { None },
+            possible = &mut answer => {
+                answered = true;
+                if possible? { proof.await } else { None }
+            }
         };
+        if !answered {
+            // A call in flight is never aborted: it may still arrive. It ends within its own limit.
+            answer.await?;
+        }
         match seen {
             Some((effect, proof)) => {
                 let event = Event::FaultProven {
