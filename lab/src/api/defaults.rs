@@ -13,7 +13,10 @@ use super::status::{ApiError, Cause};
 
 /// Fills in what the writer left out.
 pub(crate) fn apply(resource: &ResourceType, object: &mut Value) {
-    if resource.custom.is_some() {
+    if let Some(custom) = &resource.custom {
+        if let Some(schema) = &custom.schema {
+            super::structural::shape(schema, object);
+        }
         return;
     }
     match resource.plural.as_str() {

@@ -3,7 +3,7 @@
 //! May depend on [`crate::backend`] only. The central type is [`ApiServer`]. Rooms: `store` (objects, history),
 //! `registry` (resource types), `server` (TLS, connections, in-process client), `handlers` (paths to verbs), `writes`
 //! (what create, update, patch and delete mean), `watch`, `selectors`, `patch`, `apply`, `defaults`, `validation`,
-//! `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `auth`, `metrics`, `status`.
+//! `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `metrics`, `status`.
 
 mod apply;
 mod auth;
@@ -33,6 +33,7 @@ mod server;
 mod status;
 mod store;
 mod stream;
+mod structural;
 mod subresources;
 mod table;
 mod validation;

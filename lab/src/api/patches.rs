@@ -93,10 +93,32 @@ pub(crate) fn patched(
     Ok(next)
 }
 
+/// What is applied must be what the path says.
+fn check_applied(resource: &ResourceType, wanted: &str, body: &Value) -> Result<(), ApiError> {
+    let says = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let name = says("/metadata/name");
+    if !name.is_empty() && name != wanted {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )));
+    }
+    let version = resource.api_version();
+    if says("/apiVersion") != version || says("/kind") != resource.kind {
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {}, Kind={}, expected {version}, Kind={}",
+            says("/apiVersion"),
+            says("/kind"),
+            resource.kind
+        )));
+    }
+    Ok(())
+}
+
 fn apply(server: &ApiServer, target: &Target, body: &Value, options: &WriteOptions) -> Result<Response, ApiError> {
     let resource = &target.resource;
     let force = target.query.is_true("force");
     let key = target.key();
+    check_applied(resource, &key.name, body)?;
     if options.part == Part::Main && server.store().get(&resource.storage, &key).is_none() {
         let mut fresh = super::apply::apply(None, body, &options.manager, force, resource)?;
         super::object::set_default(&mut fresh, "/metadata/name", key.name.clone());

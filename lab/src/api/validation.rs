@@ -80,6 +80,7 @@ pub(crate) fn on_create(resource: &ResourceType, object: &Value) -> Result<(), A
             pod_validation::spec(object, "/spec", "spec", &mut causes);
         }
     }
+    check_schema(resource, object, &mut causes);
     finish(resource, name(object), causes)
 }
 
@@ -92,7 +93,15 @@ pub(crate) fn on_update(resource: &ResourceType, old: &Value, new: &Value) -> Re
         check_kind(resource, new, &mut causes);
         check_immutable(resource, old, new, &mut causes);
     }
+    check_schema(resource, new, &mut causes);
     finish(resource, name(new), causes)
+}
+
+/// A custom resource must fit the schema of its definition.
+fn check_schema(resource: &ResourceType, object: &Value, causes: &mut Vec<Cause>) {
+    if let Some(schema) = resource.custom.as_ref().and_then(|custom| custom.schema.as_ref()) {
+        super::structural::validate(schema, object, causes);
+    }
 }
 
 fn finish(resource: &ResourceType, name: &str, causes: Vec<Cause>) -> Result<(), ApiError> {

@@ -172,6 +172,11 @@ impl NodeAgent {
         for task in &self.tasks {
             task.abort();
         }
+        // An aborted task may be in the middle of an event: one that came after the marks below would take them back,
+        // and the pod would wait for ever for a deletion that nobody reports any more.
+        for task in self.tasks {
+            drop(task.await);
+        }
         for known in self.pods.lock().unwrap_or_else(PoisonError::into_inner).values() {
             known.updates.send_modify(|update| update.deleted = true);
         }
