@@ -40,7 +40,9 @@ fn field_schema<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 fn open_map(schema: &Value) -> bool {
-    schema.get("additionalProperties").is_some_and(|schema| *schema != Value::Bool(false))
+    schema
+        .get("additionalProperties")
+        .is_some_and(|schema| *schema != Value::Bool(false))
 }
 
 fn prune(schema: &Value, value: &mut Value) {
@@ -57,7 +59,9 @@ fn prune(schema: &Value, value: &mut Value) {
         }
         Value::Array(items) => {
             if let Some(inner) = schema.get("items") {
-                items.iter_mut().for_each(|item| prune(inner, item));
+                for item in items {
+                    prune(inner, item);
+                }
             }
         }
         _ => {}
@@ -67,9 +71,16 @@ fn prune(schema: &Value, value: &mut Value) {
 fn add_defaults(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(map) => {
-            for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            for (name, inner) in schema
+                .get("properties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
                 if let Some(default) = inner.get("default") {
-                    let missing = map.get(name).is_none_or(|found| found.is_null() && !bool_at(inner, "/nullable"));
+                    let missing = map
+                        .get(name)
+                        .is_none_or(|found| found.is_null() && !bool_at(inner, "/nullable"));
                     if missing {
                         map.insert(name.clone(), default.clone());
                     }
@@ -83,7 +94,9 @@ fn add_defaults(schema: &Value, value: &mut Value) {
         }
         Value::Array(items) => {
             if let Some(inner) = schema.get("items") {
-                items.iter_mut().for_each(|item| add_defaults(inner, item));
+                for item in items {
+                    add_defaults(inner, item);
+                }
             }
         }
         _ => {}
@@ -101,14 +114,26 @@ fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     }
     if let Some(wanted) = wrong_type(schema, value) {
         let found = Value::from(type_of(value));
-        causes.push(Cause::invalid(path, &found, &format!("{path} in body must be of type {wanted}: {found}")));
+        causes.push(Cause::invalid(
+            path,
+            &found,
+            &format!("{path} in body must be of type {wanted}: {found}"),
+        ));
         return;
     }
     check_enum(schema, value, path, causes);
     match value {
         Value::Object(map) => check_object(schema, map, path, causes),
         Value::Array(items) => {
-            check_size(schema, items.len(), "items", ("minItems", "maxItems"), path, value, causes);
+            check_size(
+                schema,
+                items.len(),
+                "items",
+                ("minItems", "maxItems"),
+                path,
+                value,
+                causes,
+            );
             for (index, item) in items.iter().enumerate() {
                 if let Some(inner) = schema.get("items") {
                     check(inner, item, &format!("{path}[{index}]"), causes);
@@ -117,7 +142,15 @@ fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         }
         Value::String(text) => {
             let length = text.chars().count();
-            check_size(schema, length, "chars long", ("minLength", "maxLength"), path, value, causes);
+            check_size(
+                schema,
+                length,
+                "chars long",
+                ("minLength", "maxLength"),
+                path,
+                value,
+                causes,
+            );
             check_pattern(schema, text, path, causes);
         }
         Value::Number(_) => check_bounds(schema, value, path, causes),
@@ -126,7 +159,13 @@ fn check(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
 }
 
 fn check_object(schema: &Value, map: &Map<String, Value>, path: &str, causes: &mut Vec<Cause>) {
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     for name in array_at(schema, "/required").iter().filter_map(Value::as_str) {
         if map.get(name).is_none() {
             causes.push(Cause::required(below(name), ""));
@@ -169,8 +208,10 @@ fn wrong_type<'a>(schema: &'a Value, value: &Value) -> Option<&'a str> {
 fn check_enum(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     let allowed = array_at(schema, "/enum");
     if !allowed.is_empty() && !allowed.contains(value) {
-        let words: Vec<String> =
-            allowed.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect();
+        let words: Vec<String> = allowed
+            .iter()
+            .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))
+            .collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         causes.push(Cause::unsupported(path, value, &words));
     }
@@ -187,15 +228,25 @@ fn check_size(
 ) {
     let limit = |key: &str| i64_at(schema, &format!("/{key}")).and_then(|limit| usize::try_from(limit).ok());
     if let Some(limit) = limit(least).filter(|limit| size < *limit) {
-        causes.push(Cause::invalid(path, value, &format!("{path} in body should be at least {limit} {unit}")));
+        causes.push(Cause::invalid(
+            path,
+            value,
+            &format!("{path} in body should be at least {limit} {unit}"),
+        ));
     }
     if let Some(limit) = limit(most).filter(|limit| size > *limit) {
-        causes.push(Cause::invalid(path, value, &format!("{path} in body should be at most {limit} {unit}")));
+        causes.push(Cause::invalid(
+            path,
+            value,
+            &format!("{path} in body should be at most {limit} {unit}"),
+        ));
     }
 }
 
 fn check_pattern(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
-    let Some(pattern) = str_at(schema, "/pattern") else { return };
+    let Some(pattern) = str_at(schema, "/pattern") else {
+        return;
+    };
     // A pattern that this engine cannot read forbids nothing; the definition was accepted with it.
     if regex_lite::Regex::new(pattern).is_ok_and(|regex| !regex.is_match(text)) {
         let detail = format!("{path} in body should match '{pattern}'");
@@ -206,15 +257,21 @@ fn check_pattern(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>
 fn check_bounds(schema: &Value, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     let Some(number) = value.as_f64() else { return };
     let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
-    for (key, exclusive, word) in
-        [("minimum", "exclusiveMinimum", "greater"), ("maximum", "exclusiveMaximum", "less")]
-    {
+    for (key, exclusive, word) in [
+        ("minimum", "exclusiveMinimum", "greater"),
+        ("maximum", "exclusiveMaximum", "less"),
+    ] {
         let Some(limit) = bound(key) else { continue };
         let strict = schema.get(exclusive).and_then(Value::as_bool).unwrap_or(false);
-        let (inside, equal) = if key == "minimum" { (number > limit, number >= limit) } else { (number < limit, number <= limit) };
+        let (inside, equal) = if key == "minimum" {
+            (number > limit, number >= limit)
+        } else {
+            (number < limit, number <= limit)
+        };
         if !(if strict { inside } else { equal }) {
             let or_equal = if strict { "" } else { " or equal" };
-            let detail = format!("{path} in body should be {word} than{or_equal} to {limit}").replace("than to", "than");
+            let detail =
+                format!("{path} in body should be {word} than{or_equal} to {limit}").replace("than to", "than");
             causes.push(Cause::invalid(path, value, &detail));
         }
     }
@@ -271,7 +328,11 @@ mod tests {
             assert_eq!(fields, [field], "{spec}");
         }
         let mut causes = Vec::new();
-        validate(&schema(), &json!({"spec": {"size": 2, "port": "http", "name": "abc"}}), &mut causes);
+        validate(
+            &schema(),
+            &json!({"spec": {"size": 2, "port": "http", "name": "abc"}}),
+            &mut causes,
+        );
         assert!(causes.is_empty());
     }
 }

@@ -35,10 +35,14 @@ async fn define(target: &Target) -> String {
     target.remove_later(&path);
     target.create(all, &definition).await;
     target
-        .until_object(&path, "the definition is established", |found| condition(found, "Established") == Some("True"))
+        .until_object(&path, "the definition is established", |found| {
+            condition(found, "Established") == Some("True")
+        })
         .await;
     let things = target.group_path(&format!("{group}/v1"), "things");
-    target.until("the resource is served", async || target.get(&things).await.0 == 200).await;
+    target
+        .until("the resource is served", async || target.get(&things).await.0 == 200)
+        .await;
     things
 }
 
@@ -61,7 +65,9 @@ fn a_custom_resource_is_defaulted_pruned_and_validated() {
         assert_eq!(code, 201, "{created}");
         assert_eq!(created["spec"], json!({"size": 1, "free": {"any": 1}, "color": "blue"}));
         for wrong in [json!({"size": "large"}), json!({"size": 0}), json!({"size": null})] {
-            let (code, status) = target.patch(MERGE, &format!("{things}/a"), &json!({"spec": wrong})).await;
+            let (code, status) = target
+                .patch(MERGE, &format!("{things}/a"), &json!({"spec": wrong}))
+                .await;
             assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{wrong}: {status}");
             assert_eq!(status["details"]["causes"][0]["field"], "spec.size");
         }
@@ -74,14 +80,24 @@ fn the_status_is_written_through_its_subresource_alone() {
         let things = define(target).await;
         let one = format!("{things}/a");
         let (code, created) = create(target, &things, json!({"size": 1})).await;
-        assert_eq!((code, &created["metadata"]["generation"]), (201, &json!(1)), "{created}");
+        assert_eq!(
+            (code, &created["metadata"]["generation"]),
+            (201, &json!(1)),
+            "{created}"
+        );
         let both = json!({"spec": {"size": 2}, "status": {"state": "made up"}});
         let (_, patched) = target.patch(MERGE, &one, &both).await;
-        assert_eq!((patched.get("status"), &patched["metadata"]["generation"]), (None, &json!(2)));
+        assert_eq!(
+            (patched.get("status"), &patched["metadata"]["generation"]),
+            (None, &json!(2))
+        );
         let both = json!({"spec": {"size": 3}, "status": {"state": "good"}});
         let (code, patched) = target.patch(MERGE, &format!("{one}/status"), &both).await;
         assert_eq!((code, &patched["status"]["state"]), (200, &json!("good")), "{patched}");
-        assert_eq!((&patched["spec"]["size"], &patched["metadata"]["generation"]), (&json!(2), &json!(2)));
+        assert_eq!(
+            (&patched["spec"]["size"], &patched["metadata"]["generation"]),
+            (&json!(2), &json!(2))
+        );
         assert_eq!(target.read(&format!("{one}/status")).await["status"]["state"], "good");
     });
 }
@@ -108,6 +124,10 @@ fn custom_resources_go_with_their_definition() {
         let definition = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.{group}");
         assert_eq!(target.delete(&definition).await.0, 200);
         target.until_gone(&definition).await;
-        target.until("the resource is no longer served", async || target.get(&things).await.0 == 404).await;
+        target
+            .until("the resource is no longer served", async || {
+                target.get(&things).await.0 == 404
+            })
+            .await;
     });
 }

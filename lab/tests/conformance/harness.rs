@@ -42,10 +42,7 @@ pub(crate) fn conformance(body: impl AsyncFnOnce(&Target)) {
 }
 
 /// The same, with a lab that is configured otherwise. What a real cluster would do anyway may be made quicker so.
-pub(crate) fn conformance_with(
-    configure: impl FnOnce(&mut LabConfig),
-    body: impl AsyncFnOnce(&Target),
-) {
+pub(crate) fn conformance_with(configure: impl FnOnce(&mut LabConfig), body: impl AsyncFnOnce(&Target)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -111,8 +108,8 @@ async fn boot(configure: impl FnOnce(&mut LabConfig)) -> Lab {
 }
 
 async fn connect(path: &Path) -> kube::Client {
-    let kubeconfig = Kubeconfig::read_from(path)
-        .unwrap_or_else(|error| panic!("kubeconfig {}: {error}", path.display()));
+    let kubeconfig =
+        Kubeconfig::read_from(path).unwrap_or_else(|error| panic!("kubeconfig {}: {error}", path.display()));
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .unwrap();
@@ -128,8 +125,10 @@ impl Target {
         assert_eq!(code, 201, "{answer}");
         // Pods are refused until the namespace has its default service account.
         let account = self.path("serviceaccounts/default");
-        self.until("the default service account exists", async || self.get(&account).await.0 == 200)
-            .await;
+        self.until("the default service account exists", async || {
+            self.get(&account).await.0 == 200
+        })
+        .await;
     }
 
     async fn leave(&self) {
@@ -250,13 +249,20 @@ impl Target {
 
     /// Waits until nothing is at the path any more.
     pub(crate) async fn until_gone(&self, path: &str) {
-        self.until(&format!("{path} is gone"), async || self.get(path).await.0 == 404).await;
+        self.until(&format!("{path} is gone"), async || self.get(path).await.0 == 404)
+            .await;
     }
 
     /// Starts a watch; the query belongs to the path.
     pub(crate) async fn watch(&self, path: &str) -> Watch {
-        let response = self.open(Method::GET, path, &[(header::ACCEPT, "application/json")], None).await;
-        Watch { code: response.status().as_u16(), body: response.into_body(), buffer: BytesMut::new() }
+        let response = self
+            .open(Method::GET, path, &[(header::ACCEPT, "application/json")], None)
+            .await;
+        Watch {
+            code: response.status().as_u16(),
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        }
     }
 
     /// A pod that runs a shell script.
@@ -274,7 +280,8 @@ impl Target {
     pub(crate) async fn running(&self, pod: &Value) -> Value {
         let created = self.create(&self.path("pods"), pod).await;
         let path = self.path(&format!("pods/{}", text(&created, "/metadata/name")));
-        self.until_object(&path, "the pod is ready", |pod| condition(pod, "Ready") == Some("True")).await
+        self.until_object(&path, "the pod is ready", |pod| condition(pod, "Ready") == Some("True"))
+            .await
     }
 }
 
@@ -288,12 +295,21 @@ pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 /// The status of a condition.
 pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
-    object["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind)?["status"].as_str()
+    object["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|one| one["type"] == kind)?["status"]
+        .as_str()
 }
 
 /// Names in a list, in its order.
 pub(crate) fn names(list: &Value) -> Vec<&str> {
-    list["items"].as_array().unwrap().iter().map(|item| text(item, "/metadata/name")).collect()
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| text(item, "/metadata/name"))
+        .collect()
 }
 
 /// A config map.

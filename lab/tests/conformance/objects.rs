@@ -17,7 +17,10 @@ fn an_object_is_created_read_replaced_and_deleted() {
         let (code, replaced) = target.put(&one, &read).await;
         assert_eq!(code, 200, "{replaced}");
         assert_eq!(replaced["data"], json!({"a": "1", "b": "2"}));
-        assert_ne!(replaced["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+        assert_ne!(
+            replaced["metadata"]["resourceVersion"],
+            created["metadata"]["resourceVersion"]
+        );
         assert_eq!(replaced["metadata"]["uid"], created["metadata"]["uid"]);
         let (code, status) = target.delete(&one).await;
         assert_eq!((code, &status["status"]), (200, &json!("Success")));
@@ -53,7 +56,10 @@ fn required_fields_are_required() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}});
         let (code, status) = target.post(&target.path("pods"), &pod).await;
         assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{status}");
-        assert!(text(&status, "/message").contains("spec.containers: Required value"), "{status}");
+        assert!(
+            text(&status, "/message").contains("spec.containers: Required value"),
+            "{status}"
+        );
     });
 }
 
@@ -77,7 +83,10 @@ fn a_stale_resource_version_is_a_conflict() {
         target.patch(MERGE, &one, &json!({"data": {"a": "2"}})).await;
         let (code, status) = target.put(&one, &stale).await;
         assert_eq!((code, &status["reason"]), (409, &json!("Conflict")), "{status}");
-        assert!(text(&status, "/message").contains("the object has been modified"), "{status}");
+        assert!(
+            text(&status, "/message").contains("the object has been modified"),
+            "{status}"
+        );
         let version = &stale["metadata"]["resourceVersion"];
         let patch = json!({"metadata": {"resourceVersion": version}, "data": {"a": "3"}});
         let (code, status) = target.patch(MERGE, &one, &patch).await;
@@ -94,8 +103,13 @@ fn a_stale_resource_version_is_a_conflict() {
 fn a_write_that_changes_nothing_keeps_the_resource_version() {
     conformance(async |target| {
         let created = target.create(&target.path("configmaps"), &config_map("a")).await;
-        let (_, patched) = target.patch(MERGE, &target.path("configmaps/a"), &json!({"data": {"a": "1"}})).await;
-        assert_eq!(patched["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
+        let (_, patched) = target
+            .patch(MERGE, &target.path("configmaps/a"), &json!({"data": {"a": "1"}}))
+            .await;
+        assert_eq!(
+            patched["metadata"]["resourceVersion"],
+            created["metadata"]["resourceVersion"]
+        );
     });
 }
 
@@ -167,8 +181,13 @@ fn a_finalizer_holds_an_object_until_it_is_taken_off() {
         assert!(!text(&held, "/metadata/deletionTimestamp").is_empty());
         let more = json!({"metadata": {"finalizers": ["chaosrun.dev/hold", "chaosrun.dev/late"]}});
         let (code, status) = target.patch(MERGE, &one, &more).await;
-        assert_eq!(code, 422, "no finalizer may be added to what is on its way out: {status}");
-        let (code, _) = target.patch(MERGE, &one, &json!({"metadata": {"finalizers": null}})).await;
+        assert_eq!(
+            code, 422,
+            "no finalizer may be added to what is on its way out: {status}"
+        );
+        let (code, _) = target
+            .patch(MERGE, &one, &json!({"metadata": {"finalizers": null}}))
+            .await;
         assert_eq!(code, 200);
         target.until_gone(&one).await;
     });
@@ -180,14 +199,20 @@ fn a_namespace_goes_when_its_content_is_gone() {
         let name = format!("{}-inner", target.namespace);
         let path = format!("/api/v1/namespaces/{name}");
         target.remove_later(&path);
-        target.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
+        target
+            .create("/api/v1/namespaces", &json!({"metadata": {"name": name}}))
+            .await;
         assert_eq!(target.read(&path).await["status"]["phase"], "Active");
         let mut held = config_map("held");
         held["metadata"]["finalizers"] = json!(["chaosrun.dev/hold"]);
         target.create(&format!("{path}/configmaps"), &held).await;
         target.create(&format!("{path}/configmaps"), &config_map("free")).await;
         assert_eq!(target.delete(&path).await.0, 200);
-        target.until_object(&path, "Terminating", |namespace| namespace["status"]["phase"] == "Terminating").await;
+        target
+            .until_object(&path, "Terminating", |namespace| {
+                namespace["status"]["phase"] == "Terminating"
+            })
+            .await;
         target.until_gone(&format!("{path}/configmaps/free")).await;
         let (code, status) = target.post(&format!("{path}/configmaps"), &config_map("late")).await;
         assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")), "{status}");
@@ -214,7 +239,9 @@ fn an_immutable_config_map_stays_as_it_is() {
         let mut body = config_map("a");
         body["immutable"] = json!(true);
         target.create(&target.path("configmaps"), &body).await;
-        let (code, status) = target.patch(MERGE, &target.path("configmaps/a"), &json!({"data": {"a": "2"}})).await;
+        let (code, status) = target
+            .patch(MERGE, &target.path("configmaps/a"), &json!({"data": {"a": "2"}}))
+            .await;
         assert_eq!(code, 422, "{status}");
     });
 }
@@ -227,11 +254,18 @@ fn a_table_has_columns_and_a_row_for_each_object() {
         let path = target.path("configmaps?fieldSelector=metadata.name%3Da");
         let headers = [(http::header::ACCEPT, accept)];
         let response = target.open(http::Method::GET, &path, &headers, None).await;
-        let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let bytes = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .unwrap()
+            .to_bytes();
         let table: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(table["kind"], "Table");
-        let columns: Vec<&str> =
-            table["columnDefinitions"].as_array().unwrap().iter().map(|column| text(column, "/name")).collect();
+        let columns: Vec<&str> = table["columnDefinitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|column| text(column, "/name"))
+            .collect();
         assert_eq!(columns, ["Name", "Data", "Age"]);
         let cells = &table["rows"][0]["cells"];
         assert_eq!((&cells[0], cells[1].to_string().trim_matches('"')), (&json!("a"), "1"));
@@ -244,11 +278,20 @@ fn the_server_says_what_it_serves() {
     conformance(async |target| {
         assert!(text(&target.read("/version").await, "/gitVersion").starts_with('v'));
         let core = target.read("/api/v1").await;
-        let pods = core["resources"].as_array().unwrap().iter().find(|one| one["name"] == "pods").unwrap();
+        let pods = core["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["name"] == "pods")
+            .unwrap();
         assert_eq!((&pods["kind"], &pods["namespaced"]), (&json!("Pod"), &json!(true)));
         let groups = target.read("/apis").await;
         for wanted in ["apps", "batch", "policy", "coordination.k8s.io", "apiextensions.k8s.io"] {
-            let found = groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == wanted);
+            let found = groups["groups"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|group| group["name"] == wanted);
             assert!(found, "group {wanted}");
         }
         assert_eq!(target.get("/readyz").await.0, 200);

@@ -11,8 +11,14 @@ fn a_merge_patch_sets_and_removes() {
         let patch = json!({"data": {"a": null, "b": "2"}, "metadata": {"labels": {"x": "y"}}});
         let (code, patched) = target.patch(MERGE, &target.path("configmaps/a"), &patch).await;
         assert_eq!(code, 200, "{patched}");
-        assert_eq!((&patched["data"], &patched["metadata"]["labels"]), (&json!({"b": "2"}), &json!({"x": "y"})));
-        assert_eq!(target.patch(MERGE, &target.path("configmaps/none"), &patch).await.0, 404);
+        assert_eq!(
+            (&patched["data"], &patched["metadata"]["labels"]),
+            (&json!({"b": "2"}), &json!({"x": "y"}))
+        );
+        assert_eq!(
+            target.patch(MERGE, &target.path("configmaps/none"), &patch).await.0,
+            404
+        );
     });
 }
 
@@ -21,7 +27,8 @@ fn a_json_patch_tests_before_it_changes() {
     conformance(async |target| {
         let one = target.path("configmaps/a");
         target.create(&target.path("configmaps"), &config_map("a")).await;
-        let patch = json!([{"op": "test", "path": "/data/a", "value": "1"}, {"op": "add", "path": "/data/b", "value": "2"}]);
+        let patch =
+            json!([{"op": "test", "path": "/data/a", "value": "1"}, {"op": "add", "path": "/data/b", "value": "2"}]);
         let (code, patched) = target.patch(JSON, &one, &patch).await;
         assert_eq!((code, &patched["data"]), (200, &json!({"a": "1", "b": "2"})));
         let wrong = json!([{"op": "test", "path": "/data/a", "value": "9"}, {"op": "remove", "path": "/data/b"}]);
@@ -50,13 +57,19 @@ fn deployment(name: &str) -> Value {
 }
 
 fn container<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
-    object["spec"]["template"]["spec"]["containers"].as_array().unwrap().iter().find(|one| one["name"] == name)
+    object["spec"]["template"]["spec"]["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == name)
 }
 
 #[test]
 fn a_strategic_merge_patch_merges_lists_by_key() {
     conformance(async |target| {
-        target.create(&target.group_path("apps/v1", "deployments"), &deployment("a")).await;
+        target
+            .create(&target.group_path("apps/v1", "deployments"), &deployment("a"))
+            .await;
         let one = target.group_path("apps/v1", "deployments/a");
         let patch = json!({"spec": {"template": {"spec": {"containers": [
             {"name": "main", "env": [{"name": "B", "value": "2"}]},
@@ -67,7 +80,12 @@ fn a_strategic_merge_patch_merges_lists_by_key() {
         assert_eq!(container(&patched, "side"), None);
         let main = container(&patched, "main").unwrap();
         assert_eq!(main["command"], json!(["sleep", "60"]));
-        let mut env: Vec<&str> = main["env"].as_array().unwrap().iter().map(|one| text(one, "/name")).collect();
+        let mut env: Vec<&str> = main["env"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| text(one, "/name"))
+            .collect();
         env.sort_unstable();
         assert_eq!(env, ["A", "B"]);
         let restart = json!({"spec": {"template": {"metadata": {"annotations": {"restartedAt": "now"}}}}});
@@ -79,7 +97,9 @@ fn a_strategic_merge_patch_merges_lists_by_key() {
 fn a_patch_of_an_unknown_kind_is_refused() {
     conformance(async |target| {
         target.create(&target.path("configmaps"), &config_map("a")).await;
-        let (code, status) = target.patch("application/json", &target.path("configmaps/a"), &json!({})).await;
+        let (code, status) = target
+            .patch("application/json", &target.path("configmaps/a"), &json!({}))
+            .await;
         assert_eq!(code, 415, "{status}");
     });
 }
@@ -96,12 +116,18 @@ fn apply_creates_and_then_updates() {
         let (code, created) = apply(target, "one", false, &json!({"x": "1"})).await;
         assert_eq!(code, 201, "{created}");
         let entry = &created["metadata"]["managedFields"][0];
-        assert_eq!((&entry["manager"], &entry["operation"]), (&json!("one"), &json!("Apply")));
+        assert_eq!(
+            (&entry["manager"], &entry["operation"]),
+            (&json!("one"), &json!("Apply"))
+        );
         assert_eq!(entry["fieldsV1"], json!({"f:data": {"f:x": {}}}));
         let (code, updated) = apply(target, "one", false, &json!({"x": "2"})).await;
         assert_eq!((code, &updated["data"]), (200, &json!({"x": "2"})));
         let (_, again) = apply(target, "one", false, &json!({"x": "2"})).await;
-        assert_eq!(again["metadata"]["resourceVersion"], updated["metadata"]["resourceVersion"]);
+        assert_eq!(
+            again["metadata"]["resourceVersion"],
+            updated["metadata"]["resourceVersion"]
+        );
     });
 }
 
@@ -110,7 +136,9 @@ fn apply_removes_what_is_applied_no_longer() {
     conformance(async |target| {
         apply(target, "one", false, &json!({"x": "1", "y": "1"})).await;
         let patch = json!({"data": {"z": "1"}});
-        target.patch(MERGE, &target.path("configmaps/a?fieldManager=editor"), &patch).await;
+        target
+            .patch(MERGE, &target.path("configmaps/a?fieldManager=editor"), &patch)
+            .await;
         let (_, answer) = apply(target, "one", false, &json!({"y": "1"})).await;
         assert_eq!(answer["data"], json!({"y": "1", "z": "1"}));
     });
@@ -123,8 +151,14 @@ fn apply_of_what_another_manager_owns_is_a_conflict_unless_forced() {
         let (code, status) = apply(target, "two", false, &json!({"x": "2"})).await;
         assert_eq!((code, &status["reason"]), (409, &json!("Conflict")), "{status}");
         let cause = &status["details"]["causes"][0];
-        assert_eq!((&cause["reason"], &cause["field"]), (&json!("FieldManagerConflict"), &json!(".data.x")));
-        assert!(text(&status, "/message").contains("conflict with \"one\" using v1: .data.x"), "{status}");
+        assert_eq!(
+            (&cause["reason"], &cause["field"]),
+            (&json!("FieldManagerConflict"), &json!(".data.x"))
+        );
+        assert!(
+            text(&status, "/message").contains("conflict with \"one\" using v1: .data.x"),
+            "{status}"
+        );
         let (code, forced) = apply(target, "two", true, &json!({"x": "2"})).await;
         assert_eq!((code, &forced["data"]["x"]), (200, &json!("2")));
         let (_, same) = apply(target, "three", false, &json!({"x": "2"})).await;
@@ -137,10 +171,15 @@ fn an_update_makes_an_owner_that_apply_conflicts_with() {
     conformance(async |target| {
         apply(target, "one", false, &json!({"x": "1"})).await;
         let patch = json!({"data": {"x": "9"}});
-        target.patch(MERGE, &target.path("configmaps/a?fieldManager=editor"), &patch).await;
+        target
+            .patch(MERGE, &target.path("configmaps/a?fieldManager=editor"), &patch)
+            .await;
         let (code, status) = apply(target, "one", false, &json!({"x": "1"})).await;
         assert_eq!(code, 409, "{status}");
-        assert!(text(&status, "/message").contains("conflict with \"editor\""), "{status}");
+        assert!(
+            text(&status, "/message").contains("conflict with \"editor\""),
+            "{status}"
+        );
     });
 }
 
@@ -150,7 +189,9 @@ fn apply_needs_a_manager_and_a_matching_name() {
         let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
         let (code, status) = target.patch(APPLY, &target.path("configmaps/a"), &body).await;
         assert_eq!(code, 400, "{status}");
-        let (code, status) = target.patch(APPLY, &target.path("configmaps/b?fieldManager=x"), &body).await;
+        let (code, status) = target
+            .patch(APPLY, &target.path("configmaps/b?fieldManager=x"), &body)
+            .await;
         assert_eq!(code, 400, "{status}");
     });
 }
@@ -168,8 +209,14 @@ fn apply_merges_containers_of_two_managers() {
         let (code, merged) = target.patch(APPLY, &path("two"), &second).await;
         assert_eq!(code, 200, "{merged}");
         let main = container(&merged, "main").unwrap();
-        assert_eq!((main["env"].as_array().unwrap().len(), &main["image"]), (2, &json!("busybox:1.36")));
-        first["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().pop();
+        assert_eq!(
+            (main["env"].as_array().unwrap().len(), &main["image"]),
+            (2, &json!("busybox:1.36"))
+        );
+        first["spec"]["template"]["spec"]["containers"]
+            .as_array_mut()
+            .unwrap()
+            .pop();
         let (code, pruned) = target.patch(APPLY, &path("one"), &first).await;
         assert_eq!((code, container(&pruned, "side")), (200, None));
         assert_eq!(container(&pruned, "main").unwrap()["env"].as_array().unwrap().len(), 2);

@@ -25,7 +25,11 @@ fn a_deleted_pod_has_its_grace_period() {
         let mut pod = Target::shell("slow", SLOW);
         pod["spec"]["terminationGracePeriodSeconds"] = json!(20);
         let running = target.running(&pod).await;
-        target.until("the trap is set", async || pods(target).logs("slow", &LogParams::default()).await.unwrap() == "up\n").await;
+        target
+            .until("the trap is set", async || {
+                pods(target).logs("slow", &LogParams::default()).await.unwrap() == "up\n"
+            })
+            .await;
         let version = text(&running, "/metadata/resourceVersion");
         let query = format!("pods?watch=1&fieldSelector=metadata.name%3Dslow&resourceVersion={version}");
         let mut watch = target.watch(&target.path(&query)).await;
@@ -45,9 +49,15 @@ fn a_deleted_pod_has_its_grace_period() {
             }
         }
         let took = begun.elapsed();
-        assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(15), "{took:?}");
+        assert!(
+            took > Duration::from_millis(1900) && took < Duration::from_secs(15),
+            "{took:?}"
+        );
         let terminal = terminal.expect("the phase says how it ended before the object goes");
-        assert_eq!(terminal["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0);
+        assert_eq!(
+            terminal["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"],
+            0
+        );
         assert_eq!(target.get(&path).await.0, 404);
     });
 }
@@ -55,9 +65,13 @@ fn a_deleted_pod_has_its_grace_period() {
 #[test]
 fn a_pod_that_ignores_its_end_is_killed_after_the_grace_period() {
     conformance(async |target| {
-        target.running(&Target::shell("deaf", "trap '' TERM; while true; do sleep 0.1; done")).await;
+        target
+            .running(&Target::shell("deaf", "trap '' TERM; while true; do sleep 0.1; done"))
+            .await;
         let begun = Instant::now();
-        target.delete_with(&target.path("pods/deaf"), &json!({"gracePeriodSeconds": 2})).await;
+        target
+            .delete_with(&target.path("pods/deaf"), &json!({"gracePeriodSeconds": 2}))
+            .await;
         target.until_gone(&target.path("pods/deaf")).await;
         assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
     });
@@ -67,7 +81,9 @@ fn a_pod_that_ignores_its_end_is_killed_after_the_grace_period() {
 fn a_pod_deleted_without_grace_is_gone_at_once() {
     conformance(async |target| {
         target.running(&Target::shell("slow", SLOW)).await;
-        let (code, _) = target.delete_with(&target.path("pods/slow"), &json!({"gracePeriodSeconds": 0})).await;
+        let (code, _) = target
+            .delete_with(&target.path("pods/slow"), &json!({"gracePeriodSeconds": 0}))
+            .await;
         assert_eq!(code, 200);
         assert_eq!(target.get(&target.path("pods/slow")).await.0, 404);
     });
@@ -99,12 +115,21 @@ fn a_container_that_fails_is_restarted_in_its_pod() {
         let created = target.create(&target.path("pods"), &pod).await;
         let restarted = target
             .until_object(&target.path("pods/again"), "it was restarted", |pod| {
-                pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(0) >= 1
+                pod["status"]["containerStatuses"][0]["restartCount"]
+                    .as_i64()
+                    .unwrap_or(0)
+                    >= 1
             })
             .await;
         assert_eq!(restarted["metadata"]["uid"], created["metadata"]["uid"]);
-        assert_eq!(restarted["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 1);
-        let previous = LogParams { previous: true, ..LogParams::default() };
+        assert_eq!(
+            restarted["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
+            1
+        );
+        let previous = LogParams {
+            previous: true,
+            ..LogParams::default()
+        };
         assert_eq!(pods(target).logs("again", &previous).await.unwrap(), "run\n");
     });
 }
@@ -127,32 +152,65 @@ fn an_image_without_a_command_that_nobody_has_cannot_be_pulled() {
 #[test]
 fn logs_are_cut_and_stamped_as_asked() {
     conformance(async |target| {
-        target.create(&target.path("pods"), &Target::shell("p", "for i in 1 2 3 4; do echo line $i; done")).await;
         target
-            .until_object(&target.path("pods/p"), "the pod ended", |pod| pod["status"]["phase"] == "Succeeded")
+            .create(
+                &target.path("pods"),
+                &Target::shell("p", "for i in 1 2 3 4; do echo line $i; done"),
+            )
+            .await;
+        target
+            .until_object(&target.path("pods/p"), "the pod ended", |pod| {
+                pod["status"]["phase"] == "Succeeded"
+            })
             .await;
         let api = pods(target);
-        assert_eq!(api.logs("p", &LogParams::default()).await.unwrap(), "line 1\nline 2\nline 3\nline 4\n");
-        let tail = LogParams { tail_lines: Some(2), ..LogParams::default() };
+        assert_eq!(
+            api.logs("p", &LogParams::default()).await.unwrap(),
+            "line 1\nline 2\nline 3\nline 4\n"
+        );
+        let tail = LogParams {
+            tail_lines: Some(2),
+            ..LogParams::default()
+        };
         assert_eq!(api.logs("p", &tail).await.unwrap(), "line 3\nline 4\n");
-        let limited = LogParams { limit_bytes: Some(8), ..LogParams::default() };
+        let limited = LogParams {
+            limit_bytes: Some(8),
+            ..LogParams::default()
+        };
         assert_eq!(api.logs("p", &limited).await.unwrap(), "line 1\nl");
-        let stamped = LogParams { timestamps: true, tail_lines: Some(1), ..LogParams::default() };
+        let stamped = LogParams {
+            timestamps: true,
+            tail_lines: Some(1),
+            ..LogParams::default()
+        };
         let line = api.logs("p", &stamped).await.unwrap();
         let (stamp, rest) = line.split_once(' ').unwrap();
         assert_eq!(rest, "line 4\n");
         stamp.parse::<jiff::Timestamp>().unwrap();
-        let wrong = LogParams { container: Some("none".to_owned()), ..LogParams::default() };
-        let kube::Error::Api(status) = api.logs("p", &wrong).await.unwrap_err() else { panic!("an API error") };
-        assert_eq!((status.code, status.message.as_str()), (400, "container none is not valid for pod p"));
+        let wrong = LogParams {
+            container: Some("none".to_owned()),
+            ..LogParams::default()
+        };
+        let kube::Error::Api(status) = api.logs("p", &wrong).await.unwrap_err() else {
+            panic!("an API error")
+        };
+        assert_eq!(
+            (status.code, status.message.as_str()),
+            (400, "container none is not valid for pod p")
+        );
     });
 }
 
 #[test]
 fn logs_are_followed_until_the_container_ends() {
     conformance(async |target| {
-        target.running(&Target::shell("p", "for i in 1 2 3; do echo line $i; sleep 1; done")).await;
-        let follow = LogParams { follow: true, ..LogParams::default() };
+        target
+            .running(&Target::shell("p", "for i in 1 2 3; do echo line $i; sleep 1; done"))
+            .await;
+        let follow = LogParams {
+            follow: true,
+            ..LogParams::default()
+        };
         let mut lines = pods(target).log_stream("p", &follow).await.unwrap().lines();
         let mut seen = Vec::new();
         while let Some(line) = tokio::time::timeout(PATIENCE, lines.next()).await.unwrap() {
@@ -161,7 +219,10 @@ fn logs_are_followed_until_the_container_ends() {
         let texts: Vec<&str> = seen.iter().map(|(line, _)| line.as_str()).collect();
         assert_eq!(texts, ["line 1", "line 2", "line 3"]);
         let apart = seen[2].1.duration_since(seen[1].1);
-        assert!(apart > Duration::from_millis(500), "lines come as they are written: {apart:?}");
+        assert!(
+            apart > Duration::from_millis(500),
+            "lines come as they are written: {apart:?}"
+        );
     });
 }
 
@@ -177,7 +238,10 @@ fn a_container_must_be_named_where_there_are_several() {
             panic!("an API error")
         };
         assert_eq!(status.code, 400);
-        assert_eq!(status.message, "a container name must be specified for pod two, choose one of: [main other]");
+        assert_eq!(
+            status.message,
+            "a container name must be specified for pod two, choose one of: [main other]"
+        );
     });
 }
 
@@ -186,8 +250,10 @@ fn exec_gives_output_and_exit_code() {
     conformance(async |target| {
         target.running(&Target::shell("p", "sleep 600")).await;
         let params = AttachParams::default().stderr(true);
-        let mut process =
-            pods(target).exec("p", ["sh", "-c", "echo out; echo err >&2; exit 3"], &params).await.unwrap();
+        let mut process = pods(target)
+            .exec("p", ["sh", "-c", "echo out; echo err >&2; exit 3"], &params)
+            .await
+            .unwrap();
         let (mut out, mut err) = (String::new(), String::new());
         let (mut stdout, mut stderr) = (process.stdout().unwrap(), process.stderr().unwrap());
         let status = process.take_status().unwrap();
@@ -195,8 +261,14 @@ fn exec_gives_output_and_exit_code() {
         stderr.read_to_string(&mut err).await.unwrap();
         let status = serde_json::to_value(status.await.unwrap()).unwrap();
         assert_eq!((out.as_str(), err.as_str()), ("out\n", "err\n"));
-        assert_eq!((&status["status"], &status["reason"]), (&json!("Failure"), &json!("NonZeroExitCode")));
-        assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
+        assert_eq!(
+            (&status["status"], &status["reason"]),
+            (&json!("Failure"), &json!("NonZeroExitCode"))
+        );
+        assert_eq!(
+            status["details"]["causes"][0],
+            json!({"reason": "ExitCode", "message": "3"})
+        );
     });
 }
 
@@ -212,7 +284,10 @@ fn exec_passes_standard_input() {
         stdin.write_all(b"one\ntwo\n").await.unwrap();
         stdin.flush().await.unwrap();
         let mut out = String::new();
-        tokio::time::timeout(PATIENCE, stdout.read_to_string(&mut out)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, stdout.read_to_string(&mut out))
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(out, "one\ntwo\n");
         assert_eq!(status.await.unwrap().status.as_deref(), Some("Success"));
     });
@@ -224,13 +299,17 @@ fn a_signal_sent_by_exec_ends_the_container() {
         let mut pod = Target::shell("p", "trap 'exit 9' USR1; while true; do sleep 0.1; done");
         pod["spec"]["restartPolicy"] = json!("Never");
         target.running(&pod).await;
-        let mut process =
-            pods(target).exec("p", ["sh", "-c", "kill -USR1 1"], &AttachParams::default()).await.unwrap();
+        let mut process = pods(target)
+            .exec("p", ["sh", "-c", "kill -USR1 1"], &AttachParams::default())
+            .await
+            .unwrap();
         if let Some(status) = process.take_status() {
             status.await;
         }
         let ended = target
-            .until_object(&target.path("pods/p"), "the container ended", |pod| pod["status"]["phase"] == "Failed")
+            .until_object(&target.path("pods/p"), "the container ended", |pod| {
+                pod["status"]["phase"] == "Failed"
+            })
             .await;
         let state: &Value = &ended["status"]["containerStatuses"][0]["state"];
         assert_eq!(state["terminated"]["exitCode"], 9);
@@ -243,7 +322,10 @@ fn exec_into_a_container_that_is_not_there_is_an_error() {
         target.running(&Target::shell("p", "sleep 600")).await;
         let wrong = AttachParams::default().container("none");
         let error = pods(target).exec("p", ["true"], &wrong).await.err().expect("an error");
-        assert!(error.to_string().contains("container none is not valid for pod p"), "{error}");
+        assert!(
+            error.to_string().contains("container none is not valid for pod p"),
+            "{error}"
+        );
     });
 }
 
@@ -254,8 +336,16 @@ fn port_forward_reaches_a_port_inside_of_the_pod() {
         // busybox: what busybox has for this does not take connection after connection.
         let mut pod = Target::shell("p", "");
         pod["spec"]["containers"][0]["image"] = json!("python:3-alpine");
-        pod["spec"]["containers"][0]["command"] =
-            json!(["python3", "-m", "http.server", "7000", "--bind", "127.0.0.1", "--directory", "/etc"]);
+        pod["spec"]["containers"][0]["command"] = json!([
+            "python3",
+            "-m",
+            "http.server",
+            "7000",
+            "--bind",
+            "127.0.0.1",
+            "--directory",
+            "/etc"
+        ]);
         target.running(&pod).await;
         let answer = std::cell::RefCell::new(String::new());
         target
@@ -274,6 +364,9 @@ fn port_forward_reaches_a_port_inside_of_the_pod() {
             })
             .await;
         let answer = answer.into_inner();
-        assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("root:"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.0 200") && answer.contains("root:"),
+            "{answer}"
+        );
     });
 }

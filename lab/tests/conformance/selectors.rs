@@ -28,7 +28,11 @@ fn label_selectors_choose() {
             ("extra=", &["c"]),
             ("set=other", &[]),
         ] {
-            let query = selector.replace(' ', "%20").replace('=', "%3D").replace('!', "%21").replace(',', "%2C");
+            let query = selector
+                .replace(' ', "%20")
+                .replace('=', "%3D")
+                .replace('!', "%21")
+                .replace(',', "%2C");
             let list = target.read(&format!("{all}?labelSelector={query}")).await;
             assert_eq!(names(&list), expected, "{selector}");
         }
@@ -43,7 +47,9 @@ fn field_selectors_choose() {
         target.running(&Target::shell("runs", "sleep 60")).await;
         target.create(&all, &Target::shell("ends", "true")).await;
         target
-            .until_object(&target.path("pods/ends"), "the pod succeeded", |pod| pod["status"]["phase"] == "Succeeded")
+            .until_object(&target.path("pods/ends"), "the pod succeeded", |pod| {
+                pod["status"]["phase"] == "Succeeded"
+            })
             .await;
         for (selector, expected) in [
             ("metadata.name%3Druns", &["runs"][..]),
@@ -57,8 +63,17 @@ fn field_selectors_choose() {
             let list = target.read(&format!("{all}?fieldSelector={selector}")).await;
             assert_eq!(names(&list), expected, "{selector}");
         }
-        assert_eq!(target.get(&format!("{all}?fieldSelector=spec.hostname2%3Dx")).await.0, 400);
-        assert_eq!(target.delete(&format!("{all}?fieldSelector=status.phase%3DSucceeded")).await.0, 200);
+        assert_eq!(
+            target.get(&format!("{all}?fieldSelector=spec.hostname2%3Dx")).await.0,
+            400
+        );
+        assert_eq!(
+            target
+                .delete(&format!("{all}?fieldSelector=status.phase%3DSucceeded"))
+                .await
+                .0,
+            200
+        );
         target.until_gone(&target.path("pods/ends")).await;
         assert_eq!(target.get(&target.path("pods/runs")).await.0, 200);
     });

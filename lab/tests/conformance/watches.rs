@@ -31,16 +31,26 @@ fn a_watch_from_a_list_tells_everything_that_came_after_it() {
         let list = target.read(&format!("{all}?{OURS}")).await;
         let version = text(&list, "/metadata/resourceVersion");
         target.create(&all, &ours("a")).await;
-        let mut watch = target.watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}")).await;
+        let mut watch = target
+            .watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}"))
+            .await;
         assert_eq!(named(&watch.next_change().await), ("ADDED", "a"));
-        target.patch(MERGE, &target.path("configmaps/a"), &json!({"data": {"a": "2"}})).await;
+        target
+            .patch(MERGE, &target.path("configmaps/a"), &json!({"data": {"a": "2"}}))
+            .await;
         let modified = watch.next_change().await;
-        assert_eq!((named(&modified), &modified.1["data"]["a"]), (("MODIFIED", "a"), &json!("2")));
+        assert_eq!(
+            (named(&modified), &modified.1["data"]["a"]),
+            (("MODIFIED", "a"), &json!("2"))
+        );
         target.delete(&target.path("configmaps/a")).await;
         let deleted = watch.next_change().await;
         assert_eq!(named(&deleted), ("DELETED", "a"));
         assert_eq!(deleted.1["data"]["a"], "2", "the last state comes with the deletion");
-        assert_ne!(deleted.1["metadata"]["resourceVersion"], modified.1["metadata"]["resourceVersion"]);
+        assert_ne!(
+            deleted.1["metadata"]["resourceVersion"],
+            modified.1["metadata"]["resourceVersion"]
+        );
     });
 }
 
@@ -49,14 +59,18 @@ fn a_watch_resumes_after_the_last_event_that_was_seen() {
     conformance(async |target| {
         let all = target.path("configmaps");
         let version = text(&target.read(&all).await, "/metadata/resourceVersion").to_owned();
-        let mut watch = target.watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}")).await;
+        let mut watch = target
+            .watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}"))
+            .await;
         target.create(&all, &ours("a")).await;
         let seen = watch.next_change().await;
         drop(watch);
         target.create(&all, &ours("b")).await;
         target.create(&all, &ours("c")).await;
         let version = text(&seen.1, "/metadata/resourceVersion");
-        let mut watch = target.watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}")).await;
+        let mut watch = target
+            .watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}"))
+            .await;
         assert_eq!(named(&watch.next_change().await), ("ADDED", "b"));
         assert_eq!(named(&watch.next_change().await), ("ADDED", "c"));
     });
@@ -78,7 +92,9 @@ fn a_watch_without_a_resource_version_begins_with_what_is_there() {
 fn a_watch_ends_at_its_timeout() {
     conformance(async |target| {
         let begun = std::time::Instant::now();
-        let mut watch = target.watch(&target.path(&format!("configmaps?{OURS}&watch=1&timeoutSeconds=2"))).await;
+        let mut watch = target
+            .watch(&target.path(&format!("configmaps?{OURS}&watch=1&timeoutSeconds=2")))
+            .await;
         assert_eq!(watch.next().await, None);
         assert!(begun.elapsed().as_secs_f64() > 1.0, "{:?}", begun.elapsed());
     });
@@ -102,10 +118,15 @@ fn bookmarks_carry_a_resource_version_to_resume_from() {
         };
         assert_eq!(added, ["a"]);
         assert_eq!(bookmark["object"]["kind"], "ConfigMap");
-        assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+        assert_eq!(
+            bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+            "true"
+        );
         let version = text(&bookmark, "/object/metadata/resourceVersion");
         target.create(&all, &ours("b")).await;
-        let mut resumed = target.watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}")).await;
+        let mut resumed = target
+            .watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}"))
+            .await;
         assert_eq!(named(&resumed.next_change().await), ("ADDED", "b"));
     });
 }
@@ -140,12 +161,18 @@ fn an_object_enters_and_leaves_a_selector() {
         let (all, one) = (target.path("configmaps"), target.path("configmaps/a"));
         target.create(&all, &config_map("a")).await;
         let version = text(&target.read(&all).await, "/metadata/resourceVersion").to_owned();
-        let mut watch = target.watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}")).await;
-        target.patch(MERGE, &one, &json!({"metadata": {"labels": {"ours": "yes"}}})).await;
+        let mut watch = target
+            .watch(&format!("{all}?{OURS}&watch=1&resourceVersion={version}"))
+            .await;
+        target
+            .patch(MERGE, &one, &json!({"metadata": {"labels": {"ours": "yes"}}}))
+            .await;
         assert_eq!(named(&watch.next_change().await), ("ADDED", "a"));
         target.patch(MERGE, &one, &json!({"data": {"a": "2"}})).await;
         assert_eq!(named(&watch.next_change().await), ("MODIFIED", "a"));
-        target.patch(MERGE, &one, &json!({"metadata": {"labels": {"ours": null}}})).await;
+        target
+            .patch(MERGE, &one, &json!({"metadata": {"labels": {"ours": null}}}))
+            .await;
         assert_eq!(named(&watch.next_change().await), ("DELETED", "a"));
     });
 }
@@ -185,10 +212,18 @@ fn watches_also_come_over_a_web_socket_without_a_subprotocol() {
         target.create(&all, &ours("b")).await;
         let mut seen = Vec::new();
         while seen.len() < 2 {
-            let message = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+            let message = tokio::time::timeout(PATIENCE, socket.next())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
             let event: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
             if event["type"] != "BOOKMARK" {
-                seen.push(format!("{} {}", text(&event, "/type"), text(&event, "/object/metadata/name")));
+                seen.push(format!(
+                    "{} {}",
+                    text(&event, "/type"),
+                    text(&event, "/object/metadata/name")
+                ));
             }
         }
         assert_eq!(seen, ["ADDED a", "ADDED b"]);

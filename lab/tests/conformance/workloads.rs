@@ -30,14 +30,22 @@ fn available(object: &Value, replicas: i64) -> bool {
 fn generation_counts_changes_of_the_spec_alone() {
     conformance(async |target| {
         let one = target.group_path("apps/v1", "deployments/web");
-        let created = target.create(&target.group_path("apps/v1", "deployments"), &deployment(0)).await;
+        let created = target
+            .create(&target.group_path("apps/v1", "deployments"), &deployment(0))
+            .await;
         assert_eq!(created["metadata"]["generation"], 1);
-        let (_, labelled) = target.patch(MERGE, &one, &json!({"metadata": {"labels": {"a": "b"}}})).await;
+        let (_, labelled) = target
+            .patch(MERGE, &one, &json!({"metadata": {"labels": {"a": "b"}}}))
+            .await;
         assert_eq!(labelled["metadata"]["generation"], 1);
-        let (_, changed) = target.patch(MERGE, &one, &json!({"spec": {"minReadySeconds": 1}})).await;
+        let (_, changed) = target
+            .patch(MERGE, &one, &json!({"spec": {"minReadySeconds": 1}}))
+            .await;
         assert_eq!(changed["metadata"]["generation"], 2);
         target
-            .until_object(&one, "the controller saw it", |object| object["status"]["observedGeneration"] == 2)
+            .until_object(&one, "the controller saw it", |object| {
+                object["status"]["observedGeneration"] == 2
+            })
             .await;
     });
 }
@@ -46,8 +54,12 @@ fn generation_counts_changes_of_the_spec_alone() {
 fn a_deployment_replaces_a_pod_that_is_deleted() {
     conformance(async |target| {
         let one = target.group_path("apps/v1", "deployments/web");
-        target.create(&target.group_path("apps/v1", "deployments"), &deployment(2)).await;
-        target.until_object(&one, "two pods are available", |object| available(object, 2)).await;
+        target
+            .create(&target.group_path("apps/v1", "deployments"), &deployment(2))
+            .await;
+        target
+            .until_object(&one, "two pods are available", |object| available(object, 2))
+            .await;
         let selector = target.path("pods?labelSelector=app%3Dweb");
         let before = target.read(&selector).await;
         let victim = text(&before, "/items/0/metadata/name").to_owned();
@@ -69,14 +81,25 @@ fn a_deployment_replaces_a_pod_that_is_deleted() {
 fn the_scale_subresource_reads_and_writes_replicas() {
     conformance(async |target| {
         let one = target.group_path("apps/v1", "deployments/web");
-        target.create(&target.group_path("apps/v1", "deployments"), &deployment(1)).await;
-        target.until_object(&one, "one pod is available", |object| available(object, 1)).await;
+        target
+            .create(&target.group_path("apps/v1", "deployments"), &deployment(1))
+            .await;
+        target
+            .until_object(&one, "one pod is available", |object| available(object, 1))
+            .await;
         let scale = target.read(&format!("{one}/scale")).await;
-        assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
+        assert_eq!(
+            (&scale["kind"], &scale["spec"]["replicas"]),
+            (&json!("Scale"), &json!(1))
+        );
         assert_eq!(scale["status"]["selector"], "app=web");
-        let (code, answer) = target.patch(MERGE, &format!("{one}/scale"), &json!({"spec": {"replicas": 0}})).await;
+        let (code, answer) = target
+            .patch(MERGE, &format!("{one}/scale"), &json!({"spec": {"replicas": 0}}))
+            .await;
         assert_eq!((code, &answer["kind"]), (200, &json!("Scale")), "{answer}");
-        target.until_object(&one, "no pod is left", |object| available(object, 0)).await;
+        target
+            .until_object(&one, "no pod is left", |object| available(object, 0))
+            .await;
         target
             .until("the pods are gone", async || {
                 names(&target.read(&target.path("pods?labelSelector=app%3Dweb")).await).is_empty()
@@ -95,24 +118,39 @@ async fn evict(target: &Target, pod: &str) -> (u16, Value) {
 fn an_eviction_waits_for_the_disruption_budget() {
     conformance(async |target| {
         let budget = target.group_path("policy/v1", "poddisruptionbudgets/web");
-        target.create(&target.group_path("apps/v1", "deployments"), &deployment(2)).await;
+        target
+            .create(&target.group_path("apps/v1", "deployments"), &deployment(2))
+            .await;
         let one = target.group_path("apps/v1", "deployments/web");
-        target.until_object(&one, "two pods are available", |object| available(object, 2)).await;
+        target
+            .until_object(&one, "two pods are available", |object| available(object, 2))
+            .await;
         let body = json!({"metadata": {"name": "web"}, "spec":
             {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}});
-        target.create(&target.group_path("policy/v1", "poddisruptionbudgets"), &body).await;
         target
-            .until_object(&budget, "the budget is counted", |budget| budget["status"]["currentHealthy"] == 2)
+            .create(&target.group_path("policy/v1", "poddisruptionbudgets"), &body)
+            .await;
+        target
+            .until_object(&budget, "the budget is counted", |budget| {
+                budget["status"]["currentHealthy"] == 2
+            })
             .await;
         let pods = target.read(&target.path("pods?labelSelector=app%3Dweb")).await;
         let pod = text(&pods, "/items/0/metadata/name");
         let (code, status) = evict(target, pod).await;
         assert_eq!((code, &status["reason"]), (429, &json!("TooManyRequests")), "{status}");
         assert_eq!(status["details"]["causes"][0]["reason"], "DisruptionBudget");
-        assert_eq!(target.read(&target.path(&format!("pods/{pod}"))).await["metadata"].get("deletionTimestamp"), None);
-        target.patch(MERGE, &budget, &json!({"spec": {"minAvailable": 1}})).await;
+        assert_eq!(
+            target.read(&target.path(&format!("pods/{pod}"))).await["metadata"].get("deletionTimestamp"),
+            None
+        );
         target
-            .until_object(&budget, "one may go", |budget| budget["status"]["disruptionsAllowed"] == 1)
+            .patch(MERGE, &budget, &json!({"spec": {"minAvailable": 1}}))
+            .await;
+        target
+            .until_object(&budget, "one may go", |budget| {
+                budget["status"]["disruptionsAllowed"] == 1
+            })
             .await;
         let (code, status) = evict(target, pod).await;
         assert_eq!(code, 201, "{status}");
