@@ -1,5 +1,14 @@
 //! The API server over real TCP and TLS, with kube's client and with bare HTTP.
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use rustls::pki_types::pem::PemObject;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -59,7 +68,7 @@ async fn tls_client(server: &ApiServer) -> Client {
 }
 
 fn http(lab: &Lab) -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    drop(rustls::crypto::ring::default_provider().install_default());
     let authority = reqwest::Certificate::from_pem(lab.server.ca_pem().as_bytes()).unwrap();
     reqwest::Client::builder().tls_certs_only([authority]).build().unwrap()
 }

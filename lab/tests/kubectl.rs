@@ -1,6 +1,13 @@
 //! The real kubectl against the lab: what a person types.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod node_support;
 
@@ -58,7 +65,10 @@ impl Kubectl {
     fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments)
             .output()
-            .expect("kubectl is needed for this test: `make test` says how to get it")
+            .expect(
+                "this test needs kubectl 1.31 or newer on the PATH: get it from https://kubernetes.io/docs/tasks/tools \
+                 (one static binary: curl -LO https://dl.k8s.io/release/v1.33.1/bin/linux/amd64/kubectl)",
+            )
     }
 
     /// Runs it and gives its output; anything but success is a failed test.

@@ -1,5 +1,14 @@
 //! The life of a lab: nothing is left of it, however it ends. Needs root, runc, iproute2, nftables.
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod node_support;
 
 use std::path::Path;

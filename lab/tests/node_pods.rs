@@ -1,5 +1,14 @@
 //! Pods as real processes: start, exit codes, logs, restart, memory, deletion. Needs root, runc, iproute2, nftables.
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod node_support;
 
 use std::time::{Duration, Instant};
