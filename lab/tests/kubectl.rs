@@ -63,12 +63,10 @@ impl Kubectl {
     }
 
     fn output(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .expect(
-                "this test needs kubectl 1.31 or newer on the PATH: get it from https://kubernetes.io/docs/tasks/tools \
+        self.command(arguments).output().expect(
+            "this test needs kubectl 1.31 or newer on the PATH: get it from https://kubernetes.io/docs/tasks/tools \
                  (one static binary: curl -LO https://dl.k8s.io/release/v1.33.1/bin/linux/amd64/kubectl)",
-            )
+        )
     }
 
     /// Runs it and gives its output; anything but success is a failed test.
@@ -83,7 +81,20 @@ impl Kubectl {
         text
     }
 
+    /// Applies what must be refused, and gives what kubectl says about it.
+    fn try_apply(&self, arguments: &[&str], manifest: &str) -> String {
+        let output = self.apply_output(arguments, manifest);
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     fn apply(&self, arguments: &[&str], manifest: &str) -> String {
+        let output = self.apply_output(arguments, manifest);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn apply_output(&self, arguments: &[&str], manifest: &str) -> Output {
         let mut child = self
             .command(&["apply", "-f", "-"])
             .args(arguments)
@@ -93,9 +104,7 @@ impl Kubectl {
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        child.wait_with_output().unwrap()
     }
 
     fn start(&self, arguments: &[&str]) -> Child {
@@ -135,6 +144,54 @@ async fn kubectl_does_what_people_do_with_it() {
     let result = work.await;
     lab.stop().await.unwrap();
     result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_is_told_what_is_wrong_and_who_owns_what() {
+    let lab = lab("kubectl-no").await;
+    let kubectl = Kubectl {
+        config: lab.info().kubeconfig.clone(),
+    };
+    let result = tokio::task::spawn_blocking(move || refusals(&kubectl)).await;
+    lab.stop().await.unwrap();
+    result.unwrap();
+}
+
+fn refusals(kubectl: &Kubectl) {
+    let config = |data: &str| {
+        format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: owned, namespace: default}}, {data}}}")
+    };
+    let typo = kubectl.try_apply(&[], &config("dat: {a: b}"));
+    assert!(typo.contains("unknown field \"dat\""), "{typo}");
+    kubectl.apply(&["--server-side", "--field-manager=one"], &config("data: {a: b}"));
+    let conflict = kubectl.try_apply(&["--server-side", "--field-manager=two"], &config("data: {a: c}"));
+    assert!(
+        conflict.contains("conflict with \"one\" using v1: .data.a"),
+        "{conflict}"
+    );
+    kubectl.apply(
+        &["--server-side", "--field-manager=two", "--force-conflicts"],
+        &config("data: {a: c}"),
+    );
+    let value = ["get", "configmap", "owned", "-o", "jsonpath={.data.a}"];
+    assert_eq!(kubectl.run(&value), "c");
+    // From client-side to server-side apply: kubectl hands over the fields that it owned before.
+    kubectl.apply(&[], &config("data: {b: x}").replace("owned", "migrated"));
+    kubectl.apply(&["--server-side"], &config("data: {b: z}").replace("owned", "migrated"));
+    let value = ["get", "configmap", "migrated", "-o", "jsonpath={.data.b}"];
+    assert_eq!(kubectl.run(&value), "z");
+
+    let application = "{apiVersion: sparkoperator.k8s.io/v1beta2, kind: SparkApplication, \
+        metadata: {name: app, namespace: default}, spec: {type: Python, mode: cluster, suspend: true, \
+        image: nothing, sparkVersion: 4.0.0, mainApplicationFile: none, driver: {}, executor: {}}}";
+    kubectl.apply(&[], application);
+    let table = kubectl.run(&["get", "sparkapp"]);
+    assert!(
+        table.starts_with("NAME ") && table.contains("STATUS") && table.contains("\napp "),
+        "{table}"
+    );
+    kubectl.run(&["delete", "sparkapp", "app"]);
+    assert!(kubectl.run(&["api-resources"]).contains("sparkapp"));
 }
 
 fn everyday(kubectl: &Kubectl) {

@@ -102,7 +102,41 @@ pub(crate) fn apply(
         subresource: None,
         now: &now,
     };
-    Ok(merge_applied(existing, applied, force, shape(resource), &writer)?)
+    let shape = shape(resource);
+    match merge_applied(existing, applied, force, shape, &writer) {
+        Err(ApplyError::Conflicts(conflicts)) if manager == CLIENT_SIDE_SUCCESSOR => {
+            let before = existing
+                .map(|live| last_applied_fields(live, shape))
+                .unwrap_or_default();
+            let rest: Vec<Conflict> = conflicts
+                .into_iter()
+                .filter(|one| !before.contains(&one.field))
+                .collect();
+            if rest.is_empty() {
+                return Ok(merge_applied(existing, applied, true, shape, &writer)?);
+            }
+            Err(ApplyError::Conflicts(rest).into())
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// `kubectl apply --server-side` takes over what `kubectl apply` without it wrote before.
+const CLIENT_SIDE_SUCCESSOR: &str = "kubectl";
+
+/// The fields that client-side apply wrote last and that still have its values, as conflicts name them.
+fn last_applied_fields(live: &Value, shape: Shape<'_>) -> BTreeSet<String> {
+    let applied: Option<Value> = live
+        .pointer("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")
+        .and_then(Value::as_str)
+        .and_then(|text| serde_json::from_str(text).ok());
+    let (Some(Ok(applied)), Ok(present)) = (applied.map(|object| leaves(&object, shape)), leaves(live, shape)) else {
+        return BTreeSet::new();
+    };
+    let kept = applied
+        .iter()
+        .filter(|(path, value)| present.get(*path) == Some(*value));
+    kept.map(|(path, _)| render(path)).collect()
 }
 
 /// Notes in `metadata.managedFields` what a create, update or patch by this manager changed: see [`note_update`].
