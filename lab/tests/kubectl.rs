@@ -63,12 +63,10 @@ impl Kubectl {
     }
 
     fn output(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .expect(
-                "this test needs kubectl 1.31 or newer on the PATH: get it from https://kubernetes.io/docs/tasks/tools \
+        self.command(arguments).output().expect(
+            "this test needs kubectl 1.31 or newer on the PATH: get it from https://kubernetes.io/docs/tasks/tools \
                  (one static binary: curl -LO https://dl.k8s.io/release/v1.33.1/bin/linux/amd64/kubectl)",
-            )
+        )
     }
 
     /// Runs it and gives its output; anything but success is a failed test.
