@@ -73,7 +73,11 @@ fn a_deployment_replaces_a_pod_that_is_deleted() {
                 pods["items"].as_array().unwrap().iter().filter(ready).count() == 2
             })
             .await;
-        assert_eq!(condition(&target.read(&one).await, "Available"), Some("True"));
+        target
+            .until_object(&one, "the deployment says so", |found| {
+                available(found, 2) && condition(found, "Available") == Some("True")
+            })
+            .await;
     });
 }
 
