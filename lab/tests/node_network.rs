@@ -253,9 +253,10 @@ async fn a_config_map_may_come_later_and_its_changes_reach_the_running_pod() {
         {"name": "config", "mountPath": "/etc/app"}, {"name": "config", "mountPath": "/one/file", "subPath": "key"},
     ]);
     create(&lab, pod).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let pending = serde_json::to_value(pods(&lab).get("p").await.unwrap()).unwrap();
-    assert_eq!(first(&pending)["state"]["waiting"]["reason"], "ContainerCreating");
+    wait_pod(&lab, "p", "waiting for its config map", |pod| {
+        first(pod)["state"]["waiting"]["reason"] == "ContainerCreating"
+    })
+    .await;
     let maps: Api<ConfigMap> = Api::namespaced(lab.client(), "default");
     let map = json!({"metadata": {"name": "settings"}, "data": {"a": "old\n", "b": "other"}});
     maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap())

@@ -217,7 +217,7 @@ async fn a_forced_delete_kills_at_once_and_the_last_event_still_says_running() {
 }
 
 fn process_exists(marker: &str) -> bool {
-    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
         let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
         command.starts_with("sleep\0") && command.contains(marker)
     })
@@ -294,7 +294,7 @@ async fn too_much_memory_is_oom_killed() {
     let mut pod = shell("p", "exec tail /dev/zero");
     pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "24Mi"}});
     create(&lab, pod).await;
-    let failed = wait_pod_for(&lab, "p", "failed", Duration::from_secs(60), phase("Failed")).await;
+    let failed = wait_pod_for(&lab, "p", "failed", Duration::from_mins(1), phase("Failed")).await;
     let ended = &first(&failed)["state"]["terminated"];
     assert_eq!(
         (ended["exitCode"].as_i64(), ended["reason"].as_str()),

@@ -23,7 +23,7 @@ use crate::node::check_requirements;
 /// The hidden first argument.
 const INTERNAL: &str = "lab-internal";
 /// A lab is up in two seconds; on a machine with every core busy it takes longer.
-const UP_TIMEOUT: Duration = Duration::from_secs(60);
+const UP_TIMEOUT: Duration = Duration::from_mins(1);
 /// A lab that is told to end removes itself within seconds.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -45,8 +45,8 @@ impl Default for BackOff {
     fn default() -> Self {
         Self {
             first: Duration::from_secs(10),
-            longest: Duration::from_secs(300),
-            reset: Duration::from_secs(600),
+            longest: Duration::from_mins(5),
+            reset: Duration::from_mins(10),
         }
     }
 }

@@ -293,13 +293,12 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
             result.push('$');
             rest = after;
         } else if let Some((name, remaining)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            match variables.get(name) {
-                Some(value) => result.push_str(value),
-                None => {
-                    result.push_str("$(");
-                    result.push_str(name);
-                    result.push(')');
-                }
+            if let Some(value) = variables.get(name) {
+                result.push_str(value);
+            } else {
+                result.push_str("$(");
+                result.push_str(name);
+                result.push(')');
             }
             rest = remaining;
         } else {

@@ -56,16 +56,14 @@ pub(crate) async fn command_output(
         output.extend(both.1);
         (process.wait().await, output)
     };
-    match tokio::time::timeout(patience, collect).await {
-        Ok((exit, output)) => Ok((exit.code, String::from_utf8_lossy(&output).trim().to_owned())),
-        Err(_) => {
-            process.signal(Signal::KILL);
-            Err(NodeError::Pod(format!(
-                "command {command:?} timed out after {} s",
-                patience.as_secs_f32()
-            )))
-        }
+    if let Ok((exit, output)) = tokio::time::timeout(patience, collect).await {
+        return Ok((exit.code, String::from_utf8_lossy(&output).trim().to_owned()));
     }
+    process.signal(Signal::KILL);
+    Err(NodeError::Pod(format!(
+        "command {command:?} timed out after {} s",
+        patience.as_secs_f32()
+    )))
 }
 
 async fn drain(mut source: impl AsyncRead + Unpin) -> Vec<u8> {

@@ -73,6 +73,17 @@ impl Log {
         }))
     }
 
+    /// Removes the files of an instance that nobody can ask for any more.
+    pub(crate) fn discard(&self) {
+        for path in [aside(&self.path), self.path.clone()] {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::debug!(path = %path.display(), %error, "old log not removed");
+            }
+        }
+    }
+
     /// Copies a stream of the container into the log until it ends.
     pub(crate) fn pump(
         self: &Arc<Self>,
@@ -353,11 +364,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::create(folder.path().join("0.log")).unwrap();
         let long = "x".repeat(PART_BYTES * 2 + 5);
-        let text = format!("one\n\n{long}\nlast");
-        log.pump("stdout", std::io::Cursor::new(text.clone().into_bytes()))
+        let written = format!("one\n\n{long}\nlast");
+        log.pump("stdout", std::io::Cursor::new(written.clone().into_bytes()))
             .await
             .unwrap();
-        assert_eq!(collect(&log, LogOptions::default()).await, text);
+        assert_eq!(collect(&log, LogOptions::default()).await, written);
         let tail = LogOptions {
             tail_lines: Some(1),
             ..LogOptions::default()

@@ -6,7 +6,7 @@
 //! [`check_requirements`].
 //!
 //! Rooms: `agent` (watch, table of pods), `pod` and `body` (one pod: its API side, its processes), `container`
-//! (start, probe, stop, restart), `state` (what is known, and the status that follows), `bundle` and `workspace` (OCI
+//! (start, stop, restart), `observer` (its probes), `state` (what is known, and the status that follows), `bundle` and `workspace` (OCI
 //! description, files), `runc` (processes), `execution` and `probes` (further processes in a container), `environment`,
 //! `volumes`, `claims`, `image`, `logs`, `network` (bridge, namespaces), `loopback`,
 //! `directory`, `services`, `names` (service addresses and names), `cgroup`, `descriptor`, `nodes`, `events`, `serving`
@@ -31,6 +31,7 @@ mod loopback;
 mod names;
 pub(crate) mod network;
 mod nodes;
+mod observer;
 mod pod;
 mod probes;
 mod quantity;

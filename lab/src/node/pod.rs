@@ -205,7 +205,7 @@ impl PodRuntime {
                 }
                 () = sleep_until(deadline), if !ended => self.exceed_deadline(),
             }
-            let gone = self.gone(&updates);
+            let gone = updates.borrow().deleted;
             let written = !gone && self.push(&mut last).await;
             if ended && (gone || written) {
                 break;
@@ -215,10 +215,6 @@ impl PodRuntime {
             tracing::error!(pod = %self.name, %error, "the pod's task failed");
         }
         self.end(updates).await;
-    }
-
-    fn gone(&self, updates: &watch::Receiver<Update>) -> bool {
-        updates.borrow().deleted
     }
 
     /// After the last process: remove what belongs to processes, then the object, then the files.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::error::NodeError;
 
 /// Starting takes about 50 ms; with every core busy it can take seconds.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Runc {
         let file = self.scratch.join(format!("{name}.json"));
         std::fs::write(&file, process.to_string()).map_err(NodeError::io("write", &file))?;
         let arguments = ["exec", "--detach", "--process", &file.to_string_lossy()].map(str::to_owned);
-        let started = self.start(id, &arguments, &name, stdin).await;
+        let started = self.start_apart(id, &arguments, &name, stdin).await;
         drop(std::fs::remove_file(&file));
         started
     }
@@ -132,7 +132,7 @@ impl Runc {
             &file.to_string_lossy(),
         ]
         .map(str::to_owned);
-        let started = self.start(id, &arguments, &name, false).await;
+        let started = self.start_apart(id, &arguments, &name, false).await;
         if started.is_err() {
             // Wakes the listener, which would otherwise wait for a terminal that never comes.
             drop(std::os::unix::net::UnixStream::connect(&socket));
@@ -146,6 +146,16 @@ impl Runc {
             Ok(Err(error)) => Err(error),
             Err(error) => Err(NodeError::Pod(format!("terminal not received: {error}"))),
         }
+    }
+
+    /// Like [`start`](Self::start), in a task of its own: a caller that gives up half-way must not leave a process that
+    /// nobody adopted.
+    async fn start_apart(&self, id: &str, arguments: &[String], name: &str, stdin: bool) -> Result<Started, NodeError> {
+        let (runc, id, arguments, name) = (self.clone(), id.to_owned(), arguments.to_vec(), name.to_owned());
+        let started = tokio::spawn(async move { runc.start(&id, &arguments, &name, stdin).await });
+        started
+            .await
+            .unwrap_or_else(|error| Err(NodeError::Pod(format!("not started: {error}"))))
     }
 
     /// Runs runc detached and adopts what it started.

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::agent::PodTable;
 use super::execution;
+use super::network::PodNetwork;
 use super::pod::{Context, PodRuntime};
 use super::state::{ContainerState, Life};
 use crate::backend::{BackendError, Duplex, ExecRequest, ExecSession, LogOptions, PodBackend, PodRef};
@@ -47,7 +48,7 @@ impl Serving {
         let runtime = self.pod(pod)?;
         let log = {
             let state = runtime.state();
-            let container = find(state.named(name).cloned().as_ref(), name)?;
+            let container = find(state.named(name), name)?;
             if options.previous {
                 container.previous_log.ok_or_else(|| {
                     BackendError::BadRequest(format!(
@@ -73,7 +74,7 @@ impl Serving {
 
     async fn execute(&self, pod: PodRef, name: String, request: ExecRequest) -> Result<ExecSession, BackendError> {
         let runtime = self.pod(&pod)?;
-        let container = find(runtime.state().named(&name).cloned().as_ref(), &name)?;
+        let container = find(runtime.state().named(&name), &name)?;
         let instance = container.instance.ok_or_else(|| {
             BackendError::BadRequest(format!("container \"{name}\" in pod \"{}\" is not running", pod.name))
         })?;
@@ -86,10 +87,7 @@ impl Serving {
         let runtime = self.pod(&pod)?;
         let (address, namespace) = {
             let state = runtime.state();
-            (
-                state.pod_address,
-                state.network.as_ref().map(super::network::PodNetwork::path),
-            )
+            (state.pod_address, state.network.as_ref().map(PodNetwork::path))
         };
         let address =
             address.ok_or_else(|| BackendError::BadRequest(format!("pod {} has no address yet", pod.name)))?;

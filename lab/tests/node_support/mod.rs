@@ -1,6 +1,15 @@
 //! Shared by the tests of the node agent: a lab of its own for each test, and waiting with a deadline.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "each test file uses its part; helpers of tests fail by panicking, too"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +43,7 @@ pub fn config(test: &str) -> LabConfig {
     let back_off = BackOff {
         first: Duration::from_secs(1),
         longest: Duration::from_secs(4),
-        reset: Duration::from_secs(600),
+        reset: Duration::from_mins(10),
     };
     LabConfig {
         back_off,
