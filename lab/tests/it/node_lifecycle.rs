@@ -9,18 +9,16 @@
     reason = "a test fails by panicking"
 )]
 
-mod node_support;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::node_support::{config, create, lab, phase, shell, wait_pod};
 use chaosrun_lab::lifecycle::{LabConfig, ProcessIdentity, Record, down, status, up};
 use chaosrun_lab::standard::controllers;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::PostParams;
-use node_support::{config, create, lab, phase, shell, wait_pod};
 use serde_json::json;
 
 fn background(test: &str) -> LabConfig {

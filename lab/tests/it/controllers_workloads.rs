@@ -3,11 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod controllers_support;
-
 use std::time::{Duration, Instant};
 
-use controllers_support::{Cluster, is_ready, template, uids, until};
+use crate::controllers_support::{Cluster, is_ready, template, uids, until};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Endpoints, Event, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;

@@ -9,14 +9,12 @@
     reason = "a test fails by panicking"
 )]
 
-mod node_support;
-
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use node_support::lab;
+use crate::node_support::lab;
 
 const DEPLOYMENT: &str = r#"
 apiVersion: apps/v1

@@ -9,14 +9,12 @@
     reason = "a test fails by panicking"
 )]
 
-mod node_support;
-
 use std::time::{Duration, Instant};
 
+use crate::node_support::{create, first, holds, lab, logs, phase, pods, shell, wait_pod, wait_pod_for};
 use chaosrun_lab::backend::LogOptions;
 use futures::TryStreamExt;
 use kube::api::{DeleteParams, WatchEvent, WatchParams};
-use node_support::{create, first, holds, lab, logs, phase, pods, shell, wait_pod, wait_pod_for};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

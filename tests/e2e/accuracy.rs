@@ -4,10 +4,8 @@
 //! monotonic clock, when it was told to end and when it was ready. The pod is deleted; the replacement is the same program.
 //! Truth: ready stamp of the replacement minus the end stamp of the victim. Both come from the causing processes themselves.
 
-mod support;
-
-use support::file;
-use support::lab::Lab;
+use crate::support::file;
+use crate::support::lab::Lab;
 
 fn manifest(seconds: f64, stamps: &std::path::Path) -> serde_json::Value {
     serde_json::json!({

@@ -1,10 +1,8 @@
 //! Every shipped scenario, end to end in a real lab. Spark is replaced by the built-in pipeline here (a stand-in, and the
-//! reports say so); `tests/e2e_spark.rs` runs the real one.
+//! reports say so); `tests/e2e/spark.rs` runs the real one.
 
-mod support;
-
+use crate::support::lab::{Lab, Run};
 use serde_json::Value;
-use support::lab::{Lab, Run};
 
 const BUILTIN: [&str; 2] = ["--var", "MANIFEST=../kind-config/builtin-pipeline.yaml"];
 

@@ -3,16 +3,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
-mod controllers_support;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::controllers_support::{is_ready, until_for};
 use chaosrun_lab::controllers::in_lab;
 use chaosrun_lab::controllers::prometheus::{self, PrometheusConfig};
 use chaosrun_lab::lifecycle::{Lab, LabConfig};
 use chaosrun_lab::node::ImageTable;
-use controllers_support::{is_ready, until_for};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,7 +22,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 async fn lab(test: &str, prometheus: Option<PrometheusConfig>) -> Lab {
-    controllers_support::log();
+    crate::controllers_support::log();
     let mut images = ImageTable::new();
     for (pattern, image) in prometheus::images(Path::new(env!("CARGO_BIN_EXE_chaosrun-lab"))) {
         images.insert(pattern, image);

@@ -2,13 +2,11 @@
 //!
 //! Needs what `scripts/install-spark.sh` installs; where it is missing the test fails and says so.
 
-mod spark_support;
-
 use std::time::Duration;
 
+use crate::spark_support::{DRIVER, last_commit, stage, until};
 use kube::api::{DeleteParams, ListParams};
 use serde_json::Value;
-use spark_support::{DRIVER, last_commit, stage, until};
 
 /// A JVM starts in seconds on an idle machine; tests share theirs.
 const START: Duration = Duration::from_mins(3);

@@ -1,11 +1,9 @@
 //! What must be refused, and what must be reverted first, in a real lab.
 
-mod support;
-
+use crate::support::lab::Lab;
+use crate::support::{DEPLOYMENT_EXPERIMENT, file, texts};
 use std::process::Stdio;
 use std::time::Duration;
-use support::lab::Lab;
-use support::{DEPLOYMENT_EXPERIMENT, file, texts};
 
 fn namespace(lab: &Lab, name: &str) {
     let body = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});

@@ -1,8 +1,6 @@
 //! The main job against the real thing: Apache Spark in the lab, its driver killed.
 
-mod support;
-
-use support::lab::Lab;
+use crate::support::lab::Lab;
 
 #[test]
 fn the_driver_of_a_real_spark_job_is_killed_and_the_claim_holds() {

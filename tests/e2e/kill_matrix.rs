@@ -1,12 +1,10 @@
 //! `kill -9` of the runner at every journalled step; afterwards nothing but waiting, or nothing but `chaosrun clean`.
 //! No fault object may remain either way.
 
-mod support;
-
+use crate::support::file;
+use crate::support::lab::Lab;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use support::file;
-use support::lab::Lab;
 
 /// Short holds, and a guard that expires while the test waits.
 const EXPERIMENT: &str = r#"
@@ -173,7 +171,7 @@ fn killed_at_any_step_clean_alone_removes_every_fault_object() {
             clean.status.code(),
             Some(0),
             "after death at {step}\n{}",
-            support::texts(&clean)
+            crate::support::texts(&clean)
         );
         assert!(
             lab.leftovers().is_empty(),
@@ -185,7 +183,7 @@ fn killed_at_any_step_clean_alone_removes_every_fault_object() {
             again.status.code(),
             Some(0),
             "twice is the same as once\n{}",
-            support::texts(&again)
+            crate::support::texts(&again)
         );
     });
 }

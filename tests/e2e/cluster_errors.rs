@@ -1,8 +1,6 @@
 //! Clusters that cannot be used: a clear message and the right exit code, each.
 
-mod support;
-
-use support::{ApiDouble, DEPLOYMENT_EXPERIMENT, Script, file, kubeconfig, run, texts};
+use crate::support::{ApiDouble, DEPLOYMENT_EXPERIMENT, Script, file, kubeconfig, run, texts};
 
 fn run_against(script: Script) -> std::process::Output {
     let folder = tempfile::tempdir().unwrap();

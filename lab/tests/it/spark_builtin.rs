@@ -2,13 +2,11 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-mod spark_support;
-
 use std::time::Duration;
 
+use crate::spark_support::{APPLICATION, DRIVER, NAMESPACE, stage, until};
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
-use spark_support::{APPLICATION, DRIVER, NAMESPACE, stage, until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -45,7 +43,7 @@ async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
         uid.is_some() && uid != first && stage.state_is("RUNNING").await
     })
     .await;
-    let before = spark_support::last_commit(&data).unwrap();
+    let before = crate::spark_support::last_commit(&data).unwrap();
     stage.committed(&data, before + 2, SOON).await;
     assert_eq!(stage.status().await["executionAttempts"], 2);
 
@@ -57,7 +55,7 @@ async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
         uid.is_some() && uid != second && stage.state_is("RUNNING").await
     })
     .await;
-    let before = spark_support::last_commit(&data).unwrap();
+    let before = crate::spark_support::last_commit(&data).unwrap();
     stage.committed(&data, before + 2, SOON).await;
 
     // An executor: replaced by the driver, under the next number.
@@ -88,7 +86,7 @@ async fn kills_of_driver_executor_and_producer_lose_and_repeat_nothing() {
             .await
             .unwrap();
     }
-    let before = spark_support::last_commit(&data).unwrap();
+    let before = crate::spark_support::last_commit(&data).unwrap();
     stage.committed(&data, before + 3, SOON).await;
 
     let audit = stage.audit(&data, SOON).await;
@@ -115,10 +113,10 @@ async fn without_a_restart_policy_a_killed_driver_stays_dead() {
         stage.executors().await.is_empty()
     })
     .await;
-    let last = spark_support::last_commit(&data);
+    let last = crate::spark_support::last_commit(&data);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
-        spark_support::last_commit(&data),
+        crate::spark_support::last_commit(&data),
         last,
         "somebody commits for {NAMESPACE}/{APPLICATION}"
     );

@@ -2,11 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
 
-mod controllers_support;
-
 use std::time::{Duration, Instant};
 
-use controllers_support::{Cluster, template};
+use crate::controllers_support::{Cluster, template};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;

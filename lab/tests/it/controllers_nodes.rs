@@ -3,9 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod controllers_support;
-
-use controllers_support::{Cluster, is_ready, template, until};
+use crate::controllers_support::{Cluster, is_ready, template, until};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -9,16 +9,14 @@
     reason = "a test fails by panicking"
 )]
 
-mod node_support;
-
 use std::time::{Duration, Instant};
 
+use crate::node_support::{create, first, holds, lab, logs, phase, pods, reference, shell, wait_pod};
 use chaosrun_lab::backend::{ExecRequest, LogOptions};
 use chaosrun_lab::lifecycle::Lab;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Service};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use node_support::{create, first, holds, lab, logs, phase, pods, reference, shell, wait_pod};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -1,0 +1,20 @@
+//! The lab from outside: its API server, node agent, controllers and workloads, and the real kubectl. One binary, so that
+//! the suite links (and stores) the dependencies once. What must hold on any cluster is in `conformance`.
+
+mod api_server;
+mod controllers_jobs;
+mod controllers_nodes;
+mod controllers_real_pods;
+mod controllers_support;
+mod controllers_workloads;
+mod kubectl;
+mod node_lifecycle;
+mod node_network;
+mod node_pods;
+mod node_support;
+mod spark_builtin;
+mod spark_manifests;
+mod spark_operator;
+mod spark_probe_server;
+mod spark_real;
+mod spark_support;

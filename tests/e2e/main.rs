@@ -1,0 +1,10 @@
+//! chaosrun end to end: against labs with real processes, and against doubles of an API server where a real one cannot be
+//! made to misbehave on demand. One binary, so that the whole suite links (and stores) the clients once.
+
+mod accuracy;
+mod cluster_errors;
+mod kill_matrix;
+mod refusals;
+mod scenarios;
+mod spark;
+mod support;
