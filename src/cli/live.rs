@@ -125,12 +125,16 @@ impl View {
                 self.line(&format!("fault {fault}: NOT proven, {why}"));
             }
             Event::FaultAnswered { error: Some(error), .. } => self.line(&format!("the injection call: {error}")),
+            Event::WatchBroken { kind, why, .. } => {
+                self.line(&format!("watch on {kind} broke ({why}); connecting again"))
+            }
             Event::WatchGap {
                 kind,
                 from,
                 to,
                 resumed,
                 why,
+                ..
             } => {
                 let effect = if *resumed {
                     "resumed without loss"

@@ -23,6 +23,9 @@ const PAGE: u32 = 500;
 const WATCH_SECONDS: u32 = 290;
 /// Nothing at all, not even a bookmark, for this long: the connection is dead.
 const SILENCE: Duration = Duration::from_secs(75);
+/// A server that does not know the version any more says so at once. One that has said nothing for this long after it took the
+/// request has accepted it, and there is nothing that was missed.
+const ACCEPTED: Duration = Duration::from_secs(1);
 /// Pause between two attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
@@ -47,6 +50,13 @@ pub(crate) enum WatchMessage<K> {
     Modified(Mono, K),
     /// DELETED, with the last state.
     Deleted(Mono, K),
+    /// The connection is lost, or no new one can be had: what happens now is not seen. A `Resumed` or a `Listed` closes it.
+    Broken {
+        /// Last receipt.
+        from: Mono,
+        /// Why it broke.
+        why: String,
+    },
     /// The watch broke and was resumed without loss.
     Resumed {
         /// Last receipt before the break.
@@ -143,6 +153,14 @@ where
             }
             Err(error) => {
                 tracing::debug!(%error, "watch broke");
+                let (from, why) = (last_receipt, error.why.clone());
+                let known = match &state {
+                    State::List { gap_from } => gap_from.is_some(),
+                    State::Watch { broken, .. } => broken.is_some(),
+                };
+                if !known && messages.send(WatchMessage::Broken { from, why }).await.is_err() {
+                    return Ok(());
+                }
                 state = match state {
                     State::List { gap_from } => State::List {
                         gap_from: gap_from.or(Some((last_receipt, error.why))),
@@ -221,7 +239,12 @@ where
         let opened_at = self.clock.now();
         let mut stream = std::pin::pin!(stream);
         loop {
-            let Ok(next) = tokio::time::timeout(SILENCE, stream.next()).await else {
+            let patience = if broken.is_some() { ACCEPTED } else { SILENCE };
+            let Ok(next) = tokio::time::timeout(patience, stream.next()).await else {
+                if broken.is_some() {
+                    self.say_resumed(broken, self.clock.now()).await;
+                    continue;
+                }
                 return Err(ClusterError::timed_out(attempted(), SILENCE));
             };
             let at = self.clock.now();

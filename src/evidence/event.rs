@@ -261,10 +261,25 @@ pub enum Event {
         /// Dotted field to its value as text; fields that do not exist are absent.
         fields: std::collections::BTreeMap<String, String>,
     },
+    /// A watch broke: from its last receipt on nothing is known, until a `WatchGap` closes this.
+    WatchBroken {
+        /// `pods`, `sparkapplications` ...
+        kind: String,
+        /// As in `ResourceSeen`; none for the watch on the target's pods.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<String>,
+        /// Last receipt before.
+        from: Mono,
+        /// Why it broke.
+        why: String,
+    },
     /// A watch was not connected: what happened in between is known only by its result.
     WatchGap {
         /// `pods`, `sparkapplications` ...
         kind: String,
+        /// As in `ResourceSeen`; none for the watch on the target's pods.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<String>,
         /// Last receipt before.
         from: Mono,
         /// When the new list or the resumed watch was in.

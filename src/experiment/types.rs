@@ -225,6 +225,20 @@ impl Check {
     pub fn is_watched(&self) -> bool {
         matches!(self, Self::Pods { .. } | Self::Resource { .. })
     }
+
+    /// Whether it looks at a field of the target's own object.
+    #[must_use]
+    pub fn is_own_object(&self) -> bool {
+        matches!(
+            self,
+            Self::Resource {
+                api_version: None,
+                resource_kind: None,
+                name: None,
+                ..
+            }
+        )
+    }
 }
 
 /// `>= 2`, `== 0`, `< 1.5` ...

@@ -484,6 +484,13 @@ fn notes(
             gap.kind, gap.why
         ));
     }
+    for (subject, from, why) in timeline.broken().filter(|(_, from, _)| *from <= until) {
+        let seconds = until.since(from).as_secs_f64();
+        let what = subject.unwrap_or("pods");
+        notes.push(format!(
+            "the watch of {what} broke {seconds:.1} s before the end ({why}) and was not heard of again: nothing is known from there on"
+        ));
+    }
     let shortfall = found.iter().filter(|found| found.pod.is_empty()).count();
     if shortfall > 0 {
         notes.push(format!(

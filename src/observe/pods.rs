@@ -150,9 +150,18 @@ impl PodObserver {
                     self.seen(Seen::Modified, at, None, &pod).await?;
                 }
                 WatchMessage::Deleted(at, pod) => self.seen(Seen::Deleted, at, None, &pod).await?,
+                WatchMessage::Broken { from, why } => {
+                    self.recorder.record(Event::WatchBroken {
+                        kind: "pods".to_owned(),
+                        subject: None,
+                        from,
+                        why,
+                    })?;
+                }
                 WatchMessage::Resumed { from, to, why } => {
                     self.recorder.record(Event::WatchGap {
                         kind: "pods".to_owned(),
+                        subject: None,
                         from,
                         to,
                         resumed: true,
@@ -175,6 +184,7 @@ impl PodObserver {
         if let Some((from, why)) = gap_from {
             self.recorder.record(Event::WatchGap {
                 kind: "pods".to_owned(),
+                subject: None,
                 from,
                 to: at,
                 resumed: false,

@@ -38,6 +38,7 @@ impl ResourceObserver {
                     if let Some((from, why)) = gap_from {
                         self.recorder.record(Event::WatchGap {
                             kind: self.kind.clone(),
+                            subject: Some(self.subject.clone()),
                             from,
                             to: at,
                             resumed: false,
@@ -66,9 +67,18 @@ impl ResourceObserver {
                     self.seen(Seen::Deleted, at, None, &object)?;
                     present.remove(object.metadata.uid.as_deref().unwrap_or_default());
                 }
+                WatchMessage::Broken { from, why } => {
+                    self.recorder.record(Event::WatchBroken {
+                        kind: self.kind.clone(),
+                        subject: Some(self.subject.clone()),
+                        from,
+                        why,
+                    })?;
+                }
                 WatchMessage::Resumed { from, to, why } => {
                     self.recorder.record(Event::WatchGap {
                         kind: self.kind.clone(),
+                        subject: Some(self.subject.clone()),
                         from,
                         to,
                         resumed: true,

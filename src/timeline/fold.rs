@@ -41,6 +41,8 @@ pub(crate) struct ProbeLane {
 pub struct Gap {
     /// What was watched.
     pub kind: String,
+    /// Whose watch: none for the target's pods, else as in `ResourceSeen`.
+    pub subject: Option<String>,
     /// From the last receipt before to the first after.
     pub during: Interval,
     /// Resumed without loss.
@@ -60,6 +62,8 @@ pub struct Timeline {
     pub(crate) revisions: Revisions,
     pub(crate) trials: Vec<TrialFacts>,
     pub(crate) gaps: Vec<Gap>,
+    /// Watches that are broken now, by subject: last receipt, and why.
+    broken: BTreeMap<Option<String>, (Mono, String)>,
     pub(crate) offsets: BTreeMap<String, Vec<(f64, f64)>>,
     pub(crate) pairs: Vec<(Mono, f64)>,
     now: Mono,
@@ -101,6 +105,7 @@ impl Timeline {
             revisions: Revisions::default(),
             trials: Vec::new(),
             gaps: Vec::new(),
+            broken: BTreeMap::new(),
             offsets: BTreeMap::new(),
             pairs: Vec::new(),
             now: Mono(0),
@@ -141,16 +146,22 @@ impl Timeline {
                 fields,
                 ..
             } => self.resource(subject, *seen, *at, *not_before, fields),
+            Event::WatchBroken { subject, from, why, .. } => {
+                self.broken.insert(subject.clone(), (*from, why.clone()));
+            }
             Event::WatchGap {
                 kind,
+                subject,
                 from,
                 to,
                 resumed,
                 why,
             } => {
                 self.see(*to);
+                self.broken.remove(subject);
                 self.gaps.push(Gap {
                     kind: kind.clone(),
+                    subject: subject.clone(),
                     during: Interval::between(*from, *to),
                     resumed: *resumed,
                     why: why.clone(),
@@ -243,24 +254,15 @@ impl Timeline {
     ) {
         self.see(at);
         for lane in &mut self.lanes {
-            let Check::Resource {
-                api_version,
-                resource_kind,
-                name,
-                field,
-                equals,
-            } = &lane.probe.check
-            else {
+            let Check::Resource { field, equals, .. } = &lane.probe.check else {
                 continue;
             };
-            let own = api_version.is_none() && resource_kind.is_none() && name.is_none();
-            let concerns = lane.probe.name == subject || (own && subject == "target");
+            if !lane.follows(Some(subject)) {
+                continue;
+            }
             let Lane::Watched(watched) = &mut lane.lane else {
                 continue;
             };
-            if !concerns {
-                continue;
-            }
             let short = field.rsplit('.').next().unwrap_or(field);
             let why = match (seen, fields.get(field)) {
                 (Seen::Deleted | Seen::Vanished, _) => "the object is gone".to_owned(),
@@ -303,6 +305,13 @@ impl Timeline {
         &self.gaps
     }
 
+    /// Watches that are broken and were not heard of again: what (none for the target's pods), since when, and why.
+    pub fn broken(&self) -> impl Iterator<Item = (Option<&str>, Mono, &str)> {
+        self.broken
+            .iter()
+            .map(|(subject, (from, why))| (subject.as_deref(), *from, why.as_str()))
+    }
+
     /// Number of member pods of `role` (of all roles when none is named) that are ready and not asked to go.
     #[must_use]
     pub fn ready_count(&self, role: Option<&Role>) -> usize {
@@ -328,9 +337,24 @@ impl Timeline {
     pub(crate) fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
         match &lane.lane {
             Lane::Sampled(samples) => samples.spans(),
-            Lane::Watched(watched) => watched.spans(&self.revisions, now.max(self.now), now),
+            Lane::Watched(watched) => watched.spans(&self.revisions, self.heard(lane, now.max(self.now)), now),
             Lane::Progress(within) => self.commits.progress(*within),
         }
+    }
+
+    /// Until when a lane that follows a watch is known: a watch that is connected vouches for the present, a broken one only
+    /// for its last receipt.
+    pub(crate) fn heard(&self, lane: &ProbeLane, at: Mono) -> Mono {
+        self.broken_watch(lane).map_or(at, |(from, _)| from.min(at))
+    }
+
+    /// Since when, and why, the watch behind this lane is broken.
+    pub(crate) fn broken_watch(&self, lane: &ProbeLane) -> Option<(Mono, &str)> {
+        self.broken
+            .iter()
+            .filter(|(subject, _)| lane.follows(subject.as_deref()))
+            .map(|(_, (from, why))| (*from, why.as_str()))
+            .min()
     }
 
     /// Stretches of a lane about which nothing is known although it has data before and after.
@@ -340,7 +364,7 @@ impl Timeline {
             Lane::Watched(_) => self
                 .gaps
                 .iter()
-                .filter(|gap| !gap.resumed && lane.follows(&gap.kind))
+                .filter(|gap| !gap.resumed && lane.follows(gap.subject.as_deref()))
                 .map(|gap| gap.during)
                 .collect(),
             Lane::Progress(_) => Vec::new(),
@@ -371,9 +395,15 @@ impl Timeline {
 }
 
 impl ProbeLane {
-    /// Whether the watch of this kind feeds the probe.
-    fn follows(&self, kind: &str) -> bool {
-        matches!(self.probe.check, Check::Pods { .. }) == (kind == "pods")
+    /// Whether the watch of this subject feeds the probe.
+    fn follows(&self, subject: Option<&str>) -> bool {
+        match (&self.probe.check, subject) {
+            (Check::Pods { .. }, None) => true,
+            (Check::Resource { .. }, Some(subject)) => {
+                self.probe.name == subject || (self.probe.check.is_own_object() && subject == "target")
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn is_watched(&self) -> bool {

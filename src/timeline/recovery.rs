@@ -101,6 +101,14 @@ impl Timeline {
             return status;
         };
         let known = span.last_known.min(at);
+        if let Some((from, why)) = self
+            .broken_watch(lane)
+            .filter(|(from, _)| *from < at && lane.is_watched())
+        {
+            let silence = at.since(from).as_secs_f64();
+            status.why = format!("nothing seen for {silence:.1} s, the watch is broken: {why}");
+            return status;
+        }
         if at.since(known) > patience(lane) {
             let silence = at.since(known).as_secs_f64();
             status.why = match newest {
@@ -183,7 +191,8 @@ impl Timeline {
                     .into_iter()
                     .filter(|span| span.entered.within.upper <= at)
                     .collect();
-                sum.lane(lane, &spans, horizon, at, trial.step(Step::Baseline));
+                let heard = self.heard(lane, at);
+                sum.lane(lane, &spans, horizon, heard, trial.step(Step::Baseline));
             }
         }
         if self.has_ledger {

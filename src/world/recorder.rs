@@ -227,6 +227,7 @@ fn is_journalled(event: &Event) -> bool {
         Event::ProbeSample { .. }
             | Event::PodSeen { .. }
             | Event::ResourceSeen { .. }
+            | Event::WatchBroken { .. }
             | Event::WatchGap { .. }
             | Event::RevisionTick { .. }
             | Event::LedgerSample { .. }

@@ -20,6 +20,8 @@ fn told(experiment: &Experiment, log: &Log, now: f64) -> Timeline {
             | Event::RevisionTick { received, .. }
             | Event::LedgerSample { received, .. } => *received,
             Event::FaultProven { effect, .. } => effect.upper,
+            Event::WatchBroken { from, .. } => *from,
+            Event::WatchGap { to, .. } => *to,
             _ => at(0.0),
         };
         if instant <= at(now) {
@@ -45,6 +47,35 @@ fn recovered_is_said_once_the_hold_time_is_over_and_dated_at_its_start() {
     assert!(recovered.restored.within.lower <= at(108.0));
     assert!(recovered.restored.within.upper >= at(108.0));
     assert!(recovered.restored.within.upper <= at(108.1));
+}
+
+#[test]
+fn a_broken_watch_vouches_for_nothing_until_it_is_back() {
+    let wanted = experiment("live", vec![pods_ready(1.0)], 60.0);
+    let gap = |from: f64| Event::WatchBroken {
+        kind: "pods".to_owned(),
+        subject: None,
+        from: at(from),
+        why: "connection reset".to_owned(),
+    };
+    let log = replaced().event(gap(108.5)).event(Event::WatchGap {
+        kind: "pods".to_owned(),
+        subject: None,
+        from: at(108.5),
+        to: at(115.0),
+        resumed: true,
+        why: "connection reset".to_owned(),
+    });
+    let broken = told(&wanted, &log, 114.0);
+    assert_eq!(broken.recovered(at(114.0)), None);
+    let why = broken.steady(at(114.0)).unwrap_err();
+    assert_eq!(
+        why,
+        ["pods ready: nothing seen for 5.5 s, the watch is broken: connection reset"]
+    );
+    let back = told(&wanted, &log, 115.1);
+    assert!(back.recovered(at(115.1)).is_some());
+    assert_eq!(back.steady(at(115.1)), Ok(()));
 }
 
 #[test]

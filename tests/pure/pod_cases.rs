@@ -25,6 +25,8 @@ pub(crate) fn cases() -> Vec<Case> {
         bystander(),
         terminating(),
         relist(),
+        broken_for_good(),
+        broken_and_resumed(),
         skewed_stamps(),
         wrong_container(),
         shortfall(),
@@ -164,6 +166,7 @@ fn relist() -> Case {
     let log = killed(one_pod("relist-widens-only-its-phase", 20.0, 120.0))
         .event(Event::WatchGap {
             kind: "pods".to_owned(),
+            subject: None,
             from: at(101.0),
             to: at(110.0),
             resumed: false,
@@ -186,6 +189,63 @@ fn relist() -> Case {
         verdict: Verdict::Pass,
         rto: Some((5.0, 9.1)),
         says: "the watch of pods was not connected for 9.0 s (410 Gone)",
+    }
+}
+
+fn broken(from: f64) -> Event {
+    Event::WatchBroken {
+        kind: "pods".to_owned(),
+        subject: None,
+        from: at(from),
+        why: "connection reset".to_owned(),
+    }
+}
+
+/// The replacement was ready for 0.4 s when the watch broke: nobody knows whether it held.
+fn broken_for_good() -> Case {
+    let log = killed(one_pod("broken-watch-proves-nothing", 9.0, 125.0))
+        .pod(Seen::Added, 102.0, pending("b"))
+        .pod(Seen::Modified, 108.0, pod("b"))
+        .event(broken(108.4))
+        .end(120.0, 125.0);
+    Case {
+        name: "broken-watch-proves-nothing",
+        log,
+        verdict: Verdict::Inconclusive,
+        rto: None,
+        says: "the watch of pods broke 16.6 s before the end (connection reset) and was not heard of again",
+    }
+}
+
+/// What happened meanwhile is delivered late, and dated by its revision all the same.
+fn broken_and_resumed() -> Case {
+    let log = killed(one_pod("resumed-watch-dates-by-revision", 9.0, 125.0))
+        .pod(Seen::Added, 102.0, pending("b"))
+        .event(broken(103.0))
+        .event(Event::PodSeen {
+            seen: Seen::Modified,
+            at: at(111.0),
+            not_before: None,
+            pod: Box::new(PodFacts {
+                resource_version: Some(108_000),
+                ..pod("b")
+            }),
+        })
+        .event(Event::WatchGap {
+            kind: "pods".to_owned(),
+            subject: None,
+            from: at(103.0),
+            to: at(111.0),
+            resumed: true,
+            why: "connection reset".to_owned(),
+        })
+        .end(114.0, 118.0);
+    Case {
+        name: "resumed-watch-dates-by-revision",
+        log,
+        verdict: Verdict::Pass,
+        rto: Some((8.0, 0.5)),
+        says: "the watch of pods was not connected for 8.0 s (connection reset): resumed without loss",
     }
 }
 

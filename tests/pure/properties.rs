@@ -126,14 +126,23 @@ fn observed() -> BoxedStrategy<Event> {
                 uid: "u".to_owned(),
                 fields,
             }),
-        (text(), mono(), mono(), any::<bool>()).prop_map(|(kind, from, to, resumed)| {
-            Event::WatchGap {
-                kind,
-                from,
-                to,
-                resumed,
-                why: "410 Gone".to_owned(),
+        (text(), proptest::option::of(text()), mono(), mono(), any::<bool>()).prop_map(
+            |(kind, subject, from, to, resumed)| {
+                Event::WatchGap {
+                    kind,
+                    subject,
+                    from,
+                    to,
+                    resumed,
+                    why: "410 Gone".to_owned(),
+                }
             }
+        ),
+        (text(), proptest::option::of(text()), mono()).prop_map(|(kind, subject, from)| Event::WatchBroken {
+            kind,
+            subject,
+            from,
+            why: "connection reset".to_owned(),
         }),
         (mono(), mono(), any::<u64>()).prop_map(|(sent, received, resource_version)| {
             Event::RevisionTick {
@@ -372,7 +381,7 @@ proptest! {
     fn a_wider_gap_only_widens_the_interval(from in 100.1_f64..105.0, earlier in 0.0_f64..4.0, to in 109.0_f64..111.0, later in 0.0_f64..3.0) {
         let gap = |from: f64, to: f64| {
             let run = killed(one_pod("gap", 60.0, 120.0))
-                .event(Event::WatchGap { kind: "pods".to_owned(), from: at(from), to: at(to), resumed: false, why: "410 Gone".to_owned() })
+                .event(Event::WatchGap { kind: "pods".to_owned(), subject: None, from: at(from), to: at(to), resumed: false, why: "410 Gone".to_owned() })
                 .event(Event::PodSeen {
                     seen: Seen::Listed,
                     at: at(to),
