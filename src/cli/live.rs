@@ -126,7 +126,7 @@ impl View {
             }
             Event::FaultAnswered { error: Some(error), .. } => self.line(&format!("the injection call: {error}")),
             Event::WatchBroken { kind, why, .. } => {
-                self.line(&format!("watch on {kind} broke ({why}); connecting again"))
+                self.line(&format!("watch on {kind} broke ({why}); connecting again"));
             }
             Event::WatchGap {
                 kind,
