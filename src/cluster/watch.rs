@@ -28,7 +28,8 @@ const SILENCE: Duration = Duration::from_secs(75);
 const ACCEPTED: Duration = Duration::from_secs(1);
 /// Pause between two attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(5);
+/// A second at most: while the watch is down, intervals grow with it.
+const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// What a watch says.
 #[derive(Debug)]

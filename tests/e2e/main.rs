@@ -8,3 +8,4 @@ mod refusals;
 mod scenarios;
 mod spark;
 mod support;
+mod watch;
