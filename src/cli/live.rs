@@ -41,6 +41,10 @@ struct View {
     step: Option<Step>,
     probes: BTreeMap<String, ProbeState>,
     committed: Option<u64>,
+    /// Newest record in, newest record out.
+    reached: (Option<u64>, Option<u64>),
+    /// What was said of them last.
+    shown: String,
 }
 
 impl View {
@@ -51,7 +55,7 @@ impl View {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
             bar.set_style(style);
         }
         Self {
@@ -61,6 +65,8 @@ impl View {
             step: None,
             probes: BTreeMap::new(),
             committed: None,
+            reached: (None, None),
+            shown: String::new(),
         }
     }
 
@@ -104,12 +110,17 @@ impl View {
             Event::ExperimentStarted { experiment, file, .. } => {
                 self.probes.clear();
                 self.committed = None;
+                self.reached = (None, None);
                 self.line(&format!("{} ({file})", experiment.name));
                 self.line(&format!("claim: {}", experiment.claim.text));
             }
             Event::TrialStarted { trial } => self.line(&format!("trial {trial}")),
             Event::StepStarted { step, .. } => {
                 self.step = Some(*step);
+                if let Some(records) = self.records().filter(|records| *records != self.shown) {
+                    self.line(&format!("  {records}"));
+                    self.shown = records;
+                }
                 self.line(&format!("{}: {}", step.word(), meaning(*step)));
             }
             Event::FaultRequested { fault, target, .. } => {
@@ -152,15 +163,19 @@ impl View {
                 }
                 self.committed = committed.or(self.committed);
             }
-            Event::LedgerAudited {
-                acked, reads, drained, ..
-            } => {
+            Event::LedgerReached {
+                acknowledged,
+                committed,
+                ..
+            } => self.reached = (*acknowledged, *committed),
+            Event::LedgerAudited { acked, drained, .. } => {
                 let records: u64 = acked.iter().map(|range| range.last - range.first + 1).sum();
-                let found: u64 = reads
-                    .last()
-                    .map_or(0, |read| read.runs.iter().map(|run| run.last - run.first + 1).sum());
-                let state = if *drained { "drained" } else { "not drained" };
-                self.line(&format!("ledger: {records} records in, {found} out, {state}"));
+                let arrived = if *drained {
+                    "every one of them arrived"
+                } else {
+                    "not all of them arrived in time"
+                };
+                self.line(&format!("ledger: {records} records acknowledged, {arrived}"));
             }
             Event::LedgerUnreadable { why } => self.line(&format!("ledger: unreadable: {why}")),
             Event::RunnerStalled { from, to } => {
@@ -184,20 +199,30 @@ impl View {
         }
     }
 
+    /// How far the data is; none without a ledger, or before it can be read.
+    fn records(&self) -> Option<String> {
+        let (into, out) = self.reached;
+        let number = |number: Option<u64>| number.map_or("none".to_owned(), |number| number.to_string());
+        let batch = self
+            .committed
+            .map_or_else(String::new, |batch| format!(", batch {batch}"));
+        (into.is_some() || out.is_some()).then(|| format!("records in {}, out {}{batch}", number(into), number(out)))
+    }
+
     /// Says which probes changed, and keeps the status line.
     fn status(&mut self) {
         let now = self.recorder.clock().now();
         let Some(states) = self.recorder.timeline(|timeline| timeline.probe_states(now)) else {
             return;
         };
-        let mut marks = Vec::new();
+        let mut marks: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for status in states.iter().filter(|status| status.purpose != Purpose::Stop) {
             let word = match status.state {
                 ProbeState::Good => "good",
                 ProbeState::Bad => "BAD",
                 ProbeState::NoData => "no data",
             };
-            marks.push(format!("{} {word}", status.probe));
+            marks.entry(word).or_default().push(status.probe.clone());
             if self.probes.get(&status.probe) == Some(&status.state) {
                 continue;
             }
@@ -214,13 +239,18 @@ impl View {
         }
         if self.terminal {
             let step = self.step.map_or("starting", Step::word);
-            let batch = self
-                .committed
-                .map_or_else(String::new, |batch| format!(" | batch {batch} committed"));
+            let records = self
+                .records()
+                .map_or_else(String::new, |records| format!("{records} | "));
+            // What is wrong comes first: a narrow terminal cuts the end off.
+            let marks: Vec<String> = marks
+                .iter()
+                .map(|(word, probes)| format!("{word}: {}", probes.join(", ")))
+                .collect();
             self.bar.set_message(format!(
-                "{:>7.1} s  {step} | {}{batch}",
+                "{:>7.1} s  {step} | {records}{}",
                 now.seconds(),
-                marks.join(", ")
+                marks.join(" | ")
             ));
             self.bar.tick();
         }

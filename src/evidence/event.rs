@@ -314,6 +314,15 @@ pub enum Event {
         /// Why there is no answer, when there is none.
         error: Option<String>,
     },
+    /// The newest records in and out, for the live view; the verdict rests on `LedgerAudited`.
+    LedgerReached {
+        /// Receipt.
+        at: Mono,
+        /// Number of the newest record that the producer knows to be durable.
+        acknowledged: Option<u64>,
+        /// Number of the newest record in a committed file of the sink.
+        committed: Option<u64>,
+    },
     /// `lower <= clock - runner's wall clock <= upper`, in milliseconds.
     ClockOffset {
         /// `producer`, `apiserver`, `prometheus`.

@@ -5,8 +5,10 @@
 //! index of `observe`. Contract: what cannot be read is said to be unreadable; nothing is ever assumed to be there.
 
 mod audit;
+mod counter;
 mod parse;
 mod sampler;
 
 pub(crate) use audit::audit;
+pub(crate) use counter::Counter;
 pub(crate) use sampler::Sampler;

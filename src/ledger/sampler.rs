@@ -92,7 +92,8 @@ impl Sampler {
         let session = match held {
             Some(session) => session,
             None => {
-                let mut opened = self.open().await?;
+                let command = ["sh", "-c", SCRIPT, "sh", &self.ledger.checkpoint];
+                let mut opened = open_session(&self.cluster, &self.pods, &self.ledger, &command).await?;
                 self.compare_clocks(&mut opened).await;
                 held.insert(opened)
             }
@@ -108,24 +109,6 @@ impl Sampler {
         }
         let mut batch = || words.next().and_then(|word| word.parse().ok());
         Ok((batch(), batch()))
-    }
-
-    async fn open(&self) -> Result<Session, ClusterError> {
-        let pod = self.pods.ready_with(&self.ledger.reader).ok_or_else(|| ClusterError {
-            attempted: "read the ledger's progress".to_owned(),
-            failed: Failed::NotFound,
-            why: format!("no ready pod carries the labels {}", label_text(&self.ledger.reader)),
-        })?;
-        let name = &pod.facts.pod;
-        let command = ["sh", "-c", SCRIPT, "sh", &self.ledger.checkpoint].map(str::to_owned);
-        Session::open(
-            &self.cluster,
-            &name.namespace,
-            &name.name,
-            self.ledger.container.as_deref(),
-            &command,
-        )
-        .await
     }
 
     /// Bounds the producer's clock: with local send s, receipt r and a stamp D cut to a millisecond, the offset lies in
@@ -163,6 +146,30 @@ impl Sampler {
             }
         }
     }
+}
+
+/// Starts a script that answers questions, in the first ready pod that can read the ledger.
+pub(super) async fn open_session(
+    cluster: &Cluster,
+    pods: &PodIndex,
+    ledger: &Ledger,
+    command: &[&str],
+) -> Result<Session, ClusterError> {
+    let pod = pods.ready_with(&ledger.reader).ok_or_else(|| ClusterError {
+        attempted: "read the ledger's progress".to_owned(),
+        failed: Failed::NotFound,
+        why: format!("no ready pod carries the labels {}", label_text(&ledger.reader)),
+    })?;
+    let name = &pod.facts.pod;
+    let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+    Session::open(
+        cluster,
+        &name.namespace,
+        &name.name,
+        ledger.container.as_deref(),
+        &command,
+    )
+    .await
 }
 
 /// Milliseconds since the epoch, with fraction.

@@ -89,14 +89,21 @@ impl Observers {
             tasks.spawn(async move { Ok(probes::sample(probe, checker, recorder, cancel).await?) });
         }
         if let Some(ledger) = wanted.experiment.ledger.clone() {
+            let counter = ledger::Counter {
+                cluster: wanted.cluster.clone(),
+                recorder: wanted.recorder.clone(),
+                pods: pods.clone(),
+                ledger: ledger.clone(),
+            };
             let sampler = ledger::Sampler {
                 cluster: wanted.cluster.clone(),
                 recorder: wanted.recorder.clone(),
                 pods: pods.clone(),
                 ledger,
             };
-            let cancel = cancel.clone();
-            tasks.spawn(async move { Ok(sampler.run(cancel).await?) });
+            let (counting, sampling) = (cancel.clone(), cancel.clone());
+            tasks.spawn(async move { Ok(counter.run(counting).await?) });
+            tasks.spawn(async move { Ok(sampler.run(sampling).await?) });
         }
         Ok(Self {
             pods,

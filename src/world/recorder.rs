@@ -231,6 +231,7 @@ fn is_journalled(event: &Event) -> bool {
             | Event::WatchGap { .. }
             | Event::RevisionTick { .. }
             | Event::LedgerSample { .. }
+            | Event::LedgerReached { .. }
             | Event::ClockOffset { .. }
             | Event::ClockPair { .. }
             | Event::RunnerStalled { .. }

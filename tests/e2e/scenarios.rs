@@ -48,9 +48,24 @@ fn driver_kill_passes_with_the_built_in_pipeline_and_says_that_it_is_a_stand_in(
     assert!(trial["ledger"]["produced"].as_u64().unwrap() > 0);
     assert_eq!(trial["ledger"]["lost"], 0);
     assert!(run.text.contains("STAND-IN"), "{}", run.text);
+    // Whoever watches sees how far the data is, and that it goes on.
+    let reached: Vec<(u64, u64)> = run.text.lines().filter_map(records).collect();
+    assert!(reached.len() >= 2, "{}", run.text);
+    assert!(
+        reached
+            .windows(2)
+            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1),
+        "{reached:?}"
+    );
     assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
     let (code, _) = lab.api("GET", "/api/v1/namespaces/spark-pipeline", None);
     assert_eq!(code, 404, "the setup was removed again");
+}
+
+/// `records in 1600, out 1575, batch 7`
+fn records(line: &str) -> Option<(u64, u64)> {
+    let (into, rest) = line.split_once("records in ")?.1.split_once(", out ")?;
+    Some((into.parse().ok()?, rest.split_once(',')?.0.parse().ok()?))
 }
 
 #[test]

@@ -144,6 +144,13 @@ fn observed() -> BoxedStrategy<Event> {
             from,
             why: "connection reset".to_owned(),
         }),
+        (mono(), any::<Option<u64>>(), any::<Option<u64>>()).prop_map(|(at, acknowledged, committed)| {
+            Event::LedgerReached {
+                at,
+                acknowledged,
+                committed,
+            }
+        }),
         (mono(), mono(), any::<u64>()).prop_map(|(sent, received, resource_version)| {
             Event::RevisionTick {
                 sent,
