@@ -67,6 +67,18 @@ pub(super) fn experiments(
             problems.render(streams.err_is_terminal()).trim_end().to_owned(),
         ));
     }
+    for (index, later) in loaded.iter().enumerate() {
+        let same = |earlier: &&FromFile| earlier.experiment.name == later.experiment.name;
+        // Within one file this is a problem of its own, with its line.
+        if let Some(earlier) = loaded.iter().take(index).find(same) {
+            return Err(Failure::Invalid(format!(
+                "experiment {:?} is in {} and in {}: a report could not tell them apart; rename one (metadata.name)",
+                later.experiment.name,
+                earlier.path.display(),
+                later.path.display()
+            )));
+        }
+    }
     let used = used.into_inner();
     if let Some((name, _)) = variables.values.iter().find(|(name, _)| !used.contains(name)) {
         return Err(Failure::Usage(format!(

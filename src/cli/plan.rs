@@ -6,7 +6,7 @@ use super::exit::{Exit, Failure};
 use super::load;
 use super::streams::Streams;
 use crate::cluster::missing_permissions;
-use crate::engine::{Loaded, needed_permissions, snapshot_candidates, uses_prometheus};
+use crate::engine::{EngineError, Loaded, needed_permissions, needed_setup, snapshot_candidates, uses_prometheus};
 use crate::experiment::Experiment;
 use crate::fault::FaultKind;
 use crate::plan::{protected_namespace, select};
@@ -51,17 +51,7 @@ async fn describe(
             experiment.target.namespace
         ));
     }
-    if !loaded.manifests.is_empty() {
-        let then = if experiment.setup.keep {
-            "kept afterwards"
-        } else {
-            "removed afterwards when created by the run"
-        };
-        streams.say(&format!("  setup, {then}:"));
-        for manifest in &loaded.manifests {
-            streams.say(&format!("    {}", manifest.title()));
-        }
-    }
+    setup(connected, loaded, &mut refusals, streams).await?;
     faults(connected, experiment, &mut refusals, streams).await?;
     streams.say(&format!(
         "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after arming",
@@ -92,6 +82,39 @@ async fn describe(
         streams.say(&format!("  would be REFUSED: {refusal}"));
     }
     Ok(Exit::Refused)
+}
+
+async fn setup(
+    connected: &Connected,
+    loaded: &Loaded,
+    refusals: &mut Vec<String>,
+    streams: &mut Streams,
+) -> Result<(), Failure> {
+    let experiment = &loaded.experiment;
+    let applied = match needed_setup(&connected.cluster, experiment, loaded.manifests.clone()).await {
+        Ok(applied) => applied,
+        Err(EngineError::Refused(why)) => {
+            refusals.push(why);
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if applied.is_empty() {
+        if !loaded.manifests.is_empty() {
+            streams.say("  setup: nothing is applied, the target exists");
+        }
+        return Ok(());
+    }
+    let then = if experiment.setup.keep {
+        "kept afterwards"
+    } else {
+        "removed afterwards when created by the run"
+    };
+    streams.say(&format!("  setup, {then}:"));
+    for manifest in &applied {
+        streams.say(&format!("    {}", manifest.title()));
+    }
+    Ok(())
 }
 
 async fn faults(

@@ -60,6 +60,12 @@ impl Manifest {
             && self.object.metadata.name.as_deref() == Some(name)
     }
 
+    /// Is it this object? One without a namespace goes to the target's.
+    pub(crate) fn is_in(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        let own = self.object.metadata.namespace.as_deref();
+        self.is(kind, name) && own.is_none_or(|own| own == namespace)
+    }
+
     /// Applies a JSON merge patch (RFC 7386).
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! One experiment: setup, trials, teardown.
 
 use super::error::EngineError;
-use super::preflight::{check_namespace, check_permissions, find_target, title, uses_prometheus};
+use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, title, uses_prometheus};
 use super::trial::Trial;
 use crate::cluster::{Cluster, Manifest, undo};
 use crate::evidence::{Event, Step, TrialEnd, open_undos};
@@ -35,6 +35,7 @@ impl Body {
     /// Why it stopped.
     pub(crate) async fn run(mut self) -> Result<(), EngineError> {
         check_namespace(&self.experiment)?;
+        self.manifests = needed_setup(&self.cluster, &self.experiment, std::mem::take(&mut self.manifests)).await?;
         self.setup().await?;
         let clock = self.recorder.clock();
         let patience = if self.manifests.is_empty() {

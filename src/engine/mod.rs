@@ -13,6 +13,6 @@ mod trial;
 mod wait;
 
 pub(crate) use error::EngineError;
-pub(crate) use preflight::{needed_permissions, uses_prometheus};
+pub(crate) use preflight::{needed_permissions, needed_setup, uses_prometheus};
 pub(crate) use run::{Loaded, RunOutcome, RunRequest, run};
 pub(crate) use trial::snapshot_candidates;

@@ -1,7 +1,7 @@
 //! What must be true before anything is touched: the namespace is not protected, the target exists, the permissions are held.
 
 use super::error::EngineError;
-use crate::cluster::{Cluster, Verb, missing_permissions};
+use crate::cluster::{Cluster, Manifest, Verb, missing_permissions};
 use crate::experiment::{Check, Experiment, Target, Workload};
 use crate::inject;
 use crate::observe::{ResolvedTarget, all_probes, own_kind, resolve};
@@ -60,6 +60,35 @@ pub(crate) async fn find_target(
             "there is no {title} in namespace {namespace}; deploy it, name its manifest in setup.manifests, or correct the target"
         ),
     }))
+}
+
+/// The manifests that have to be applied: none when the setup is for a missing target only, and the target is there.
+///
+/// # Errors
+/// When the cluster cannot be asked, or the target is missing and no manifest makes it.
+pub(crate) async fn needed_setup(
+    cluster: &Cluster,
+    experiment: &Experiment,
+    manifests: Vec<Manifest>,
+) -> Result<Vec<Manifest>, EngineError> {
+    if !experiment.setup.unless_target_exists || manifests.is_empty() {
+        return Ok(manifests);
+    }
+    let target = &experiment.target;
+    if resolve(cluster, target).await?.is_some() {
+        return Ok(Vec::new());
+    }
+    let makes = |manifest: &Manifest| {
+        own_kind(target).is_none_or(|(resource, name)| manifest.is_in(&resource.kind, &target.namespace, &name))
+    };
+    if manifests.iter().any(makes) {
+        return Ok(manifests);
+    }
+    Err(EngineError::Refused(format!(
+        "there is no {} in namespace {}, and no manifest of the setup makes it, so nothing was touched; deploy it, or correct the target",
+        title(target),
+        target.namespace
+    )))
 }
 
 /// `SparkApplication orders` for people.

@@ -102,6 +102,9 @@ pub(super) struct SetupFile {
     /// Changes to objects of the manifests before they are created, as JSON merge patches.
     #[serde(default)]
     pub(super) patches: Vec<PatchFile>,
+    /// Apply them only when the target does not exist yet (default false).
+    #[serde(default)]
+    pub(super) unless_target_exists: bool,
     /// Leave them in place afterwards.
     #[serde(default)]
     pub(super) keep: bool,

@@ -17,6 +17,19 @@ impl Resolver<'_> {
         self.contradictions(experiment);
         self.limits(experiment);
         self.single_driver(experiment);
+        self.setup(experiment);
+    }
+
+    /// A label selector is never missing: there may just be no pod yet.
+    fn setup(&mut self, experiment: &Experiment) {
+        if experiment.setup.unless_target_exists && matches!(experiment.target.workload, Workload::Labels { .. }) {
+            self.error(
+                "cannot-match",
+                self.at("/setup/unlessTargetExists"),
+                "the target is a label selector, of which nobody can say that it exists".to_owned(),
+                Some("name the target by its sparkApplication, deployment, statefulSet or job, or leave this out"),
+            );
+        }
     }
 
     /// Limits that no measurement can meet.

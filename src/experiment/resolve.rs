@@ -163,6 +163,7 @@ impl<'a> Resolver<'a> {
                         merge: patch.merge.into(),
                     })
                     .collect(),
+                unless_target_exists: file.setup.unless_target_exists,
                 keep: file.setup.keep,
             },
             steady_state: SteadyState { probes },

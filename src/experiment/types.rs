@@ -99,6 +99,9 @@ pub struct Setup {
     /// Changes to their objects before they are created.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub patches: Vec<SetupPatch>,
+    /// Only when the target is not there: a target of one's own is broken where it stands, and nothing is put beside it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unless_target_exists: bool,
     /// Leave them in place afterwards.
     pub keep: bool,
 }

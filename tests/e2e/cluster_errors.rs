@@ -127,3 +127,15 @@ fn a_variable_that_no_file_uses_is_64() {
         &["TYPO"],
     );
 }
+
+#[test]
+fn two_experiments_of_one_name_in_two_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    file(folder.path(), "a.yaml", DEPLOYMENT_EXPERIMENT);
+    file(folder.path(), "b.yaml", DEPLOYMENT_EXPERIMENT);
+    assert_failure(
+        &run(folder.path(), &["validate", "a.yaml", "b.yaml"]),
+        65,
+        &["experiment \"web\" is in a.yaml and in b.yaml"],
+    );
+}

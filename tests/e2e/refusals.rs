@@ -129,3 +129,39 @@ fn a_plan_names_the_pods_and_touches_nothing() {
     );
     assert!(lab.leftovers().is_empty());
 }
+
+#[test]
+fn a_target_of_ones_own_is_broken_where_it_stands_and_nothing_is_put_beside_it() {
+    let lab = Lab::up("own");
+    namespace(&lab, "shop");
+    deployment(&lab, "shop", true);
+    let scenario = "scenarios/deployment-pod-kill.yaml";
+    let own = ["--var", "NAMESPACE=shop", "--var", "REPLICAS=2", scenario];
+    let run = lab.run(&own);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (code, _) = lab.api("GET", "/api/v1/namespaces/chaosrun-web", None);
+    assert_eq!(code, 404, "the sample was deployed beside the target");
+    assert!(!run.text.contains("applying manifests"), "{}", run.text);
+    let (code, _) = lab.api("GET", "/apis/apps/v1/namespaces/shop/deployments/web", None);
+    assert_eq!(code, 200, "it is left as it was found");
+
+    let plan = lab.command(&["plan"]).args(own).output().unwrap();
+    assert!(
+        texts(&plan).contains("nothing is applied, the target exists"),
+        "{}",
+        texts(&plan)
+    );
+
+    let mistyped = lab.run(&["--var", "NAMESPACE=shop", "--var", "DEPLOYMENT=wbe", scenario]);
+    assert_eq!(mistyped.code, Some(77), "{}", mistyped.text);
+    let wanted = "there is no Deployment wbe in namespace shop, and no manifest of the setup makes it";
+    assert!(mistyped.text.contains(wanted), "{}", mistyped.text);
+    let plan = lab
+        .command(&["plan", "--var", "NAMESPACE=shop", "--var", "DEPLOYMENT=wbe", scenario])
+        .output()
+        .unwrap();
+    assert_eq!(plan.status.code(), Some(77));
+    assert!(texts(&plan).contains(wanted), "{}", texts(&plan));
+    let (code, _) = lab.api("GET", "/api/v1/namespaces/chaosrun-web", None);
+    assert_eq!(code, 404);
+}

@@ -116,6 +116,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
         setup: Setup {
             patches: Vec::new(),
             manifests: Vec::new(),
+            unless_target_exists: false,
             keep: false,
         },
         steady_state: SteadyState { probes },
