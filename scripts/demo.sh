@@ -10,6 +10,6 @@ else
     echo "demo: Java or Spark cannot be had here: the BUILT-IN PIPELINE runs instead of Apache Spark, a stand-in" >&2
     set -- --var MANIFEST=../kind-config/builtin-pipeline.yaml "$@"
 fi
-echo "demo: building chaosrun (release)" >&2
-cargo build --release --quiet --bin chaosrun
+echo "demo: building chaosrun (release; some minutes the first time)" >&2
+cargo build --release --bin chaosrun
 exec target/release/chaosrun --lab scenarios/driver-kill.yaml "$@"

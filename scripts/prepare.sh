@@ -19,7 +19,7 @@ packages() {
     say "installing from Debian:$missing"
     apt-get update -qq
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
 # Debian's prometheus comes with a service of its own, which the lab does not need.
@@ -60,6 +60,8 @@ for part in "$@"; do
         "$(dirname "$0")/install-spark.sh"
         ;;
     test)
+        # Debian's is old and does; one that is there already, of whatever origin, is better.
+        command -v kubectl >/dev/null 2>&1 || packages kubernetes-client
         if ! cargo nextest --version >/dev/null 2>&1; then
             say "installing cargo-nextest (once)"
             cargo install --locked --quiet cargo-nextest

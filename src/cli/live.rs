@@ -6,8 +6,9 @@ use crate::timeline::{ProbeState, Purpose};
 use crate::world::Recorder;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 const REDRAW: Duration = Duration::from_millis(200);
@@ -23,7 +24,8 @@ impl Live {
     pub(super) fn start(recorder: &Recorder, terminal: bool) -> Self {
         let cancel = CancellationToken::new();
         let view = View::new(recorder.clone(), terminal);
-        let task = tokio::spawn(view.run(cancel.clone()));
+        // Subscribed here and not in the task: what is recorded before it first runs must be seen too.
+        let task = tokio::spawn(view.run(recorder.live(), cancel.clone()));
         Self { task, cancel }
     }
 
@@ -70,8 +72,7 @@ impl View {
         }
     }
 
-    async fn run(mut self, cancel: CancellationToken) {
-        let mut events = self.recorder.live();
+    async fn run(mut self, mut events: Receiver<Arc<Event>>, cancel: CancellationToken) {
         let mut redraw = tokio::time::interval(REDRAW);
         loop {
             tokio::select! {

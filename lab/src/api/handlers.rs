@@ -93,9 +93,10 @@ async fn collection(server: &Arc<ApiServer>, target: Target, request: Request) -
             }
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
-            check_fields(&target, &body)?;
+            let warnings = check_fields(&target, &body)?;
             let stored = server.create_object(&target.resource, target.namespace.as_deref(), body, &options)?;
-            Ok(target.render.response(StatusCode::CREATED, &target.resource, &stored))
+            let response = target.render.response(StatusCode::CREATED, &target.resource, &stored);
+            Ok(with_warnings(response, &warnings))
         }
         _ if target.resource.create_only => Err(ApiError::method_not_allowed()),
         Method::GET if target.query.is_true("watch") => start_watch(server, target, request).await,
@@ -118,8 +119,8 @@ async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Res
         Method::PUT => {
             let options = target.write_options(Part::Main, request.headers());
             let body = read_object(request).await?;
-            check_fields(&target, &body)?;
-            put(server, &target, &body, &options)
+            let warnings = check_fields(&target, &body)?;
+            Ok(with_warnings(put(server, &target, &body, &options)?, &warnings))
         }
         Method::PATCH => patch(server, &target, Part::Main, request).await,
         Method::DELETE => {
@@ -140,25 +141,38 @@ async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Res
     }
 }
 
-/// `fieldValidation=Strict` refuses fields that the kind does not have.
-fn check_fields(target: &Target, body: &Value) -> Result<(), ApiError> {
-    if target.query.get("fieldValidation") != Some("Strict") {
-        return Ok(());
+/// Fields that the kind does not have: with `fieldValidation=Strict` they are refused, with `Ignore` passed over, and else (as
+/// since Kubernetes 1.25) the client is warned of them.
+fn check_fields(target: &Target, body: &Value) -> Result<Vec<String>, ApiError> {
+    let mode = target.query.get("fieldValidation").unwrap_or("Warn");
+    if mode == "Ignore" {
+        return Ok(Vec::new());
     }
-    let unknown = super::validation::unknown_fields(&target.resource, body);
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let listed: Vec<String> = unknown
+    let unknown: Vec<String> = super::validation::unknown_fields(&target.resource, body)
         .iter()
         .map(|field| format!("unknown field \"{field}\""))
         .collect();
+    if mode != "Strict" || unknown.is_empty() {
+        return Ok(unknown);
+    }
     let kind = &target.resource.kind;
     Err(ApiError::bad_request(format!(
         "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {}",
         target.resource.version,
-        listed.join(", ")
+        unknown.join(", ")
     )))
+}
+
+/// Adds `Warning` headers (RFC 7234, section 5.5), which kubectl prints.
+fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        // A name that cannot be in a header is not worth failing a write that was done.
+        if let Ok(value) = header::HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
 }
 
 /// Kinds whose deletion answers with the object even when it is gone at once.

@@ -186,21 +186,51 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The older document, for clients that take JSON. `kubectl` asks for protobuf alone, is told that there is none, and
-/// goes by version 3.
+/// The older document. `kubectl` up to 1.23 asks for it, in protobuf alone, before it applies anything; later ones go by
+/// version 3.
 async fn version_two(headers: HeaderMap) -> Response {
-    if !accepts_json(&headers) {
-        return ApiError::not_acceptable().into_response();
+    if accepts_json(&headers) {
+        return json_response(
+            StatusCode::OK,
+            &json!({
+                "swagger": "2.0",
+                "info": {"title": TITLE, "version": VERSION},
+                "paths": {},
+                "definitions": {},
+            }),
+        );
     }
-    json_response(
-        StatusCode::OK,
-        &json!({
-            "swagger": "2.0",
-            "info": {"title": "Kubernetes", "version": "v1.33.0+chaosrun-lab"},
-            "paths": {},
-            "definitions": {},
-        }),
-    )
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if accept.is_some_and(|accept| PROTOBUF.iter().any(|media| accept.contains(media))) {
+        return ([(header::CONTENT_TYPE, PROTOBUF[0])], version_two_protobuf()).into_response();
+    }
+    ApiError::not_acceptable().into_response()
+}
+
+const TITLE: &str = "Kubernetes";
+const VERSION: &str = "v1.33.0+chaosrun-lab";
+/// What is answered, and what older clients ask for: an `@` is no part of a media type, and they cannot read it themselves.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
+
+/// The same as a message of `openapi.v2.Document` (gnostic's `OpenAPIv2.proto`): `swagger` is field 1, `info` field 2, and in it
+/// `title` is 1 and `version` 2. A client that finds no definition of a kind leaves its validation to the server.
+fn version_two_protobuf() -> Vec<u8> {
+    let mut info = text_field(1, TITLE.as_bytes());
+    info.extend(text_field(2, VERSION.as_bytes()));
+    let mut document = text_field(1, b"2.0");
+    document.extend(text_field(2, &info));
+    document
+}
+
+/// A length-delimited field (wire type 2) of less than 128 bytes, so that its length is one byte.
+fn text_field(number: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap_or(0x7f).min(0x7f);
+    let mut field = vec![number << 3 | 2, length];
+    field.extend(content.iter().take(usize::from(length)));
+    field
 }
 
 #[cfg(test)]
@@ -230,16 +260,23 @@ mod tests {
         assert!(all.len() > 20);
     }
 
-    #[test]
-    fn protobuf_alone_is_not_acceptable() {
+    #[tokio::test]
+    async fn an_old_kubectl_is_answered_in_protobuf() {
         let mut headers = HeaderMap::new();
         assert!(accepts_json(&headers));
-        headers.insert(
-            header::ACCEPT,
-            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-                .parse()
-                .unwrap(),
-        );
+        headers.insert(header::ACCEPT, PROTOBUF[1].parse().unwrap());
         assert!(!accepts_json(&headers));
+        let answer = version_two(headers).await;
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], PROTOBUF[0]);
+        let bytes = axum::body::to_bytes(answer.into_body(), 1000).await.unwrap();
+        let wanted = [
+            &b"\x0a\x032.0\x12\x22\x0a\x0aKubernetes\x12\x14"[..],
+            b"v1.33.0+chaosrun-lab",
+        ]
+        .concat();
+        assert_eq!(bytes.as_ref(), wanted);
+        let mut other = HeaderMap::new();
+        other.insert(header::ACCEPT, "text/html".parse().unwrap());
+        assert_eq!(version_two(other).await.status(), StatusCode::NOT_ACCEPTABLE);
     }
 }
