@@ -229,6 +229,9 @@ pub enum Event {
         sent: Mono,
         /// When the answer was in (or the timeout struck).
         received: Mono,
+        /// The answer may speak of any instant from here on, when that is before `sent`: it was computed from older samples.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        known_from: Option<Mono>,
         /// What it said.
         #[serde(flatten)]
         outcome: Outcome,
@@ -258,6 +261,9 @@ pub enum Event {
         not_before: Option<Mono>,
         /// UID.
         uid: String,
+        /// Revision of the change, when the object carries a plain number.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resource_version: Option<u64>,
         /// Dotted field to its value as text; fields that do not exist are absent.
         fields: std::collections::BTreeMap<String, String>,
     },

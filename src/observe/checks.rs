@@ -41,7 +41,7 @@ impl Answer {
         }
     }
 
-    fn no_data(why: impl Into<String>) -> Self {
+    pub(crate) fn no_data(why: impl Into<String>) -> Self {
         Self {
             outcome: Outcome::NoData { why: why.into() },
             value: None,

@@ -2,7 +2,7 @@
 
 use super::checks::{Answer, Checker};
 use crate::evidence::Event;
-use crate::experiment::Probe;
+use crate::experiment::{Check, Probe};
 use crate::model::Mono;
 use crate::world::{RecordError, Recorder};
 use futures::StreamExt as _;
@@ -47,9 +47,8 @@ pub(crate) async fn sample(
                 flying.push_back(async move {
                     let sent = clock.now();
                     let limit = probe.timeout;
-                    let answer = tokio::time::timeout(limit, checker.sample(&probe.check)).await.unwrap_or_else(|_elapsed| {
-                        Answer::bad(format!("no answer within {} s", limit.as_secs_f64()))
-                    });
+                    let answer = tokio::time::timeout(limit, checker.sample(&probe.check)).await;
+                    let answer = answer.unwrap_or_else(|_elapsed| unanswered(&probe.check, limit));
                     finish(&probe, scheduled, sent, clock.now(), answer)
                 });
             }
@@ -57,13 +56,22 @@ pub(crate) async fn sample(
     }
 }
 
+/// An endpoint that does not answer is down; a Prometheus that does not answer says nothing about the system under test.
+fn unanswered(check: &Check, limit: Duration) -> Answer {
+    let why = format!("no answer within {} s", limit.as_secs_f64());
+    match check {
+        Check::Promql { .. } => Answer::no_data(why),
+        _ => Answer::bad(why),
+    }
+}
+
 fn finish(probe: &Probe, scheduled: Mono, sent: Mono, received: Mono, answer: Answer) -> Event {
     Event::ProbeSample {
         probe: probe.name.clone(),
         scheduled,
-        // A value computed from older samples speaks of any instant since the oldest of them.
-        sent: sent.minus(answer.age),
+        sent,
         received,
+        known_from: (!answer.age.is_zero()).then(|| sent.minus(answer.age)),
         outcome: answer.outcome,
         value: answer.value,
     }

@@ -103,6 +103,11 @@ impl ResourceObserver {
             at,
             not_before,
             uid: object.metadata.uid.clone().unwrap_or_default(),
+            resource_version: object
+                .metadata
+                .resource_version
+                .as_ref()
+                .and_then(|text| text.parse().ok()),
             fields,
         })
     }

@@ -80,7 +80,7 @@ impl Prometheus {
     /// When Prometheus does not answer or refuses the query.
     pub(crate) async fn evaluate(&self, query: &str, condition: Comparison) -> Result<Evaluation, PrometheusError> {
         let values = self.values(query).await?;
-        let age = self.oldest_sample(query).await?;
+        let (age, missing) = self.oldest_sample(query).await?;
         let limit = self.scrape_interval * 2 + Duration::from_secs(1);
         let worst = values
             .iter()
@@ -98,6 +98,13 @@ impl Prometheus {
                 age,
             });
         }
+        // Where a selector finds nothing, the answer is about an absence, which has no stamp: a target that has come or gone is
+        // noticed up to two intervals late.
+        let age = if missing {
+            age.max(self.scrape_interval * 2)
+        } else {
+            age
+        };
         Ok(Evaluation {
             outcome: promql_outcome(&values, condition),
             value: worst,
@@ -127,20 +134,21 @@ impl Prometheus {
         })
     }
 
-    /// Age of the oldest sample that any selector of the query finds; zero when the query has none (constants, `absent`).
-    async fn oldest_sample(&self, query: &str) -> Result<Duration, PrometheusError> {
+    /// Age of the oldest sample that any selector of the query finds (zero for constants), and whether a selector finds none.
+    async fn oldest_sample(&self, query: &str) -> Result<(Duration, bool), PrometheusError> {
         let Ok(expression) = promql_parser::parser::parse(query) else {
-            return Ok(Duration::ZERO);
+            return Ok((Duration::ZERO, true));
         };
         let mut selectors = Vec::new();
         collect_selectors(&expression, &mut selectors);
         let mut oldest = 0.0_f64;
+        let mut missing = false;
         for selector in selectors {
-            for age in self.values(&format!("max(time() - timestamp({selector}))")).await? {
-                oldest = oldest.max(age);
-            }
+            let ages = self.values(&format!("max(time() - timestamp({selector}))")).await?;
+            missing |= ages.is_empty();
+            oldest = ages.into_iter().fold(oldest, f64::max);
         }
-        Ok(Duration::try_from_secs_f64(oldest).unwrap_or_default())
+        Ok((Duration::try_from_secs_f64(oldest).unwrap_or_default(), missing))
     }
 }
 
@@ -169,11 +177,8 @@ fn collect_selectors(expression: &Expr, selectors: &mut Vec<String>) {
         Expr::VectorSelector(selector) => selectors.push(selector.to_string()),
         Expr::MatrixSelector(selector) => selectors.push(selector.vs.to_string()),
         Expr::Call(call) => {
-            // `absent` and friends are about series that are not there.
-            if !call.func.name.starts_with("absent") {
-                for argument in &call.args.args {
-                    collect_selectors(argument, selectors);
-                }
+            for argument in &call.args.args {
+                collect_selectors(argument, selectors);
             }
         }
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
@@ -189,6 +194,6 @@ mod tests {
         let expression = promql_parser::parser::parse("sum(rate(a{b=\"c\"}[1m])) / max(d) or absent(e)").unwrap();
         let mut selectors = Vec::new();
         collect_selectors(&expression, &mut selectors);
-        assert_eq!(selectors, ["a{b=\"c\"}", "d"]);
+        assert_eq!(selectors, ["a{b=\"c\"}", "d", "e"]);
     }
 }

@@ -160,6 +160,9 @@ impl CommitLane {
                 turn_bad(&mut spans, seen, within, look.sent);
             }
         }
+        for span in &mut spans {
+            span.last_heard = span.last_known;
+        }
         spans
     }
 
@@ -192,6 +195,7 @@ fn turn_bad(spans: &mut Vec<Span>, old: Interval, within: Duration, known: Mono)
             upper: old.upper.plus(within),
         }),
         last_known: known,
+        last_heard: known,
         why,
     });
 }
@@ -203,6 +207,7 @@ fn turn_good(spans: &mut Vec<Span>, made: Interval, known: Mono) {
             state: ProbeState::Good,
             entered: Moment::midpoint(made),
             last_known: known,
+            last_heard: known,
             why: String::new(),
         }),
     }

@@ -123,10 +123,11 @@ impl Timeline {
                 probe,
                 sent,
                 received,
+                known_from,
                 outcome,
                 value,
                 ..
-            } => self.sample(probe, *sent, *received, outcome, *value),
+            } => self.sample(probe, (*sent, *received), known_from.unwrap_or(*sent), outcome, *value),
             Event::PodSeen {
                 seen,
                 at,
@@ -143,9 +144,21 @@ impl Timeline {
                 seen,
                 at,
                 not_before,
+                resource_version,
                 fields,
                 ..
-            } => self.resource(subject, *seen, *at, *not_before, fields),
+            } => self.resource(
+                subject,
+                *seen,
+                fields,
+                Receipt {
+                    at: *at,
+                    not_before: *not_before,
+                    // What a list merged has no revision of its own.
+                    revision: resource_version.filter(|_| !matches!(seen, Seen::Listed | Seen::Vanished)),
+                    after: None,
+                },
+            ),
             Event::WatchBroken { subject, from, why, .. } => {
                 self.broken.insert(subject.clone(), (*from, why.clone()));
             }
@@ -212,13 +225,20 @@ impl Timeline {
         self.now = self.now.max(at);
     }
 
-    fn sample(&mut self, name: &str, sent: Mono, received: Mono, outcome: &Outcome, value: Option<f64>) {
+    fn sample(
+        &mut self,
+        name: &str,
+        (sent, received): (Mono, Mono),
+        known_from: Mono,
+        outcome: &Outcome,
+        value: Option<f64>,
+    ) {
         self.see(received);
         for lane in &mut self.lanes {
             if lane.probe.name == name
                 && let Lane::Sampled(samples) = &mut lane.lane
             {
-                samples.add(sent, received, outcome, value);
+                samples.add((sent, received), known_from, outcome, value);
             }
         }
     }
@@ -244,15 +264,8 @@ impl Timeline {
         }
     }
 
-    fn resource(
-        &mut self,
-        subject: &str,
-        seen: Seen,
-        at: Mono,
-        not_before: Option<Mono>,
-        fields: &BTreeMap<String, String>,
-    ) {
-        self.see(at);
+    fn resource(&mut self, subject: &str, seen: Seen, fields: &BTreeMap<String, String>, receipt: Receipt) {
+        self.see(receipt.at);
         for lane in &mut self.lanes {
             let Check::Resource { field, equals, .. } = &lane.probe.check else {
                 continue;
@@ -277,11 +290,8 @@ impl Timeline {
                 ProbeState::Bad
             };
             let receipt = Receipt {
-                at,
-                not_before,
-                // These events carry no revision; the observer states `not_before` when it knows better than the order.
-                revision: None,
                 after: watched.last_receipt(),
+                ..receipt
             };
             watched.add(receipt, state, why);
         }

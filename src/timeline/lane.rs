@@ -28,6 +28,8 @@ pub struct Span {
     pub entered: Moment,
     /// Last instant at which it was surely in this state.
     pub last_known: Mono,
+    /// When it was last heard of; after `last_known` where the answers speak of older samples.
+    pub last_heard: Mono,
     /// What was seen last when bad; empty when good.
     pub why: String,
 }
@@ -37,6 +39,7 @@ pub struct Span {
 struct Sample {
     sent: Mono,
     received: Mono,
+    known_from: Mono,
     state: ProbeState,
     why: Arc<str>,
     value: Option<f64>,
@@ -48,6 +51,7 @@ struct Run {
     state: ProbeState,
     first_received: Mono,
     last_sent: Mono,
+    last_known: Mono,
     why: Arc<str>,
 }
 
@@ -59,7 +63,14 @@ pub(crate) struct SampledLane {
 }
 
 impl SampledLane {
-    pub(crate) fn add(&mut self, sent: Mono, received: Mono, outcome: &Outcome, value: Option<f64>) {
+    /// Takes a sample in that was asked for and answered at these instants, and speaks of `known_from` or later.
+    pub(crate) fn add(
+        &mut self,
+        (sent, received): (Mono, Mono),
+        known_from: Mono,
+        outcome: &Outcome,
+        value: Option<f64>,
+    ) {
         let (state, why) = match outcome {
             Outcome::Good => (ProbeState::Good, ""),
             Outcome::Bad { why } => (ProbeState::Bad, why.as_str()),
@@ -72,6 +83,7 @@ impl SampledLane {
         let sample = Sample {
             sent,
             received,
+            known_from,
             state,
             why,
             value,
@@ -101,11 +113,12 @@ impl SampledLane {
                     lower: previous.unwrap_or(run.first_received).min(run.first_received),
                     upper: run.first_received,
                 };
-                previous = Some(run.last_sent);
+                previous = previous.max(Some(run.last_known));
                 Span {
                     state: run.state,
                     entered: Moment::midpoint(within),
-                    last_known: run.last_sent,
+                    last_known: run.last_known,
+                    last_heard: run.last_sent,
                     why: run.why.to_string(),
                 }
             })
@@ -189,12 +202,14 @@ fn extend(runs: &mut Vec<Run>, sample: &Sample) {
         Some(run) if run.state == sample.state => {
             run.first_received = run.first_received.min(sample.received);
             run.last_sent = sample.sent;
+            run.last_known = run.last_known.max(sample.known_from);
             run.why = Arc::clone(&sample.why);
         }
         _ => runs.push(Run {
             state: sample.state,
             first_received: sample.received,
             last_sent: sample.sent,
+            last_known: sample.known_from,
             why: Arc::clone(&sample.why),
         }),
     }
@@ -293,6 +308,7 @@ impl WatchedLane {
                     state: point.state,
                     entered: *entered.get(index)?,
                     last_known: entered.get(index + 1).map_or(now, |next| next.within.lower),
+                    last_heard: now,
                     why: point
                         .reasons
                         .iter()

@@ -109,8 +109,9 @@ impl Timeline {
             status.why = format!("nothing seen for {silence:.1} s, the watch is broken: {why}");
             return status;
         }
-        if at.since(known) > patience(lane) {
-            let silence = at.since(known).as_secs_f64();
+        let heard = span.last_heard.min(at);
+        if at.since(heard) > patience(lane) {
+            let silence = at.since(heard).as_secs_f64();
             status.why = match newest {
                 Some((_, ProbeState::NoData, why, _)) => {
                     format!("no data for {silence:.1} s: {why}")

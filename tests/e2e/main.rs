@@ -4,6 +4,7 @@
 mod accuracy;
 mod cluster_errors;
 mod kill_matrix;
+mod probes;
 mod refusals;
 mod scenarios;
 mod spark;

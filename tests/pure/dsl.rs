@@ -352,6 +352,7 @@ impl Log {
                 return self;
             }
             self.events.push(Event::ProbeSample {
+                known_from: None,
                 probe: name.to_owned(),
                 scheduled: at(sent),
                 sent: at(sent),

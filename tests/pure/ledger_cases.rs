@@ -145,6 +145,7 @@ fn dead() -> Case {
         at: crate::dsl::at(seconds),
         not_before: None,
         uid: "app".to_owned(),
+        resource_version: None,
         fields: [("status.applicationState.state".to_owned(), state.to_owned())].into(),
     };
     let batches: Vec<f64> = (0..20).map(|batch| 61.0 + 2.0 * f64::from(batch)).collect();

@@ -2,9 +2,9 @@
 
 use crate::corpus::Case;
 use crate::dsl::{
-    Log, assertion, at_least, compare, experiment, good_unless, http, pending, pod, pods_ready, promql, silent,
+    Log, assertion, at, at_least, compare, experiment, good_unless, http, pending, pod, pods_ready, promql, silent,
 };
-use chaosrun::evidence::{Outcome, Seen, Step, TrialEnd};
+use chaosrun::evidence::{Event, Outcome, Seen, Step, TrialEnd};
 use chaosrun::experiment::{Experiment, Operator, RtoStart, When};
 use chaosrun::model::Verdict;
 use chaosrun::timeline::promql_outcome;
@@ -44,6 +44,8 @@ pub(crate) fn cases() -> Vec<Case> {
         two_seconds(),
         deaf(),
         gap(),
+        scraped(),
+        absent(),
         blip_before(),
         flap(),
         below_resolution(),
@@ -139,6 +141,52 @@ fn deaf() -> Case {
         verdict: Verdict::Inconclusive,
         rto: None,
         says: "no data: traffic gave no sample after the fault",
+    }
+}
+
+/// Answers every half second, of samples that a scrape takes every five: at 97, 102, 107, 112. The truth is 108.
+fn of_scrapes(name: &str, gone: impl Fn(f64) -> Option<f64>) -> Log {
+    let up = |scrape: f64| !(100.0..108.0).contains(&scrape);
+    let log = Log::of(&experiment(name, vec![promql("traffic", at_least(1.0))], 60.0));
+    let mut log = log.samples("traffic", 92.0, 125.0, 0.5, |sent| {
+        good_unless(!up(92.0 + ((sent - 92.0) / 5.0).floor() * 5.0))
+    });
+    for event in &mut log.events {
+        if let Event::ProbeSample {
+            sent,
+            known_from,
+            outcome,
+            ..
+        } = event
+        {
+            let asked = sent.seconds();
+            let scrape = 92.0 + ((asked - 92.0) / 5.0).floor() * 5.0;
+            let age = gone(asked).filter(|_| matches!(outcome, Outcome::Bad { .. }));
+            *known_from = Some(at(age.map_or(scrape, |age| asked - age)));
+        }
+    }
+    log.fault(&["a"], 99.99, 100.01).end(124.0, 126.0)
+}
+
+/// Between two scrapes nothing is known, however often Prometheus is asked.
+fn scraped() -> Case {
+    Case {
+        name: "scrapes-bound-the-instant",
+        log: of_scrapes("scrapes-bound-the-instant", |_| None),
+        verdict: Verdict::Pass,
+        rto: Some((8.0, 5.6)),
+        says: ", within the limit < 60 s",
+    }
+}
+
+/// A series that is not there has no stamp: it may be missing for two intervals before that means anything.
+fn absent() -> Case {
+    Case {
+        name: "absent-series-have-no-stamp",
+        log: of_scrapes("absent-series-have-no-stamp", |_| Some(10.0)),
+        verdict: Verdict::Pass,
+        rto: Some((8.0, 10.6)),
+        says: ", within the limit < 60 s",
     }
 }
 

@@ -96,6 +96,7 @@ fn observed() -> BoxedStrategy<Event> {
     prop_oneof![
         (text(), mono(), mono(), outcome(), proptest::option::of(finite())).prop_map(
             |(probe, sent, received, outcome, value)| Event::ProbeSample {
+                known_from: None,
                 probe,
                 scheduled: sent,
                 sent,
@@ -124,6 +125,7 @@ fn observed() -> BoxedStrategy<Event> {
                 at,
                 not_before: None,
                 uid: "u".to_owned(),
+                resource_version: None,
                 fields,
             }),
         (text(), proptest::option::of(text()), mono(), mono(), any::<bool>()).prop_map(
@@ -445,7 +447,7 @@ proptest! {
                 break;
             }
             let looked = sent + delay * share;
-            samples.push((sent + delay, Event::ProbeSample {
+            samples.push((sent + delay, Event::ProbeSample { known_from: None,
                 probe: "endpoint".to_owned(),
                 scheduled: at(sent),
                 sent: at(sent),

@@ -1,0 +1,350 @@
+//! Every kind of probe against real processes in a lab: what it says while the target is away, and what the report makes of it.
+//!
+//! The target is a small web server that is silent for a known time after its start. All times are the runner's own.
+
+use crate::support::file;
+use crate::support::lab::{Lab, Run};
+use chaosrun::evidence::{Event, Outcome, read_log};
+use chaosrun::model::Mono;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Seconds from the start of the container until it serves.
+const SILENT: f64 = 3.0;
+
+struct Stage {
+    lab: Lab,
+    /// Seen by the pod and by this machine.
+    shared: PathBuf,
+}
+
+impl Stage {
+    /// One pod that says nothing for `silent` seconds, and then serves its metrics.
+    fn new(name: &str, silent: f64) -> Self {
+        let lab = Lab::up(name);
+        let shared = lab.folder().join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        let script = format!(
+            "rm -f /shared/serving; sleep {silent}; mkdir -p /tmp/www; echo 'app_ready{{zone=\"a\"}} 1' > /tmp/www/metrics; \
+             echo now serving; touch /shared/serving; cd /tmp/www; exec python3 -m http.server 8080"
+        );
+        let labels = json!({"app": "web"});
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
+                "metadata": {"labels": labels, "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}},
+                "spec": {"terminationGracePeriodSeconds": 1,
+                    "volumes": [{"name": "shared", "hostPath": {"path": shared}}],
+                    "containers": [{"name": "web", "image": "busybox:1.36", "command": ["sh", "-c", script],
+                        "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+                        "readinessProbe": {"httpGet": {"path": "/metrics", "port": 8080}, "periodSeconds": 1}}]}}},
+        });
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"selector": labels, "ports": [{"port": 8080}]}});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        for (path, body) in [
+            ("/api/v1/namespaces", namespace),
+            ("/api/v1/namespaces/shop/services", service),
+            ("/apis/apps/v1/namespaces/shop/deployments", deployment),
+        ] {
+            let (code, answer) = lab.api("POST", path, Some(&body));
+            assert_eq!(code, 201, "{answer}");
+        }
+        Self { lab, shared }
+    }
+
+    /// Writes an experiment on the web server and runs it.
+    fn run(&self, name: &str, parts: &str, more: &[&str]) -> Run {
+        let text = format!(
+            "apiVersion: chaosrun.dev/v1\nkind: Experiment\nmetadata: {{name: {name}}}\nclaim: {{text: it comes back}}\n\
+             target: {{namespace: shop, deployment: web}}\nfaults:\n- {{name: kill, podKill: {{gracePeriod: 0s}}}}\n{parts}"
+        );
+        let path = file(self.lab.folder(), &format!("{name}.yaml"), &text);
+        let mut arguments = vec![path.to_str().unwrap()];
+        arguments.extend(more);
+        self.lab.run(&arguments)
+    }
+
+    fn trial(&self, run: &Run) -> Value {
+        run.report(self.lab.folder())["experiments"][0]["trials"][0].clone()
+    }
+
+    /// Address of the lab's Prometheus, once it has scraped the pod.
+    fn prometheus(&self) -> String {
+        let mut url = None;
+        let patience = std::time::Duration::from_secs(60);
+        self.lab
+            .wait("a scrape of the pod by the lab's Prometheus", patience, || {
+                let path = "/api/v1/namespaces/monitoring/services/prometheus";
+                let (_, service) = self.lab.api("GET", path, None);
+                let Some(address) = service["spec"]["clusterIP"].as_str() else {
+                    return false;
+                };
+                let query = format!("http://{address}:9090/api/v1/query?query=app_ready");
+                url = Some(format!("http://{address}:9090"));
+                fetch(&query).is_some_and(|answer| answer.contains("zone"))
+            });
+        url.unwrap()
+    }
+
+    /// All samples of the newest run, by probe.
+    fn samples(&self, probe: &str) -> Vec<(Mono, Mono, Outcome)> {
+        let mut logs: Vec<PathBuf> = std::fs::read_dir(self.lab.folder())
+            .unwrap()
+            .filter_map(|entry| Some(entry.ok()?.path().join("events.jsonl")))
+            .filter(|path| path.is_file())
+            .collect();
+        logs.sort();
+        let log = read_log(&std::fs::read(logs.last().unwrap()).unwrap()).unwrap();
+        let of_probe = |event: Event| match event {
+            Event::ProbeSample {
+                probe: name,
+                sent,
+                received,
+                outcome,
+                ..
+            } if name == probe => Some((sent, received, outcome)),
+            _ => None,
+        };
+        log.records
+            .into_iter()
+            .filter_map(|record| of_probe(record.event))
+            .collect()
+    }
+}
+
+fn fetch(url: &str) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    runtime.block_on(async { reqwest::get(url).await.ok()?.text().await.ok() })
+}
+
+fn bounds(trial: &Value) -> (f64, f64) {
+    (
+        trial["rto"]["lower"].as_f64().unwrap(),
+        trial["rto"]["upper"].as_f64().unwrap(),
+    )
+}
+
+/// Bad at least once, then good to the end.
+fn went_and_came(samples: &[(Mono, Mono, Outcome)]) {
+    let good = |sample: &(Mono, Mono, Outcome)| matches!(sample.2, Outcome::Good);
+    let bad = samples
+        .iter()
+        .rposition(|sample| matches!(sample.2, Outcome::Bad { .. }));
+    let bad = bad.unwrap_or_else(|| panic!("never bad: {samples:?}"));
+    assert!(
+        bad + 1 < samples.len() && samples[bad + 1..].iter().all(good),
+        "{samples:?}"
+    );
+    assert!(samples[..bad].iter().any(good), "never good before: {samples:?}");
+}
+
+#[test]
+fn metrics_log_http_and_command_probes_see_the_outage_and_its_end() {
+    let stage = Stage::new("probes", SILENT);
+    let marker = stage.shared.join("serving");
+    let parts = format!(
+        "steadyState:
+  probes:
+  - {{name: scraped, metrics: {{port: 8080, path: /metrics, metric: 'app_ready{{zone=\"a\"}}', is: \"== 1\"}}, interval: 200ms, timeout: 1s, hold: 1s}}
+  - {{name: logged, log: {{contains: now serving}}, interval: 200ms, timeout: 1s, hold: 1s}}
+  - {{name: answers, http: {{url: \"http://{{podIP}}:8080/metrics\", bodyContains: app_ready}}, interval: 100ms, timeout: 1s, hold: 1s}}
+  - {{name: marked, command: {{run: [test, -e, \"{}\"]}}, interval: 100ms, timeout: 1s, hold: 1s}}
+slos: {{rto: \"< 30s\"}}
+timeouts: {{baseline: 60s, recovery: 40s, settle: 1s}}
+",
+        marker.display()
+    );
+    let run = stage.run("sampled", &parts, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (lower, upper) = bounds(&stage.trial(&run));
+    assert!(
+        lower >= SILENT - 0.3 && upper <= SILENT + 5.0 && upper - lower <= 1.5,
+        "{lower} {upper}\n{}",
+        run.text
+    );
+    for probe in ["scraped", "logged", "answers", "marked"] {
+        went_and_came(&stage.samples(probe));
+    }
+    // The scrape that was asked for every 200 ms is made that often, through the API server's port-forward.
+    let scraped = stage.samples("scraped");
+    let mut pauses: Vec<_> = scraped.windows(2).map(|pair| pair[1].0.since(pair[0].0)).collect();
+    pauses.sort();
+    let median = pauses[pauses.len() / 2];
+    assert!(median.as_millis() <= 250, "{median:?} between two scrapes");
+    // The line is in the log of the first pod, and in that of the second only once it has said it.
+    let (_, pods) = stage.lab.api("GET", "/api/v1/namespaces/shop/pods", None);
+    let second = pods["items"][0]["metadata"]["name"].as_str().unwrap();
+    let of_the_second = format!("no line with \"now serving\" in the log of pod {second}");
+    let seen = stage
+        .samples("logged")
+        .iter()
+        .any(|sample| matches!(&sample.2, Outcome::Bad { why } if *why == of_the_second));
+    assert!(seen, "{of_the_second}: never said\n{}", run.text);
+    assert!(stage.lab.leftovers().is_empty());
+}
+
+#[test]
+fn fields_of_the_target_and_of_other_objects_are_watched() {
+    let stage = Stage::new("fields", 1.0);
+    let own = "steadyState:
+  probes:
+  - {name: replicas, resource: {field: status.readyReplicas, equals: \"1\"}, hold: 1s}
+  - {name: service, resource: {apiVersion: v1, kind: Service, name: web, field: spec.type, equals: ClusterIP}, hold: 1s}
+slos: {rto: \"< 30s\"}
+timeouts: {baseline: 60s, recovery: 40s, settle: 1s}
+";
+    let run = stage.run("fields", own, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (lower, upper) = bounds(&stage.trial(&run));
+    assert!(lower >= 0.9 && upper <= 8.0 && upper - lower <= 1.0, "{lower} {upper}");
+    let other = own
+        .replace("ClusterIP", "LoadBalancer")
+        .replace("baseline: 60s", "baseline: 4s");
+    let refused = stage.run("other", &other, &[]);
+    assert_eq!(refused.code, Some(77), "{}", refused.text);
+    assert!(refused.text.contains("service: type is ClusterIP"), "{}", refused.text);
+}
+
+#[test]
+fn prometheus_is_believed_as_far_as_its_scrapes_reach() {
+    // Longer than the scrape interval of 5 s: at least one scrape falls into it.
+    let stage = Stage::new("promql", 8.0);
+    let url = stage.prometheus();
+    let probe = |query: &str, limit: &str, baseline: &str| {
+        format!(
+            "steadyState:
+  probes:
+  - {{name: ready, promql: {{query: '{query}', is: \">= 1\"}}, interval: 500ms, timeout: 3s, hold: 1s}}
+slos:
+  rto: \"< {limit}\"
+  assertions:
+  - {{when: after, probe: {{name: answers, http: {{url: \"http://{{podIP}}:8080/metrics\"}}, interval: 50ms, timeout: 1s}}}}
+timeouts: {{baseline: {baseline}, recovery: 70s, settle: 1s}}
+"
+        )
+    };
+    let sum = "sum(app_ready{namespace=\"shop\"}) or vector(0)";
+    let run = stage.run("promql", &probe(sum, "60s", "60s"), &["--prometheus", &url]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let trial = stage.trial(&run);
+    let (lower, upper) = bounds(&trial);
+    // The truth, from the endpoint itself: the first good answer after the last bad one.
+    let answers = stage.samples("answers");
+    let bad = answers
+        .iter()
+        .rposition(|sample| matches!(sample.2, Outcome::Bad { .. }))
+        .unwrap();
+    let first_bad = answers
+        .iter()
+        .position(|sample| matches!(sample.2, Outcome::Bad { .. }))
+        .unwrap();
+    let truth = answers[bad + 1].1.since(answers[first_bad].0).as_secs_f64();
+    assert!(
+        lower <= truth + 0.3 && truth - 0.3 <= upper,
+        "the truth {truth} is outside of [{lower}, {upper}]"
+    );
+    assert!(
+        upper - lower >= 4.0,
+        "[{lower}, {upper}]: narrower than the pause between two scrapes"
+    );
+
+    let refused = stage.run("too-fine", &probe(sum, "8s", "60s"), &["--prometheus", &url]);
+    assert_eq!(refused.code, Some(77), "{}", refused.text);
+    assert!(
+        refused
+            .text
+            .contains("cannot be measured by a Prometheus that scrapes every 5 s"),
+        "{}",
+        refused.text
+    );
+
+    // No series is no data, and no data is not steady.
+    let silent = stage.run("silent", &probe("app_raedy", "60s", "4s"), &["--prometheus", &url]);
+    assert_eq!(silent.code, Some(77), "{}", silent.text);
+    assert!(silent.text.contains("no series"), "{}", silent.text);
+
+    let dead = stage.run(
+        "dead",
+        &probe(sum, "60s", "60s"),
+        &["--prometheus", "http://127.0.0.1:9"],
+    );
+    assert_eq!(dead.code, Some(69), "{}", dead.text);
+    assert!(
+        dead.text.contains("cannot query Prometheus at http://127.0.0.1:9"),
+        "{}",
+        dead.text
+    );
+}
+
+#[test]
+fn a_stop_condition_reverts_at_once_and_is_named() {
+    let stage = Stage::new("stop", 20.0);
+    let parts = "steadyState:
+  probes:
+  - {name: ready, pods: {ready: 1}, hold: 1s}
+slos: {rto: \"< 60s\"}
+stop:
+- {name: nobody answers, http: {url: \"http://{podIP}:8080/metrics\"}, interval: 200ms, timeout: 1s, hold: 2s}
+timeouts: {baseline: 60s, recovery: 70s, settle: 1s}
+";
+    let begun = std::time::Instant::now();
+    let run = stage.run("stop", parts, &[]);
+    assert_eq!(run.code, Some(3), "{}", run.text);
+    assert!(run.text.contains("ABORTED"), "{}", run.text);
+    assert!(run.text.contains("stop condition met: nobody answers"), "{}", run.text);
+    let report = run.report(stage.lab.folder());
+    assert_eq!(report["verdict"], "aborted");
+    assert!(report.to_string().contains("nobody answers"), "{report}");
+    // The pod is away for 20 s and nobody waits for it: 21 s of baseline at most, 2 s of hold.
+    assert!(begun.elapsed().as_secs() < 40, "{:?}", begun.elapsed());
+    assert!(stage.lab.leftovers().is_empty(), "{:?}", stage.lab.leftovers());
+}
+
+#[test]
+fn availability_and_assertions_are_claims_of_their_own() {
+    let stage = Stage::new("claims", SILENT);
+    let answers = "http: {url: \"http://{podIP}:8080/metrics\"}, interval: 100ms, timeout: 1s";
+    let parts = |availability: &str, when: &str| {
+        format!(
+            "steadyState:
+  probes:
+  - {{name: ready, {answers}, hold: 1s}}
+slos:
+  rto: \"< 30s\"
+  availability: \">= {availability}\"
+  assertions:
+  - {{when: {when}, probe: {{name: answers, {answers}}}}}
+timeouts: {{baseline: 60s, recovery: 40s, settle: 3s}}
+"
+        )
+    };
+    let holds = stage.run("holds", &parts("5%", "after"), &[]);
+    assert_eq!(holds.code, Some(0), "{}", holds.text);
+    let claims = |run: &Run| -> Vec<(String, String, String)> {
+        let report = run.report(stage.lab.folder());
+        let text = |claim: &Value, key: &str| claim[key].as_str().unwrap().to_owned();
+        report["experiments"][0]["claims"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|claim| (text(claim, "name"), text(claim, "verdict"), text(claim, "why")))
+            .collect()
+    };
+    let held = claims(&holds);
+    assert_eq!(held.len(), 3, "{held:?}");
+    assert!(held.iter().all(|claim| claim.1 == "pass"), "{held:?}");
+
+    let refuted = stage.run("refuted", &parts("99.9%", "during"), &[]);
+    assert_eq!(refuted.code, Some(1), "{}", refuted.text);
+    for (name, verdict, why) in claims(&refuted) {
+        let wanted = if name == "rto" { "pass" } else { "fail" };
+        assert_eq!(verdict, wanted, "{name}: {why}");
+        assert!(!why.is_empty());
+        assert!(refuted.text.contains(&name), "{name} is missing\n{}", refuted.text);
+    }
+}
