@@ -10,7 +10,7 @@ use crate::fault::{FaultSpec, FaultTarget, Undo};
 use crate::inject::Direct;
 use crate::ledger;
 use crate::model::PodFacts;
-use crate::observe::{LivePod, Observers, RevisionClock};
+use crate::observe::{LivePod, Observers, RevisionClock, warnings};
 use crate::plan::{Candidate, select};
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
@@ -93,8 +93,14 @@ impl Trial<'_> {
         } else {
             String::new()
         };
+        let complaints = warnings(self.cluster, &self.experiment.target.namespace).await;
+        let complaints = if complaints.is_empty() {
+            String::new()
+        } else {
+            format!(". The cluster complains: {}", complaints.join("; "))
+        };
         Err(EngineError::Refused(format!(
-            "the steady state did not hold within {} s, so nothing was broken{nobody}: {}",
+            "the steady state did not hold within {} s, so nothing was broken{nobody}: {}{complaints}",
             patience.as_secs(),
             why.join("; ")
         )))

@@ -12,8 +12,10 @@ mod probes;
 mod resource;
 mod revision;
 mod target;
+mod warnings;
 
 pub(crate) use observers::{ObserveError, Observers, Wanted, all_probes};
 pub(crate) use pods::{LivePod, PodIndex, list_members};
 pub(crate) use revision::RevisionClock;
 pub(crate) use target::{ResolvedTarget, own_kind, resolve};
+pub(crate) use warnings::warnings;

@@ -70,6 +70,10 @@ fn refusals_touch_nothing_and_say_why() {
     let unready = lab.run(&[experiment]);
     assert_eq!(unready.code, Some(77), "{}", unready.text);
     assert!(unready.text.contains("nothing was broken"), "{}", unready.text);
+    // And why the pods are not ready, as the cluster itself says it.
+    let words = unready.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("The cluster complains: Pod web-"), "{}", unready.text);
+    assert!(words.contains("Readiness probe failed"), "{}", unready.text);
     let report = unready.report(lab.folder());
     assert_ne!(report["verdict"], "pass");
     assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
