@@ -5,7 +5,7 @@ use super::preflight::{check_namespace, check_permissions, find_target, needed_s
 use super::trial::Trial;
 use crate::cluster::{Cluster, Manifest, undo};
 use crate::evidence::{Event, Step, TrialEnd, open_undos};
-use crate::experiment::{Experiment, Workload};
+use crate::experiment::{Check, Experiment, Workload};
 use crate::fault::Undo;
 use crate::observe::{LivePod, Observers, Wanted};
 use crate::prometheus::Prometheus;
@@ -97,7 +97,12 @@ impl Body {
             )
         })?;
         let prometheus = Prometheus::connect(url).await?;
-        let interval = prometheus.scrape_interval();
+        let mut interval = Duration::ZERO;
+        for probe in &self.experiment.steady_state.probes {
+            if let Check::Promql { query, .. } = &probe.check {
+                interval = interval.max(prometheus.scrape_interval(query).await?);
+            }
+        }
         let limit = self.experiment.slos.rto.map_or(f64::INFINITY, |rto| rto.limit.max);
         // A change is seen up to one scrape late at either end: below two intervals nothing can be said.
         if limit < interval.as_secs_f64() * 2.0 {
@@ -115,18 +120,8 @@ impl Body {
             self.recorder.record(Event::TrialStarted { trial: number })?;
             let requests_before = self.cluster.requests();
             let setup_undos = open_undos(&self.recorder.events());
-            let mut trial = Trial {
-                cluster: &self.cluster,
-                recorder: &self.recorder,
-                experiment: &self.experiment,
-                observers,
-                signals: &mut self.signals,
-                run: &self.run,
-                seed: self.seed,
-                number,
-            };
             // From here to the settle step no early return: whatever happened is reverted first.
-            let broken = trial.break_and_watch().await;
+            let broken = self.trial(observers, number).break_and_watch().await;
             let at = self.recorder.clock().now();
             if let Err(error @ (EngineError::Signal(_) | EngineError::Stopped(_))) = &broken {
                 self.recorder.record(Event::Stopping {
@@ -145,17 +140,7 @@ impl Body {
             let result = match broken {
                 Ok(()) => {
                     self.identify(observers)?;
-                    trial = Trial {
-                        cluster: &self.cluster,
-                        recorder: &self.recorder,
-                        experiment: &self.experiment,
-                        observers,
-                        signals: &mut self.signals,
-                        run: &self.run,
-                        seed: self.seed,
-                        number,
-                    };
-                    trial.settle().await
+                    self.trial(observers, number).settle().await
                 }
                 Err(error) => Err(error),
             };
@@ -181,6 +166,19 @@ impl Body {
             }
         }
         Ok(())
+    }
+
+    fn trial<'a>(&'a mut self, observers: &'a mut Observers, number: u32) -> Trial<'a> {
+        Trial {
+            cluster: &self.cluster,
+            recorder: &self.recorder,
+            experiment: &self.experiment,
+            observers,
+            signals: &mut self.signals,
+            run: &self.run,
+            seed: self.seed,
+            number,
+        }
     }
 
     /// Says what really runs, from the pods themselves.

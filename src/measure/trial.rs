@@ -8,6 +8,7 @@ use crate::experiment::{Experiment, RtoStart, When};
 use crate::fault::Mode;
 use crate::model::{Bounded, Interval, Measured, Mono, WhyNot};
 use crate::timeline::{Audit, Counts, Moment, ProbeState, Purpose, Recovered, Restoration, Timeline, TrialFacts};
+use std::collections::BTreeSet;
 
 /// A phase of the recovery, in seconds after the fault took effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -469,8 +470,13 @@ fn notes(
         }
     }
     let begin = facts.steps.first().map_or(Mono(0), |(_, at)| *at);
+    let mut said = BTreeSet::new();
     for gap in timeline.gaps() {
-        if gap.during.upper < begin || gap.during.lower > until {
+        // One watch may have followed several objects.
+        if !said.insert((&gap.kind, gap.during.lower, gap.during.upper))
+            || gap.during.upper < begin
+            || gap.during.lower > until
+        {
             continue;
         }
         let length = gap.during.upper.since(gap.during.lower).as_secs_f64();

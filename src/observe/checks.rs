@@ -1,6 +1,6 @@
 //! One sample of each kind of probe that has to ask.
 
-use super::pods::PodIndex;
+use super::pods::{LivePod, PodIndex};
 use crate::cluster::Cluster;
 use crate::evidence::Outcome;
 use crate::experiment::{Check, Comparison};
@@ -87,6 +87,15 @@ impl Checker {
         }
     }
 
+    /// The pod that a probe asks: the newest one that has not ended.
+    fn target(&self, role: Option<&Role>) -> Result<LivePod, Answer> {
+        match self.pods.member(role) {
+            Some(pod) => Ok(pod),
+            None if self.pods.is_listed() => Err(Answer::bad("the target has no running pod")),
+            None => Err(Answer::no_data("the target's pods are not known yet")),
+        }
+    }
+
     async fn promql(&self, query: &str, is: Comparison) -> Answer {
         let Some(prometheus) = &self.prometheus else {
             return Answer::no_data("no Prometheus is configured");
@@ -105,8 +114,12 @@ impl Checker {
     async fn http(&self, url: &str, status: u16, body_contains: Option<&str>, role: Option<&Role>) -> Answer {
         let mut url = url.to_owned();
         if url.contains("{podIP}") {
-            let Some(ip) = self.pods.member(role).and_then(|pod| pod.ip) else {
-                return Answer::bad("the target has no pod with an address");
+            let pod = match self.target(role) {
+                Ok(pod) => pod,
+                Err(answer) => return answer,
+            };
+            let Some(ip) = pod.ip else {
+                return Answer::bad(format!("pod {} has no address yet", pod.facts.pod.name));
             };
             url = url.replace("{podIP}", &ip);
         }
@@ -129,8 +142,9 @@ impl Checker {
     }
 
     async fn metrics(&self, role: Option<&Role>, port: u16, path: &str, metric: &str, is: Comparison) -> Answer {
-        let Some(pod) = self.pods.member(role) else {
-            return Answer::bad("the target has no running pod to scrape");
+        let pod = match self.target(role) {
+            Ok(pod) => pod,
+            Err(answer) => return answer,
         };
         let name = &pod.facts.pod;
         match self.scrape(&name.namespace, &name.name, port, path).await {
@@ -188,8 +202,9 @@ impl Checker {
     }
 
     async fn log(&self, role: Option<&Role>, contains: &str) -> Answer {
-        let Some(pod) = self.pods.member(role) else {
-            return Answer::bad("the target has no running pod");
+        let pod = match self.target(role) {
+            Ok(pod) => pod,
+            Err(answer) => return answer,
         };
         let name = &pod.facts.pod;
         let known = |uid: &str| self.logged.lock().unwrap_or_else(PoisonError::into_inner).contains(uid);

@@ -3,7 +3,7 @@
 use super::checks::Checker;
 use super::pods::{PodIndex, PodObserver};
 use super::probes;
-use super::resource::ResourceObserver;
+use super::resource::{Followed, ResourceObserver};
 use super::target::{Membership, ResolvedTarget, own_kind};
 use crate::cluster::{Cluster, ClusterError, watch};
 use crate::experiment::{Check, Experiment, Probe};
@@ -12,7 +12,7 @@ use crate::prometheus::Prometheus;
 use crate::world::{RecordError, Recorder};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -182,10 +182,15 @@ fn start_pods(wanted: &Wanted, pods: &PodIndex, tasks: &mut Tasks, cancel: &Canc
     tasks.spawn(async move { Ok(watch(cluster, api, what, selector, clock, sender, cancel).await?) });
 }
 
-/// The target's own object, and whatever else resource probes name: one watch for each object.
+/// The target's own object, and whatever else resource probes name: one watch for each kind.
 fn start_resources(wanted: &Wanted, tasks: &mut Tasks, cancel: &CancellationToken) -> Result<(), ObserveError> {
     let own = own_kind(&wanted.experiment.target);
     let mut own_fields: BTreeSet<String> = BTreeSet::new();
+    let mut kinds: BTreeMap<(String, String), (ApiResource, Vec<Followed>)> = BTreeMap::new();
+    let mut follow = |resource: ApiResource, followed: Followed| {
+        let kind = (resource.group.clone(), resource.kind.clone());
+        kinds.entry(kind).or_insert((resource, Vec::new())).1.push(followed);
+    };
     if own.is_some() {
         own_fields.extend(["status.applicationState.state", "status.applicationState.errorMessage"].map(str::to_owned));
     }
@@ -200,74 +205,74 @@ fn start_resources(wanted: &Wanted, tasks: &mut Tasks, cancel: &CancellationToke
         else {
             continue;
         };
+        let unusable = |why: &str| ObserveError::Probe {
+            probe: probe.name.clone(),
+            why: why.to_owned(),
+        };
         match (api_version, resource_kind, name) {
-            (None, None, None) => {
-                if own.is_none() {
-                    let why =
-                        "the target is a label selector and has no object of its own: name apiVersion, kind and name"
-                            .to_owned();
-                    return Err(ObserveError::Probe {
-                        probe: probe.name.clone(),
-                        why,
-                    });
-                }
+            (None, None, None) if own.is_some() => {
                 own_fields.insert(field.clone());
+            }
+            (None, None, None) => {
+                return Err(unusable(
+                    "the target is a label selector and has no object of its own: name apiVersion, kind and name",
+                ));
             }
             (Some(api_version), Some(kind), Some(name)) => {
                 let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-                let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+                let followed = Followed {
+                    name: name.clone(),
+                    subject: probe.name.clone(),
+                    fields: vec![field.clone()],
+                };
                 follow(
-                    wanted,
-                    tasks,
-                    cancel,
-                    resource,
-                    name,
-                    probe.name.clone(),
-                    vec![field.clone()],
+                    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind)),
+                    followed,
                 );
             }
-            _ => {
-                let why = "apiVersion, kind and name go together".to_owned();
-                return Err(ObserveError::Probe {
-                    probe: probe.name.clone(),
-                    why,
-                });
-            }
+            _ => return Err(unusable("apiVersion, kind and name go together")),
         }
     }
     if let Some((resource, name)) = own {
-        follow(
-            wanted,
-            tasks,
-            cancel,
-            resource,
-            &name,
-            "target".to_owned(),
-            own_fields.into_iter().collect(),
-        );
+        let followed = Followed {
+            name,
+            subject: "target".to_owned(),
+            fields: own_fields.into_iter().collect(),
+        };
+        follow(resource, followed);
+    }
+    for (resource, followed) in kinds.into_values() {
+        watch_kind(wanted, tasks, cancel, &resource, followed);
     }
     Ok(())
 }
 
-fn follow(
+fn watch_kind(
     wanted: &Wanted,
     tasks: &mut Tasks,
     cancel: &CancellationToken,
-    resource: ApiResource,
-    name: &str,
-    subject: String,
-    fields: Vec<String>,
+    resource: &ApiResource,
+    followed: Vec<Followed>,
 ) {
     let (sender, receiver) = mpsc::channel(256);
     let namespace = &wanted.target.namespace;
-    let api: Api<DynamicObject> = Api::namespaced_with(wanted.cluster.client(), namespace, &resource);
-    let selector = ListParams::default().fields(&format!("metadata.name={name}"));
-    let what = format!("{} {namespace}/{name}", resource.kind);
+    let api: Api<DynamicObject> = Api::namespaced_with(wanted.cluster.client(), namespace, resource);
+    let names: BTreeSet<&str> = followed.iter().map(|followed| followed.name.as_str()).collect();
+    // A field selector takes one name; of several, the whole kind is followed and the rest passed over.
+    let (selector, what) = match names.first() {
+        Some(name) if names.len() == 1 => (
+            ListParams::default().fields(&format!("metadata.name={name}")),
+            format!("{} {namespace}/{name}", resource.kind),
+        ),
+        _ => (
+            ListParams::default(),
+            format!("{} in namespace {namespace}", resource.plural),
+        ),
+    };
     let observer = ResourceObserver {
         recorder: wanted.recorder.clone(),
-        subject,
-        kind: resource.plural,
-        fields,
+        kind: resource.plural.clone(),
+        followed,
     };
     tasks.spawn(async move { Ok(observer.run(receiver).await?) });
     let (cluster, clock, cancel) = (wanted.cluster.clone(), wanted.recorder.clock(), cancel.clone());

@@ -8,6 +8,7 @@ use crate::model::{ContainerState, Mono, PodFacts};
 use crate::world::{RecordError, Recorder};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 
@@ -65,6 +66,8 @@ impl LivePod {
 pub(crate) struct PodIndex {
     pods: Arc<Mutex<BTreeMap<String, LivePod>>>,
     changed: Arc<watch::Sender<u64>>,
+    /// The first list is in: before, that a pod is not known says nothing.
+    listed: Arc<AtomicBool>,
 }
 
 impl PodIndex {
@@ -72,6 +75,7 @@ impl PodIndex {
         Self {
             pods: Arc::default(),
             changed: Arc::new(watch::channel(0).0),
+            listed: Arc::default(),
         }
     }
 
@@ -79,6 +83,11 @@ impl PodIndex {
         let result = change(&mut self.pods.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_modify(|count| *count += 1);
         result
+    }
+
+    /// Whether the first list is in.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
     }
 
     /// Wakes up at every change.
@@ -217,6 +226,7 @@ impl PodObserver {
         for pod in &pods {
             self.seen(Seen::Listed, at, not_before, pod).await?;
         }
+        self.index.listed.store(true, Ordering::Release);
         Ok(())
     }
 

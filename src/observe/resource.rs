@@ -1,22 +1,31 @@
-//! The target's own object (or another one that a probe names), by one LIST and one WATCH with a field selector.
+//! The target's own object and the others that probes name: one LIST and one WATCH for each kind.
 
 use crate::cluster::WatchMessage;
 use crate::evidence::{Event, Seen};
 use crate::model::Mono;
 use crate::world::{RecordError, Recorder};
+use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
-/// Turns watch messages into events with just the fields that somebody asks for.
+/// One object that somebody asks about.
+#[derive(Debug, Clone)]
+pub(crate) struct Followed {
+    /// Its name.
+    pub(crate) name: String,
+    /// `target`, or the name of the probe that follows it.
+    pub(crate) subject: String,
+    /// Dotted paths of the fields that are asked for.
+    pub(crate) fields: Vec<String>,
+}
+
+/// Turns the watch on one kind into events about the followed objects, with just the fields that somebody asks for.
 pub(crate) struct ResourceObserver {
     pub(crate) recorder: Recorder,
-    /// `target`, or the name of the probe that follows the object.
-    pub(crate) subject: String,
     /// Plural, for gap messages.
     pub(crate) kind: String,
-    /// Dotted paths.
-    pub(crate) fields: Vec<String>,
+    pub(crate) followed: Vec<Followed>,
 }
 
 impl ResourceObserver {
@@ -29,6 +38,7 @@ impl ResourceObserver {
         mut messages: mpsc::Receiver<WatchMessage<DynamicObject>>,
     ) -> Result<(), RecordError> {
         let mut present: BTreeMap<String, DynamicObject> = BTreeMap::new();
+        let uid = |object: &DynamicObject| object.uid().unwrap_or_default();
         while let Some(message) = messages.recv().await {
             match message {
                 WatchMessage::Listed {
@@ -36,80 +46,87 @@ impl ResourceObserver {
                 } => {
                     let not_before = gap_from.as_ref().map(|(from, _)| *from);
                     if let Some((from, why)) = gap_from {
-                        self.recorder.record(Event::WatchGap {
-                            kind: self.kind.clone(),
-                            subject: Some(self.subject.clone()),
-                            from,
-                            to: at,
-                            resumed: false,
-                            why,
-                        })?;
+                        self.gap(from, at, false, &why)?;
                     }
                     let mut before = std::mem::take(&mut present);
-                    for object in objects {
-                        before.remove(object.metadata.uid.as_deref().unwrap_or_default());
+                    for object in objects.into_iter().filter(|object| self.follows(object)) {
+                        before.remove(&uid(&object));
                         self.seen(Seen::Listed, at, not_before, &object)?;
-                        present.insert(object.metadata.uid.clone().unwrap_or_default(), object);
+                        present.insert(uid(&object), object);
                     }
                     for object in before.values() {
                         self.seen(Seen::Vanished, at, not_before, object)?;
                     }
                 }
-                WatchMessage::Added(at, object) => {
+                WatchMessage::Added(at, object) if self.follows(&object) => {
                     self.seen(Seen::Added, at, None, &object)?;
-                    present.insert(object.metadata.uid.clone().unwrap_or_default(), object);
+                    present.insert(uid(&object), object);
                 }
-                WatchMessage::Modified(at, object) => {
+                WatchMessage::Modified(at, object) if self.follows(&object) => {
                     self.seen(Seen::Modified, at, None, &object)?;
-                    present.insert(object.metadata.uid.clone().unwrap_or_default(), object);
+                    present.insert(uid(&object), object);
                 }
-                WatchMessage::Deleted(at, object) => {
+                WatchMessage::Deleted(at, object) if self.follows(&object) => {
                     self.seen(Seen::Deleted, at, None, &object)?;
-                    present.remove(object.metadata.uid.as_deref().unwrap_or_default());
+                    present.remove(&uid(&object));
                 }
+                WatchMessage::Added(..) | WatchMessage::Modified(..) | WatchMessage::Deleted(..) => {}
                 WatchMessage::Broken { from, why } => {
-                    self.recorder.record(Event::WatchBroken {
-                        kind: self.kind.clone(),
-                        subject: Some(self.subject.clone()),
-                        from,
-                        why,
-                    })?;
+                    for followed in &self.followed {
+                        self.recorder.record(Event::WatchBroken {
+                            kind: self.kind.clone(),
+                            subject: Some(followed.subject.clone()),
+                            from,
+                            why: why.clone(),
+                        })?;
+                    }
                 }
-                WatchMessage::Resumed { from, to, why } => {
-                    self.recorder.record(Event::WatchGap {
-                        kind: self.kind.clone(),
-                        subject: Some(self.subject.clone()),
-                        from,
-                        to,
-                        resumed: true,
-                        why,
-                    })?;
-                }
+                WatchMessage::Resumed { from, to, why } => self.gap(from, to, true, &why)?,
             }
         }
         Ok(())
     }
 
+    fn follows(&self, object: &DynamicObject) -> bool {
+        let name = object.metadata.name.as_ref();
+        self.followed.iter().any(|followed| Some(&followed.name) == name)
+    }
+
+    fn gap(&self, from: Mono, to: Mono, resumed: bool, why: &str) -> Result<(), RecordError> {
+        for followed in &self.followed {
+            self.recorder.record(Event::WatchGap {
+                kind: self.kind.clone(),
+                subject: Some(followed.subject.clone()),
+                from,
+                to,
+                resumed,
+                why: why.to_owned(),
+            })?;
+        }
+        Ok(())
+    }
+
     fn seen(&self, seen: Seen, at: Mono, not_before: Option<Mono>, object: &DynamicObject) -> Result<(), RecordError> {
+        let name = object.metadata.name.as_ref();
         let document = serde_json::to_value(object).unwrap_or_default();
-        let fields = self
-            .fields
-            .iter()
-            .filter_map(|field| Some((field.clone(), field_text(&document, field)?)))
-            .collect();
-        self.recorder.record(Event::ResourceSeen {
-            subject: self.subject.clone(),
-            seen,
-            at,
-            not_before,
-            uid: object.metadata.uid.clone().unwrap_or_default(),
-            resource_version: object
-                .metadata
-                .resource_version
-                .as_ref()
-                .and_then(|text| text.parse().ok()),
-            fields,
-        })
+        let version = object.metadata.resource_version.as_ref();
+        for followed in self.followed.iter().filter(|followed| Some(&followed.name) == name) {
+            let fields = followed
+                .fields
+                .iter()
+                .filter_map(|field| Some((field.clone(), field_text(&document, field)?)))
+                .collect();
+            self.recorder.record(Event::ResourceSeen {
+                subject: followed.subject.clone(),
+                seen,
+                at,
+                not_before,
+                uid: object.uid().unwrap_or_default(),
+                resource_version: version.and_then(|text| text.parse().ok()),
+                fields,
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -7,8 +7,10 @@ use crate::evidence::Outcome;
 use crate::experiment::Comparison;
 use crate::timeline::promql_outcome;
 use prometheus_http_query::Client;
-use prometheus_http_query::response::Data;
+use prometheus_http_query::response::{Data, InstantVector};
 use promql_parser::parser::Expr;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A Prometheus that answers.
@@ -16,8 +18,14 @@ use std::time::Duration;
 pub(crate) struct Prometheus {
     client: Client,
     url: String,
-    scrape_interval: Duration,
+    /// What it scrapes, as (job, instance), and how often.
+    targets: Arc<BTreeMap<(String, String), Duration>>,
+    /// Scrape interval behind a query, as far as it is known.
+    intervals: Arc<Mutex<BTreeMap<String, Duration>>>,
 }
+
+/// Where no target says how often it is scraped: Prometheus' own default.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A query failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,7 +47,7 @@ pub(crate) struct Evaluation {
 }
 
 impl Prometheus {
-    /// Connects and reads the scrape interval of the slowest target.
+    /// Connects and reads the scrape intervals of its targets.
     ///
     /// # Errors
     /// When it does not answer.
@@ -54,24 +62,41 @@ impl Prometheus {
             .build()
             .map_err(|error| fail(error.to_string()))?;
         let client = Client::from(http, url).map_err(|error| fail(error.to_string()))?;
-        let targets = client.targets(None).await.map_err(|error| fail(error_text(&error)))?;
-        let scrape_interval = targets
-            .active()
-            .iter()
-            .map(|target| Duration::try_from(*target.scrape_interval()).unwrap_or_default())
-            .max()
-            .filter(|interval| !interval.is_zero())
-            .unwrap_or(Duration::from_secs(60));
+        let answer = client.targets(None).await.map_err(|error| fail(error_text(&error)))?;
+        let mut targets: BTreeMap<(String, String), Duration> = BTreeMap::new();
+        for target in answer.active() {
+            let interval = Duration::try_from(*target.scrape_interval()).unwrap_or(DEFAULT_INTERVAL);
+            let known = targets.entry(source(target.labels())).or_default();
+            *known = interval.max(*known);
+        }
         Ok(Self {
             client,
             url: url.to_owned(),
-            scrape_interval,
+            targets: Arc::new(targets),
+            intervals: Arc::default(),
         })
     }
 
-    /// Scrape interval of the slowest target.
-    pub(crate) fn scrape_interval(&self) -> Duration {
-        self.scrape_interval
+    /// How often the slowest of the targets behind a query is scraped; as long as none is found, the slowest of all.
+    ///
+    /// # Errors
+    /// When Prometheus does not answer.
+    pub(crate) async fn scrape_interval(&self, query: &str) -> Result<Duration, PrometheusError> {
+        if let Some(known) = self.intervals.lock().unwrap_or_else(PoisonError::into_inner).get(query) {
+            return Ok(*known);
+        }
+        let mut slowest = None;
+        for selector in selectors(query) {
+            for series in self.vector(&format!("count by (job, instance) ({selector})")).await? {
+                slowest = slowest.max(self.targets.get(&source(series.metric())).copied());
+            }
+        }
+        let Some(found) = slowest else {
+            return Ok(self.targets.values().max().copied().unwrap_or(DEFAULT_INTERVAL));
+        };
+        let mut intervals = self.intervals.lock().unwrap_or_else(PoisonError::into_inner);
+        intervals.insert(query.to_owned(), found);
+        Ok(found)
     }
 
     /// Evaluates a query now: every series must satisfy the condition, no series is no data.
@@ -81,7 +106,8 @@ impl Prometheus {
     pub(crate) async fn evaluate(&self, query: &str, condition: Comparison) -> Result<Evaluation, PrometheusError> {
         let values = self.values(query).await?;
         let (age, missing) = self.oldest_sample(query).await?;
-        let limit = self.scrape_interval * 2 + Duration::from_secs(1);
+        let interval = self.scrape_interval(query).await?;
+        let limit = interval * 2 + Duration::from_secs(1);
         let worst = values
             .iter()
             .copied()
@@ -100,11 +126,7 @@ impl Prometheus {
         }
         // Where a selector finds nothing, the answer is about an absence, which has no stamp: a target that has come or gone is
         // noticed up to two intervals late.
-        let age = if missing {
-            age.max(self.scrape_interval * 2)
-        } else {
-            age
-        };
+        let age = if missing { age.max(interval * 2) } else { age };
         Ok(Evaluation {
             outcome: promql_outcome(&values, condition),
             value: worst,
@@ -113,17 +135,7 @@ impl Prometheus {
     }
 
     async fn values(&self, query: &str) -> Result<Vec<f64>, PrometheusError> {
-        let fail = |why: String| PrometheusError {
-            url: self.url.clone(),
-            why,
-        };
-        let answer = self
-            .client
-            .query(query)
-            .get()
-            .await
-            .map_err(|error| fail(error_text(&error)))?;
-        Ok(match answer.data() {
+        Ok(match self.ask(query).await? {
             Data::Vector(series) => series.iter().map(|series| series.sample().value()).collect(),
             Data::Scalar(sample) => vec![sample.value()],
             Data::Matrix(series) => series
@@ -134,16 +146,28 @@ impl Prometheus {
         })
     }
 
+    async fn vector(&self, query: &str) -> Result<Vec<InstantVector>, PrometheusError> {
+        Ok(match self.ask(query).await? {
+            Data::Vector(series) => series,
+            Data::Scalar(_) | Data::Matrix(_) => Vec::new(),
+        })
+    }
+
+    async fn ask(&self, query: &str) -> Result<Data, PrometheusError> {
+        let answer = self.client.query(query).get().await;
+        answer
+            .map(|answer| answer.data().clone())
+            .map_err(|error| PrometheusError {
+                url: self.url.clone(),
+                why: error_text(&error),
+            })
+    }
+
     /// Age of the oldest sample that any selector of the query finds (zero for constants), and whether a selector finds none.
     async fn oldest_sample(&self, query: &str) -> Result<(Duration, bool), PrometheusError> {
-        let Ok(expression) = promql_parser::parser::parse(query) else {
-            return Ok((Duration::ZERO, true));
-        };
-        let mut selectors = Vec::new();
-        collect_selectors(&expression, &mut selectors);
         let mut oldest = 0.0_f64;
         let mut missing = false;
-        for selector in selectors {
+        for selector in selectors(query) {
             let ages = self.values(&format!("max(time() - timestamp({selector}))")).await?;
             missing |= ages.is_empty();
             oldest = ages.into_iter().fold(oldest, f64::max);
@@ -161,6 +185,21 @@ fn error_text(error: &prometheus_http_query::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// A target as its series name it.
+fn source(labels: &HashMap<String, String>) -> (String, String) {
+    let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+    (label("job"), label("instance"))
+}
+
+/// The selectors of a query; none of one that cannot be parsed, which Prometheus will say itself.
+fn selectors(query: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Ok(expression) = promql_parser::parser::parse(query) {
+        collect_selectors(&expression, &mut found);
+    }
+    found
 }
 
 /// The instant-vector selectors of an expression, those inside range selectors included.
@@ -191,9 +230,7 @@ mod tests {
 
     #[test]
     fn selectors_inside_functions_and_ranges_are_found() {
-        let expression = promql_parser::parser::parse("sum(rate(a{b=\"c\"}[1m])) / max(d) or absent(e)").unwrap();
-        let mut selectors = Vec::new();
-        collect_selectors(&expression, &mut selectors);
-        assert_eq!(selectors, ["a{b=\"c\"}", "d", "e"]);
+        let found = selectors("sum(rate(a{b=\"c\"}[1m])) / max(d) or absent(e)");
+        assert_eq!(found, ["a{b=\"c\"}", "d", "e"]);
     }
 }

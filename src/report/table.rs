@@ -92,9 +92,17 @@ fn section(text: &mut String, experiment: &ExperimentReport, color: bool) {
     text.push('\n');
     line(text, &claims(&experiment.claims, color));
     let headline = reason(experiment);
+    let said = |why: &str| {
+        why == headline
+            || experiment
+                .trials
+                .iter()
+                .filter_map(cause)
+                .any(|cause| why.contains(cause))
+    };
     for claim in &experiment.claims {
         // What the first line already said is not said twice.
-        if claim.verdict != Verdict::Pass && claim.why != headline {
+        if claim.verdict != Verdict::Pass && !said(&claim.why) {
             let sentence = format!("{}: {}: {}", claim.name, claim.verdict.word(), claim.why);
             line(text, &wrap(&sentence, WIDTH, 2));
         }
@@ -130,6 +138,10 @@ fn reason(experiment: &ExperimentReport) -> String {
             .or_else(|| experiment.notes.first().cloned());
         return why.unwrap_or_else(|| "the run was stopped".to_owned());
     }
+    let early = experiment.trials.iter().find(|trial| cause(trial).is_some());
+    if let Some(trial) = early.filter(|_| experiment.verdict == Verdict::Inconclusive) {
+        return trial.end.clone();
+    }
     experiment
         .claims
         .iter()
@@ -137,6 +149,12 @@ fn reason(experiment: &ExperimentReport) -> String {
         .map(|claim| claim.why.clone())
         .or_else(|| experiment.notes.first().cloned())
         .unwrap_or_else(|| "a trial did not end as planned".to_owned())
+}
+
+/// Why a trial ended before its time: what stands behind `refused: ` and the like.
+fn cause(trial: &TrialReport) -> Option<&str> {
+    let (_, cause) = trial.end.split_once(": ")?;
+    Some(cause)
 }
 
 fn faults(text: &mut String, experiment: &ExperimentReport) {
@@ -261,6 +279,7 @@ fn ledger(text: &mut String, trial: &TrialReport) {
     let (Some(produced), Some(committed)) = (ledger.produced, ledger.committed) else {
         if let Some(reason) = &ledger.reason
             && reason != "the experiment has no ledger"
+            && cause(trial).is_none_or(|cause| !reason.contains(cause))
         {
             labelled(text, "Ledger", reason);
         }

@@ -370,7 +370,7 @@ impl Timeline {
     /// Stretches of a lane about which nothing is known although it has data before and after.
     pub(crate) fn holes_of(&self, lane: &ProbeLane) -> Vec<Interval> {
         match &lane.lane {
-            Lane::Sampled(samples) => samples.holes(lane.probe.interval.mul_f64(2.5)),
+            Lane::Sampled(samples) => samples.holes(lane.probe.interval),
             Lane::Watched(_) => self
                 .gaps
                 .iter()

@@ -125,10 +125,18 @@ impl SampledLane {
             .collect()
     }
 
-    /// Stretches between two neighbouring samples about which nothing is known: no answer, or none for longer than `longest`.
-    pub(crate) fn holes(&self, longest: Duration) -> Vec<Interval> {
+    /// Stretches between two neighbouring samples about which nothing is known: no answer, or none that is news for much longer
+    /// than usual. `interval` is how often the probe asks.
+    pub(crate) fn holes(&self, interval: Duration) -> Vec<Interval> {
+        // Answers that speak of older samples bring news only as often as those are taken, and that is regular.
+        let period = self.period();
+        let longest = if period > interval {
+            period.mul_f64(1.5)
+        } else {
+            interval.mul_f64(2.5)
+        };
         let mut holes = Vec::new();
-        let mut known: Option<&Sample> = None;
+        let mut known: Option<Mono> = None;
         let mut silent = false;
         for sample in &self.samples {
             if sample.state == ProbeState::NoData {
@@ -136,17 +144,32 @@ impl SampledLane {
                 continue;
             }
             if let Some(before) = known
-                && (silent || sample.sent.since(before.sent) > longest)
+                && (silent || sample.known_from.since(before) > longest)
             {
-                holes.push(Interval::between(before.sent, sample.sent));
+                holes.push(Interval::between(before, sample.known_from.max(before)));
             }
-            known = Some(sample);
+            known = known.max(Some(sample.known_from));
             silent = false;
         }
         holes
     }
 
-    /// Longest distance between neighbouring answered samples that touch `[from, to]`.
+    /// Median time between two samples that bring news; zero when there are none.
+    fn period(&self) -> Duration {
+        let mut newest: Option<Mono> = None;
+        let mut steps = Vec::new();
+        for sample in self.samples.iter().filter(|sample| sample.state != ProbeState::NoData) {
+            if let Some(before) = newest.filter(|before| sample.known_from > *before) {
+                steps.push(sample.known_from.since(before));
+            }
+            newest = newest.max(Some(sample.known_from));
+        }
+        steps.sort_unstable();
+        steps.get(steps.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// The longest that an outage could have lasted between neighbouring answered samples that touch `[from, to]` without being
+    /// seen: from what the first one speaks of to the receipt of the next.
     pub(crate) fn resolution(&self, from: Mono, to: Mono) -> Option<Duration> {
         let known: Vec<&Sample> = self
             .samples
@@ -157,7 +180,7 @@ impl SampledLane {
             .windows(2)
             .filter_map(|pair| match pair {
                 [before, after] if after.received >= from && before.sent <= to => {
-                    Some(after.received.since(before.sent))
+                    Some(after.received.since(before.known_from))
                 }
                 _ => None,
             })

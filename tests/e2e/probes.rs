@@ -41,10 +41,13 @@ impl Stage {
         });
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
             "spec": {"selector": labels, "ports": [{"port": 8080}]}});
+        let mut kept = service.clone();
+        kept["metadata"]["name"] = "kept".into();
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
         for (path, body) in [
             ("/api/v1/namespaces", namespace),
             ("/api/v1/namespaces/shop/services", service),
+            ("/api/v1/namespaces/shop/services", kept),
             ("/apis/apps/v1/namespaces/shop/deployments", deployment),
         ] {
             let (code, answer) = lab.api("POST", path, Some(&body));
@@ -195,6 +198,8 @@ fn fields_of_the_target_and_of_other_objects_are_watched() {
   probes:
   - {name: replicas, resource: {field: status.readyReplicas, equals: \"1\"}, hold: 1s}
   - {name: service, resource: {apiVersion: v1, kind: Service, name: web, field: spec.type, equals: ClusterIP}, hold: 1s}
+  - {name: port, resource: {apiVersion: v1, kind: Service, name: web, field: spec.ports.0.port, equals: \"8080\"}, hold: 1s}
+  - {name: other, resource: {apiVersion: v1, kind: Service, name: kept, field: spec.type, equals: ClusterIP}, hold: 1s}
 slos: {rto: \"< 30s\"}
 timeouts: {baseline: 60s, recovery: 40s, settle: 1s}
 ";
@@ -202,6 +207,15 @@ timeouts: {baseline: 60s, recovery: 40s, settle: 1s}
     assert_eq!(run.code, Some(0), "{}", run.text);
     let (lower, upper) = bounds(&stage.trial(&run));
     assert!(lower >= 0.9 && upper <= 8.0 && upper - lower <= 1.0, "{lower} {upper}");
+    // Three probes on two services, and still one list and one watch.
+    let requests = stage.lab.requests();
+    for verb in ["list", "watch"] {
+        let counts: Vec<&Value> = requests
+            .iter()
+            .filter(|row| row["resource"] == "services" && row["verb"] == verb)
+            .collect();
+        assert!(counts.len() == 1 && counts[0]["count"] == 1, "{counts:?}");
+    }
     let other = own
         .replace("ClusterIP", "LoadBalancer")
         .replace("baseline: 60s", "baseline: 4s");
@@ -239,17 +253,19 @@ timeouts: {{baseline: {baseline}, recovery: 70s, settle: 1s}}
         .iter()
         .rposition(|sample| matches!(sample.2, Outcome::Bad { .. }))
         .unwrap();
-    let first_bad = answers
+    let last_good = answers[..bad]
         .iter()
-        .position(|sample| matches!(sample.2, Outcome::Bad { .. }))
+        .rposition(|sample| matches!(sample.2, Outcome::Good))
         .unwrap();
-    let truth = answers[bad + 1].1.since(answers[first_bad].0).as_secs_f64();
+    let truth = answers[bad + 1].1.since(answers[last_good + 1].0).as_secs_f64();
     assert!(
         lower <= truth + 0.3 && truth - 0.3 <= upper,
-        "the truth {truth} is outside of [{lower}, {upper}]"
+        "the truth {truth} is outside of [{lower}, {upper}]\n{:?}\n{}",
+        stage.samples("ready"),
+        run.text
     );
     assert!(
-        upper - lower >= 4.0,
+        upper - lower >= 4.0 && upper < 30.0,
         "[{lower}, {upper}]: narrower than the pause between two scrapes"
     );
 

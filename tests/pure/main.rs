@@ -19,3 +19,4 @@ mod pod_cases;
 mod probe_cases;
 mod properties;
 mod snapshots;
+mod vectors;

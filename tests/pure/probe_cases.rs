@@ -46,6 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
         gap(),
         scraped(),
         absent(),
+        between_scrapes(),
         blip_before(),
         flap(),
         below_resolution(),
@@ -187,6 +188,32 @@ fn absent() -> Case {
         verdict: Verdict::Pass,
         rto: Some((8.0, 10.6)),
         says: ", within the limit < 60 s",
+    }
+}
+
+/// The broken target left no stale marker, and its last value stood until its successor was scraped at 112.
+fn between_scrapes() -> Case {
+    let mut log = of_scrapes("outage-between-two-scrapes", |_| None);
+    for event in &mut log.events {
+        if let Event::ProbeSample {
+            sent,
+            known_from,
+            outcome,
+            ..
+        } = event
+        {
+            *outcome = Outcome::Good;
+            if (100.0..112.0).contains(&sent.seconds()) {
+                *known_from = Some(at(97.0));
+            }
+        }
+    }
+    Case {
+        name: "outage-between-two-scrapes",
+        log,
+        verdict: Verdict::Pass,
+        rto: Some((8.0, 15.6)),
+        says: "the probes saw nothing",
     }
 }
 

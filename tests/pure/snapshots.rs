@@ -57,6 +57,17 @@ fn an_inconclusive_run_as_json() {
 }
 
 #[test]
+fn a_refused_run_says_why_once() {
+    let text = shown(&case("named-pod-missing"));
+    assert_eq!(
+        text.matches("no pod matches the fault's selection").count(),
+        1,
+        "{text}"
+    );
+    insta::assert_snapshot!(text);
+}
+
+#[test]
 fn an_aborted_run_as_a_table() {
     insta::assert_snapshot!(shown(&case("aborted-by-a-stop-condition")));
 }

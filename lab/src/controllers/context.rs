@@ -10,12 +10,13 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Resource;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::events::EventRecorder;
-use super::runtime::{Cache, Change, Informer, Key, Objects, Queue, informer};
+use super::runtime::{Cache, Change, Informer, Key, Namespaced, Objects, Queue, informer};
 
 /// The last known state of every kind that some controller reads.
 #[derive(Clone)]
@@ -171,6 +172,26 @@ where
 {
     wake(informer, queue, |change| {
         change.latest().map(|object| Key::of(&**object)).into_iter().collect()
+    });
+}
+
+/// Wakes an object when something that it owns changes, or an orphan that its selector may adopt.
+pub(crate) fn wake_on_selected<O, K>(
+    informer: &mut Informer<O>,
+    queue: &Arc<Queue>,
+    owners: Cache<K>,
+    selector: fn(&K) -> Option<&LabelSelector>,
+) where
+    O: Namespaced,
+    K: Namespaced,
+{
+    wake_on_owned::<_, K, _>(informer, queue, move |orphan| {
+        let meta = orphan.meta();
+        let all = owners.in_namespace(meta.namespace.as_deref().unwrap_or_default());
+        all.iter()
+            .filter(|owner| super::meta::selects(selector(owner), meta.labels.as_ref()))
+            .map(|owner| Key::of(&**owner))
+            .collect()
     });
 }
 

@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::context::{Context, Informers, wake, wake_on_owned, wake_on_self};
-use super::meta::{available_in, is_ready, is_terminal, is_terminating, scaled, selects, short_hash, unless_zero};
+use super::context::{Context, Informers, wake, wake_on_selected, wake_on_self};
+use super::meta::{available_in, is_ready, is_terminal, is_terminating, scaled, short_hash, unless_zero};
 use super::pods::{PodName, claim, create_all, delete_all, label, pod_from_template};
 use super::replica_set::next_availability;
 use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError};
@@ -31,17 +31,9 @@ impl DaemonSetController {
     /// A controller that wakes when `DaemonSets`, their pods, or nodes change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.daemon_sets, queue);
-        let candidates = context.caches.daemon_sets.clone();
-        wake_on_owned::<_, DaemonSet, _>(&mut informers.pods, queue, move |pod| {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let all = candidates.in_namespace(namespace);
-            let may_adopt = all.iter().filter(|set| {
-                selects(
-                    set.spec.as_ref().map(|spec| &spec.selector),
-                    pod.metadata.labels.as_ref(),
-                )
-            });
-            may_adopt.map(|set| Key::of(&**set)).collect()
+        let owners = context.caches.daemon_sets.clone();
+        wake_on_selected(&mut informers.pods, queue, owners, |object: &DaemonSet| {
+            object.spec.as_ref().map(|spec| &spec.selector)
         });
         let sets = context.caches.daemon_sets.clone();
         wake(&mut informers.nodes, queue, move |change: &Change<Node>| {

@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::context::{Context, Informers, wake_on_owned, wake_on_self};
+use super::context::{Context, Informers, wake_on_selected, wake_on_self};
 use super::meta::{
-    available_in, contains_all, count, created, is_active, is_ready, is_terminating, phase, selects, stamp, unless_zero,
+    available_in, contains_all, count, created, is_active, is_ready, is_terminating, phase, stamp, unless_zero,
 };
 use super::pods::{PodName, annotation, claim, create_all, delete_all, pod_from_template};
 use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
@@ -33,17 +33,9 @@ impl ReplicaSetController {
     /// A controller that wakes when `ReplicaSets` or their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.replica_sets, queue);
-        let candidates = context.caches.replica_sets.clone();
-        wake_on_owned::<_, ReplicaSet, _>(&mut informers.pods, queue, move |pod| {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let all = candidates.in_namespace(namespace);
-            let may_adopt = all.iter().filter(|set| {
-                selects(
-                    set.spec.as_ref().map(|spec| &spec.selector),
-                    pod.metadata.labels.as_ref(),
-                )
-            });
-            may_adopt.map(|set| Key::of(&**set)).collect()
+        let owners = context.caches.replica_sets.clone();
+        wake_on_selected(&mut informers.pods, queue, owners, |object: &ReplicaSet| {
+            object.spec.as_ref().map(|spec| &spec.selector)
         });
         Self { context }
     }

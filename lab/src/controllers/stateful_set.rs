@@ -15,10 +15,8 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVol
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::context::{Context, Informers, wake_on_owned, wake_on_self};
-use super::meta::{
-    available_in, count, is_ready, is_terminal, is_terminating, phase, selects, short_hash, unless_zero,
-};
+use super::context::{Context, Informers, wake_on_selected, wake_on_self};
+use super::meta::{available_in, count, is_ready, is_terminal, is_terminating, phase, short_hash, unless_zero};
 use super::pods::{PodName, claim, create_all, delete_all, label, pod_from_template};
 use super::replica_set::next_availability;
 use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
@@ -35,17 +33,9 @@ impl StatefulSetController {
     /// A controller that wakes when `StatefulSets` or their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.stateful_sets, queue);
-        let candidates = context.caches.stateful_sets.clone();
-        wake_on_owned::<_, StatefulSet, _>(&mut informers.pods, queue, move |pod| {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let all = candidates.in_namespace(namespace);
-            let may_adopt = all.iter().filter(|set| {
-                selects(
-                    set.spec.as_ref().map(|spec| &spec.selector),
-                    pod.metadata.labels.as_ref(),
-                )
-            });
-            may_adopt.map(|set| Key::of(&**set)).collect()
+        let owners = context.caches.stateful_sets.clone();
+        wake_on_selected(&mut informers.pods, queue, owners, |object: &StatefulSet| {
+            object.spec.as_ref().map(|spec| &spec.selector)
         });
         Self { context }
     }

@@ -1,14 +1,5 @@
 //! The API server over real TCP and TLS, with kube's client and with bare HTTP.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use rustls::pki_types::pem::PemObject;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

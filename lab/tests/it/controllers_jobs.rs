@@ -1,7 +1,5 @@
 //! Jobs against the real API server: the guard Job first, since chaosrun's dead-man's switch stands on it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail loudly")]
-
 use std::time::{Duration, Instant};
 
 use crate::controllers_support::{Cluster, template};

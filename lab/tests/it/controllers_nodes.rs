@@ -1,8 +1,6 @@
 //! What happens on and to nodes, and by the clock: `DaemonSets`, cordons, lost nodes, `CronJobs`. The kubelet is a
 //! double.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
-
 use crate::controllers_support::{Cluster, is_ready, template, until};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::{CronJob, Job};

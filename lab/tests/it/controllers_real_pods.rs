@@ -1,8 +1,6 @@
 //! Controllers together with the node agent: pods are real processes. Needs root, runc, iproute2, nftables, and the
 //! program `prometheus` for the last one.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,6 @@
 //! Scheduler, `ReplicaSets`, Deployments, `StatefulSets`, Services and budgets against the real API server. Nothing runs:
 //! the kubelet is a double.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
-
 use std::time::{Duration, Instant};
 
 use crate::controllers_support::{Cluster, is_ready, template, uids, until};

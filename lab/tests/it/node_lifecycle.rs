@@ -1,14 +1,5 @@
 //! The life of a lab: nothing is left of it, however it ends. Needs root, runc, iproute2, nftables.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -67,8 +58,7 @@ fn traces(record: &Record, marker: &str) -> Vec<String> {
     }
     let groups = output("find /sys/fs/cgroup -type d -name 'chaosrun-lab-*'");
     found.extend(groups.lines().filter(|line| line.contains(id)).map(str::to_owned));
-    let processes = output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '");
-    if processes.contains(marker) {
+    if runs(marker) {
         found.push(format!("a process with {marker}"));
     }
     for folder in [&record.state_folder, &record.data_folder] {
@@ -77,6 +67,11 @@ fn traces(record: &Record, marker: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether a process with this in its arguments is there.
+fn runs(marker: &str) -> bool {
+    output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '").contains(marker)
 }
 
 /// A pod with something of everything: memory volume, claim, network, log, a deaf process.
@@ -99,6 +94,11 @@ async fn busy_pod(client: &kube::Client, marker: &str) {
         != Some("Running")
     {
         assert!(Instant::now() < deadline, "the pod does not run");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A container runs from the moment that runc lets it go; its program is what it says a moment later.
+    while !runs(marker) {
+        assert!(Instant::now() < deadline, "the program of the pod does not run");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,14 +1,5 @@
 //! Services, names, probes, volumes, exec and connections. Needs root, runc, iproute2, nftables.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::{Duration, Instant};
 
 use crate::node_support::{create, first, holds, lab, logs, phase, pods, reference, shell, wait_pod};

@@ -1,14 +1,5 @@
 //! Pods as real processes: start, exit codes, logs, restart, memory, deletion. Needs root, runc, iproute2, nftables.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::{Duration, Instant};
 
 use crate::node_support::{create, first, holds, lab, logs, phase, pods, shell, wait_pod, wait_pod_for};

@@ -1,7 +1,5 @@
 //! The built-in pipeline in a real lab: real processes, real kills, the ledger audited afterwards.
 
-#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use crate::spark_support::{APPLICATION, DRIVER, NAMESPACE, stage, until};

@@ -2,8 +2,6 @@
 //!
 //! Needs no root: pods are objects here whose status the test writes.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

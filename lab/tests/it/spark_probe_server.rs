@@ -1,12 +1,5 @@
 //! The probe server's stamps are the truth that instruments are checked against, so they are checked themselves.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_precision_loss,
-    reason = "a test fails by panicking"
-)]
-
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

@@ -101,6 +101,22 @@ impl Lab {
         })
     }
 
+    /// What chaosrun asked of the API server: each row has verb, group, resource, namespace, userAgent, count.
+    pub(crate) fn requests(&self) -> Vec<serde_json::Value> {
+        let (code, answer) = self.api("GET", "/lab/requests", None);
+        assert_eq!(code, 200, "{answer}");
+        let rows = answer.as_array().or_else(|| answer["requests"].as_array());
+        let of_chaosrun = |row: &&serde_json::Value| {
+            let agent = row["userAgent"].as_str().unwrap_or_default();
+            agent.starts_with("chaosrun/")
+        };
+        rows.expect("a list of counts")
+            .iter()
+            .filter(of_chaosrun)
+            .cloned()
+            .collect()
+    }
+
     /// Everything in the cluster that carries chaosrun's label, as `kind namespace/name`.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -17,8 +17,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use self::rollout::{Scale, Sets};
-use super::context::{Context, Informers, wake, wake_on_owned, wake_on_self};
-use super::meta::{is_controlled_by, is_terminal, is_terminating, owner_name_of_kind, selects};
+use super::context::{Context, Informers, wake, wake_on_selected, wake_on_self};
+use super::meta::{is_controlled_by, is_terminal, is_terminating, owner_name_of_kind};
 use super::pods::claim;
 use super::runtime::{Key, Outcome, Queue, Reconcile, ReconcileError};
 
@@ -31,17 +31,9 @@ impl DeploymentController {
     /// A controller that wakes when Deployments, their `ReplicaSets`, or (for Recreate) their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.deployments, queue);
-        let candidates = context.caches.deployments.clone();
-        wake_on_owned::<_, Deployment, _>(&mut informers.replica_sets, queue, move |set| {
-            let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-            let all = candidates.in_namespace(namespace);
-            let may_adopt = all.iter().filter(|deployment| {
-                selects(
-                    deployment.spec.as_ref().map(|spec| &spec.selector),
-                    set.metadata.labels.as_ref(),
-                )
-            });
-            may_adopt.map(|deployment| Key::of(&**deployment)).collect()
+        let owners = context.caches.deployments.clone();
+        wake_on_selected(&mut informers.replica_sets, queue, owners, |object: &Deployment| {
+            object.spec.as_ref().map(|spec| &spec.selector)
         });
         // Recreate waits until the last old pod is gone, which no ReplicaSet's status tells.
         let sets = context.caches.replica_sets.clone();

@@ -21,8 +21,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
 
 use self::plan::{Backoff, Plan, TRACKING_FINALIZER, has_tracking_finalizer, job_pod, plan, tell_of};
-use super::context::{Context, Informers, wake, wake_on_owned, wake_on_self};
-use super::meta::{controller_of, owner_name_of_kind, selects};
+use super::context::{Context, Informers, wake, wake_on_selected, wake_on_self};
+use super::meta::{controller_of, owner_name_of_kind};
 use super::pods::{claim, create_all, delete_all};
 use super::runtime::{Change, Key, Outcome, Queue, Reconcile, ReconcileError, call};
 
@@ -37,17 +37,9 @@ impl JobController {
     /// A controller that wakes when Jobs or their pods change.
     pub(crate) fn new(context: Context, informers: &mut Informers, queue: &Arc<Queue>) -> Self {
         wake_on_self(&mut informers.jobs, queue);
-        let candidates = context.caches.jobs.clone();
-        wake_on_owned::<_, Job, _>(&mut informers.pods, queue, move |pod| {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let all = candidates.in_namespace(namespace);
-            let may_adopt = all.iter().filter(|job| {
-                selects(
-                    job.spec.as_ref().and_then(|spec| spec.selector.as_ref()),
-                    pod.metadata.labels.as_ref(),
-                )
-            });
-            may_adopt.map(|job| Key::of(&**job)).collect()
+        let owners = context.caches.jobs.clone();
+        wake_on_selected(&mut informers.pods, queue, owners, |object: &Job| {
+            object.spec.as_ref().and_then(|spec| spec.selector.as_ref())
         });
         // A tracked pod that lost its Job must lose the finalizer too, or it could never go away.
         wake(&mut informers.pods, queue, |change: &Change<Pod>| {
