@@ -104,29 +104,37 @@ impl PodIndex {
             .cloned()
     }
 
+    /// What `read` makes of the pods that are still there. Only what it returns is copied: there may be thousands.
+    fn read<T>(&self, read: impl FnOnce(&mut dyn Iterator<Item = &LivePod>) -> T) -> T {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&mut pods.values().filter(|pod| pod.gone.is_none()))
+    }
+
     /// Every pod that is still there, in order of name.
     pub(crate) fn present(&self) -> Vec<LivePod> {
-        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut present: Vec<LivePod> = pods.values().filter(|pod| pod.gone.is_none()).cloned().collect();
+        let mut present: Vec<LivePod> = self.read(|pods| pods.cloned().collect());
         present.sort_by(|a, b| a.facts.pod.cmp(&b.facts.pod));
         present
     }
 
-    /// The newest serving member of a role.
+    /// The newest member of a role that has neither ended nor been asked to go.
     pub(crate) fn member(&self, role: Option<&crate::model::Role>) -> Option<LivePod> {
-        self.present()
-            .into_iter()
-            .filter(|pod| pod.facts.member && (role.is_none() || pod.facts.role.as_ref() == role))
-            .filter(|pod| pod.facts.deletion_at.is_none() && !pod.ended())
-            .max_by(|a, b| a.facts.created_at.cmp(&b.facts.created_at))
+        self.read(|pods| {
+            pods.filter(|pod| pod.facts.member && (role.is_none() || pod.facts.role.as_ref() == role))
+                .filter(|pod| pod.facts.deletion_at.is_none() && !pod.ended())
+                .max_by_key(|pod| (&pod.facts.created_at, &pod.facts.pod))
+                .cloned()
+        })
     }
 
-    /// A ready pod with all of these labels.
+    /// A ready pod with all of these labels: the first by name.
     pub(crate) fn ready_with(&self, labels: &[(String, String)]) -> Option<LivePod> {
-        self.present()
-            .into_iter()
-            .filter(LivePod::serves)
-            .find(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+        self.read(|pods| {
+            pods.filter(|pod| pod.serves())
+                .filter(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+                .min_by_key(|pod| &pod.facts.pod)
+                .cloned()
+        })
     }
 }
 
