@@ -519,7 +519,13 @@ timeouts: {baseline: 60s, recovery: 16s, settle: 1s}
     let report = run.report(stage.lab.folder());
     let claim = &report["experiments"][0]["claims"][0];
     assert_eq!(claim["verdict"], "inconclusive", "{claim}");
-    assert!(claim["why"].as_str().unwrap().contains("Prometheus"), "{claim}");
+    let why = claim["why"].as_str().unwrap();
+    assert!(why.contains("ready gave no sample after the fault"), "{why}");
+    assert!(
+        run.text.contains("ready: no data: cannot query Prometheus at"),
+        "{}",
+        run.text
+    );
     assert!(stage.lab.leftovers().is_empty(), "{:?}", stage.lab.leftovers());
 }
 
