@@ -522,7 +522,7 @@ timeouts: {baseline: 60s, recovery: 16s, settle: 1s}
     let why = claim["why"].as_str().unwrap();
     assert!(why.contains("ready gave no sample after the fault"), "{why}");
     assert!(
-        run.text.contains("ready: no data: cannot query Prometheus at"),
+        run.text.contains("ready: no data: ") && run.text.contains("cannot query Prometheus at"),
         "{}",
         run.text
     );
