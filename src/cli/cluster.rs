@@ -2,7 +2,7 @@
 
 use super::arguments::Global;
 use super::exit::Failure;
-use super::lab::LabInUse;
+use super::lab::{self, LabInUse};
 use super::streams::Streams;
 use crate::cluster::{Cluster, ConnectOptions};
 use crate::experiment::Experiment;
@@ -48,12 +48,12 @@ impl Connected {
         })
     }
 
-    /// Where Prometheus answers, when the lab brings one.
+    /// Where Prometheus answers. A lab brings one, also when it is reached by its kubeconfig.
     pub(super) async fn prometheus_url(&self, given: Option<String>) -> Option<String> {
-        match (given, &self.lab) {
-            (Some(url), _) => Some(url),
-            (None, Some(lab)) => lab.prometheus_url(&self.cluster).await,
-            (None, None) => None,
+        match given {
+            Some(url) => Some(url),
+            None if self.cluster.info().kind == "lab" => lab::prometheus_url(&self.cluster).await,
+            None => None,
         }
     }
 

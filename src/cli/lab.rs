@@ -54,18 +54,6 @@ impl LabInUse {
         &self.kubeconfig
     }
 
-    /// The lab's own Prometheus: its service address is reachable from this machine.
-    pub(super) async fn prometheus_url(&self, cluster: &Cluster) -> Option<String> {
-        let api: Api<Service> = Api::namespaced(cluster.client(), "monitoring");
-        let service = cluster
-            .call_opt("find the lab's Prometheus", api.get("prometheus"))
-            .await
-            .ok()
-            .flatten()?;
-        let address = service.spec?.cluster_ip?;
-        Some(format!("http://{address}:9090"))
-    }
-
     /// Takes it down when it was booted for this command.
     pub(super) async fn release(self, streams: &mut Streams) -> Result<(), Failure> {
         let Some(temporary) = self.temporary else {
@@ -75,6 +63,18 @@ impl LabInUse {
         streams.note("the lab is down, nothing of it is left");
         Ok(())
     }
+}
+
+/// The lab's own Prometheus: its service address is reachable from this machine.
+pub(super) async fn prometheus_url(cluster: &Cluster) -> Option<String> {
+    let api: Api<Service> = Api::namespaced(cluster.client(), "monitoring");
+    let service = cluster
+        .call_opt("find the lab's Prometheus", api.get("prometheus"))
+        .await
+        .ok()
+        .flatten()?;
+    let address = service.spec?.cluster_ip?;
+    Some(format!("http://{address}:9090"))
 }
 
 /// `lab up|down|status|env`.

@@ -180,7 +180,7 @@ fn judge_one(experiment: &Experiment, trial: &TrialMeasures, limit: LimitOf, sub
                 .assertions
                 .iter()
                 .find(|assertion| assertion.name == name && assertion.when == when);
-            assertion(counts, limit)
+            assertion(name, counts, limit)
         }
     }
 }
@@ -248,38 +248,41 @@ fn ledger(
 }
 
 /// An assertion holds when every sample of its window was good. More than one silent sample in ten is not evidence.
-fn assertion(measure: Option<&AssertionMeasure>, limit: LimitOf) -> Judged {
+fn assertion(name: &str, measure: Option<&AssertionMeasure>, limit: LimitOf) -> Judged {
     let counts = match measure.map(|measure| &measure.counts) {
         Some(Ok(counts)) => counts,
         Some(Err(why)) => {
             return (
                 Err(why.clone()),
                 Verdict::Inconclusive,
-                format!("not judged (limit {limit}): {why}"),
+                format!("{name} is not judged (limit {limit}): {why}"),
             );
         }
         None => {
             let why = WhyNot::NoData {
                 why: "it was never sampled".to_owned(),
             };
-            let sentence = format!("not judged (limit {limit}): {why}");
+            let sentence = format!("{name} is not judged (limit {limit}): {why}");
             return (Err(why), Verdict::Inconclusive, sentence);
         }
     };
     let samples = counts.good + counts.bad + counts.silent;
     let measured = Ok(exact(counts.bad as u64));
     if let Some(why) = &counts.first_bad {
-        let sentence = format!("violated in {} of {samples} samples (limit {limit}): {why}", counts.bad);
+        let sentence = format!(
+            "{name} was violated in {} of {samples} samples (limit {limit}): {why}",
+            counts.bad
+        );
         return (measured, Verdict::Fail, sentence);
     }
     if counts.silent * 10 > samples {
         let why = counts.first_silent.as_deref().unwrap_or("no answer");
         let sentence = format!(
-            "{} of {samples} samples said nothing (limit {limit}): {why}",
+            "{name}: {} of {samples} samples said nothing (limit {limit}): {why}",
             counts.silent
         );
         return (measured, Verdict::Inconclusive, sentence);
     }
-    let sentence = format!("held in all {samples} samples (limit {limit})");
+    let sentence = format!("{name} held in all {samples} samples (limit {limit})");
     (measured, Verdict::Pass, sentence)
 }

@@ -8,6 +8,8 @@ use chaosrun::evidence::{Event, Outcome, read_log};
 use chaosrun::model::Mono;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Seconds from the start of the container until it serves.
 const SILENT: f64 = 3.0;
@@ -26,7 +28,7 @@ impl Stage {
         std::fs::create_dir(&shared).unwrap();
         let script = format!(
             "rm -f /shared/serving; sleep {silent}; mkdir -p /tmp/www; echo 'app_ready{{zone=\"a\"}} 1' > /tmp/www/metrics; \
-             echo now serving; touch /shared/serving; cd /tmp/www; exec python3 -m http.server 8080"
+             echo \"app_stamped 1 $(date +%s)000\" >> /tmp/www/metrics; echo now serving; touch /shared/serving; cd /tmp/www; exec python3 -m http.server 8080"
         );
         let labels = json!({"app": "web"});
         let deployment = json!({
@@ -315,7 +317,9 @@ timeouts: {baseline: 60s, recovery: 70s, settle: 1s}
     assert!(run.text.contains("stop condition met: nobody answers"), "{}", run.text);
     let report = run.report(stage.lab.folder());
     assert_eq!(report["verdict"], "aborted");
-    assert!(report.to_string().contains("nobody answers"), "{report}");
+    let trial = &report["experiments"][0]["trials"][0];
+    let end = trial["end"].as_str().unwrap_or_default();
+    assert!(end.contains("nobody answers"), "{end:?} does not say which\n{report}");
     // The pod is away for 20 s and nobody waits for it: 21 s of baseline at most, 2 s of hold.
     assert!(begun.elapsed().as_secs() < 40, "{:?}", begun.elapsed());
     assert!(stage.lab.leftovers().is_empty(), "{:?}", stage.lab.leftovers());
@@ -363,4 +367,358 @@ timeouts: {{baseline: 60s, recovery: 40s, settle: 3s}}
         assert!(!why.is_empty());
         assert!(refuted.text.contains(&name), "{name} is missing\n{}", refuted.text);
     }
+}
+
+/// Seconds from the first bad answer of the last outage to the first good one after it, as a densely asked probe saw it.
+fn outage(samples: &[(Mono, Mono, Outcome)]) -> f64 {
+    let last_bad = samples
+        .iter()
+        .rposition(|sample| matches!(sample.2, Outcome::Bad { .. }))
+        .unwrap();
+    let last_good = samples[..last_bad]
+        .iter()
+        .rposition(|sample| matches!(sample.2, Outcome::Good))
+        .unwrap();
+    samples[last_bad + 1].1.since(samples[last_good + 1].0).as_secs_f64()
+}
+
+impl Stage {
+    /// UIDs of the pods in the namespace that are not about to go.
+    fn pods(&self) -> Vec<String> {
+        let (_, pods) = self.lab.api("GET", "/api/v1/namespaces/shop/pods", None);
+        let staying = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let uid = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap().to_owned();
+        pods["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(staying)
+            .map(uid)
+            .collect()
+    }
+
+    /// Runs an experiment, and does something as soon as the pod that was there before is gone.
+    fn run_and_on_the_kill<T: Send>(&self, name: &str, parts: &str, then: impl FnOnce() -> T + Send) -> (Run, T) {
+        self.lab
+            .wait("the first pod", Duration::from_secs(20), || self.pods().len() == 1);
+        let before = self.pods();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let done = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let now = self.pods();
+                    if !now.is_empty() && now.iter().all(|uid| !before.contains(uid)) {
+                        return Some(then());
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                None
+            });
+            let run = self.run(name, parts, &[]);
+            over.store(true, Ordering::Relaxed);
+            let done = done.join().unwrap();
+            let done = done.unwrap_or_else(|| panic!("the pod was not replaced\n{}", run.text));
+            (run, done)
+        })
+    }
+
+    /// GET, change, PUT.
+    fn change(&self, path: &str, change: impl Fn(&mut Value)) {
+        self.lab
+            .wait("a write without a conflict", Duration::from_secs(10), || {
+                let (code, mut object) = self.lab.api("GET", path, None);
+                assert_eq!(code, 200, "{object}");
+                change(&mut object);
+                let (code, answer) = self.lab.api("PUT", path, Some(&object));
+                assert!(code == 200 || code == 409, "{code} {answer}");
+                code == 200
+            });
+    }
+}
+
+#[test]
+fn up_has_the_error_bar_of_a_scrape_and_old_or_foreign_answers_are_not_good() {
+    let stage = Stage::new("up", 8.0);
+    let url = stage.prometheus();
+    let parts = |query: &str, baseline: &str| {
+        format!(
+            "steadyState:
+  probes:
+  - {{name: up, promql: {{query: '{query}', is: \"== 1\"}}, interval: 500ms, timeout: 3s, hold: 1s}}
+slos:
+  rto: \"< 60s\"
+  assertions:
+  - {{when: after, probe: {{name: answers, http: {{url: \"http://{{podIP}}:8080/metrics\"}}, interval: 50ms, timeout: 1s}}}}
+timeouts: {{baseline: {baseline}, recovery: 70s, settle: 1s}}
+"
+        )
+    };
+    // The address is not given: a lab's own Prometheus is found.
+    let run = stage.run("up", &parts("up{namespace=\"shop\"}", "60s"), &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (lower, upper) = bounds(&stage.trial(&run));
+    let truth = outage(&stage.samples("answers"));
+    assert!(
+        lower <= truth + 0.3 && truth - 0.3 <= upper,
+        "the truth {truth} is outside of [{lower}, {upper}]\n{:?}\n{}",
+        stage.samples("up"),
+        run.text
+    );
+    assert!(
+        upper - lower >= 4.5 && upper < 30.0,
+        "[{lower}, {upper}] does not fit to a scrape every 5 s"
+    );
+    let down = |sample: &(Mono, Mono, Outcome)| matches!(sample.2, Outcome::Bad { .. });
+    assert!(
+        stage.samples("up").iter().any(down),
+        "up was never seen at 0\n{}",
+        run.text
+    );
+
+    // The pod goes on to answer every scrape with the sample of its start, stamp included. Prometheus repeats it for minutes.
+    let age = format!("{url}/api/v1/query?query=time()-timestamp(app_stamped)");
+    stage.lab.wait("a sample of 12 s", Duration::from_secs(40), || {
+        let answer: Value = serde_json::from_str(&fetch(&age).unwrap_or_default()).unwrap_or_default();
+        let age = answer["data"]["result"][0]["value"][1].as_str().unwrap_or_default();
+        age.parse::<f64>().is_ok_and(|age| age > 12.0)
+    });
+    let stale = stage.run("stale", &parts("app_stamped", "4s"), &[]);
+    assert_eq!(stale.code, Some(77), "{}", stale.text);
+    assert!(stale.text.contains("more than two scrape intervals"), "{}", stale.text);
+    let samples = stage.samples("up");
+    let silent = |sample: &(Mono, Mono, Outcome)| matches!(sample.2, Outcome::NoData { .. });
+    assert!(!samples.is_empty() && samples.iter().all(silent), "{samples:?}");
+
+    // Something answers, but it is no Prometheus.
+    let (_, service) = stage.lab.api("GET", "/api/v1/namespaces/shop/services/web", None);
+    let foreign = format!("http://{}:8080", service["spec"]["clusterIP"].as_str().unwrap());
+    let wrong = stage.run("foreign", &parts("up", "4s"), &["--prometheus", &foreign]);
+    assert_eq!(wrong.code, Some(69), "{}", wrong.text);
+    assert!(
+        wrong.text.contains(&format!("cannot query Prometheus at {foreign}")) && wrong.text.contains("--prometheus"),
+        "{}",
+        wrong.text
+    );
+}
+
+#[test]
+fn a_prometheus_that_is_lost_during_the_outage_gives_no_verdict() {
+    let stage = Stage::new("lost", 4.0);
+    stage.prometheus();
+    let parts = "steadyState:
+  probes:
+  - {name: ready, promql: {query: 'sum(app_ready) or vector(0)', is: \">= 1\"}, interval: 500ms, timeout: 1s, hold: 1s}
+slos: {rto: \"< 12s\"}
+timeouts: {baseline: 60s, recovery: 16s, settle: 1s}
+";
+    let (run, ()) = stage.run_and_on_the_kill("lost", parts, || {
+        let path = "/apis/apps/v1/namespaces/monitoring/deployments/prometheus";
+        stage.change(path, |deployment| deployment["spec"]["replicas"] = 0.into());
+    });
+    assert_eq!(run.code, Some(2), "{}", run.text);
+    let report = run.report(stage.lab.folder());
+    let claim = &report["experiments"][0]["claims"][0];
+    assert_eq!(claim["verdict"], "inconclusive", "{claim}");
+    let why = claim["why"].as_str().unwrap();
+    assert!(why.contains("ready gave no sample after the fault"), "{why}");
+    assert!(
+        run.text.contains("ready: no data: ") && run.text.contains("cannot query Prometheus at"),
+        "{}",
+        run.text
+    );
+    assert!(stage.lab.leftovers().is_empty(), "{:?}", stage.lab.leftovers());
+}
+
+#[test]
+fn the_exit_code_of_a_command_decides() {
+    let stage = Stage::new("command", 1.0);
+    let marker = stage.shared.join("serving");
+    let parts = |command: &str, baseline: &str| {
+        format!(
+            "steadyState:
+  probes:
+  - {{name: told, command: {{run: {command}, exitCode: 3}}, interval: 100ms, timeout: 1s, hold: 1s}}
+slos: {{rto: \"< 30s\"}}
+timeouts: {{baseline: {baseline}, recovery: 40s, settle: 1s}}
+"
+        )
+    };
+    let marked = format!("[sh, -c, \"test -e {} && exit 3\"]", marker.display());
+    let run = stage.run("told", &parts(&marked, "60s"), &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (lower, upper) = bounds(&stage.trial(&run));
+    assert!(lower >= 0.7 && upper <= 6.0, "{lower} {upper}");
+    went_and_came(&stage.samples("told"));
+
+    for (name, command, why) in [
+        ("succeeds", "[\"true\"]", "wanted exit code 3"),
+        ("absent", "[no-such-program]", "cannot start no-such-program"),
+        ("hangs", "[sleep, \"60\"]", "no answer within 1 s"),
+    ] {
+        let refused = stage.run(name, &parts(command, "3s"), &[]);
+        assert_eq!(refused.code, Some(77), "{name}: {}", refused.text);
+        assert!(refused.text.contains(why), "{name}: {}", refused.text);
+        let samples = stage.samples("told");
+        let good = samples.iter().any(|sample| matches!(sample.2, Outcome::Good));
+        assert!(!samples.is_empty() && !good, "{name}: {samples:?}");
+    }
+}
+
+#[test]
+fn a_log_is_of_one_pod_also_when_the_next_one_has_its_name() {
+    let stage = Stage::new("log", 1.0);
+    let labels = json!({"app": "db"});
+    let body = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "shop"},
+        "spec": {"replicas": 1, "serviceName": "db", "selector": {"matchLabels": labels}, "template": {
+            "metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
+                "name": "db", "image": "busybox:1.36",
+                "command": ["sh", "-c", "sleep 3; echo database open; exec sleep 3600"]}]}}},
+    });
+    let (code, answer) = stage
+        .lab
+        .api("POST", "/apis/apps/v1/namespaces/shop/statefulsets", Some(&body));
+    assert_eq!(code, 201, "{answer}");
+    let text = "apiVersion: chaosrun.dev/v1
+kind: Experiment
+metadata: {name: log}
+claim: {text: it comes back}
+target: {namespace: shop, statefulSet: db}
+steadyState:
+  probes:
+  - {name: logged, log: {contains: database open}, interval: 100ms, timeout: 1s, hold: 1s}
+faults:
+- {name: kill, podKill: {gracePeriod: 0s}}
+slos: {rto: \"< 30s\"}
+timeouts: {baseline: 60s, recovery: 40s, settle: 1s}
+";
+    let path = file(stage.lab.folder(), "log.yaml", text);
+    let run = stage.lab.run(&[path.to_str().unwrap()]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let samples = stage.samples("logged");
+    went_and_came(&samples);
+    let (lower, upper) = bounds(&stage.trial(&run));
+    assert!(lower >= 2.7 && upper <= 9.0 && upper - lower <= 1.0, "{lower} {upper}");
+    // Both pods are db-0: what the first one said is not held to the second one's credit.
+    let last_good_before = samples
+        .iter()
+        .rposition(|sample| matches!(sample.2, Outcome::Bad { .. }))
+        .and_then(|bad| {
+            samples[..bad]
+                .iter()
+                .rposition(|sample| matches!(sample.2, Outcome::Good))
+        });
+    let silent = samples[last_good_before.unwrap()..]
+        .iter()
+        .filter(|sample| matches!(&sample.2, Outcome::Bad { why } if why.contains("in the log of pod db-0")))
+        .count();
+    assert!(silent >= 10, "silent in {silent} samples only: {samples:?}");
+}
+
+#[test]
+fn a_custom_resource_that_says_otherwise_is_an_outage_too() {
+    let stage = Stage::new("custom", 1.0);
+    let crd = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "lamps.probes.example"},
+        "spec": {"group": "probes.example", "scope": "Namespaced",
+            "names": {"kind": "Lamp", "plural": "lamps", "singular": "lamp"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]},
+    });
+    let lamp = json!({"apiVersion": "probes.example/v1", "kind": "Lamp", "metadata": {"name": "hall", "namespace": "shop"},
+        "status": {"bulbs": [{"phase": "On"}]}});
+    let lamps = "/apis/probes.example/v1/namespaces/shop/lamps";
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, answer) = stage.lab.api("POST", definitions, Some(&crd));
+    assert_eq!(code, 201, "{answer}");
+    stage.lab.wait("the new kind", Duration::from_secs(10), || {
+        stage.lab.api("POST", lamps, Some(&lamp)).0 == 201
+    });
+    let parts = "steadyState:
+  probes:
+  - {name: lamp, hold: 1s, resource: {apiVersion: probes.example/v1, kind: Lamp, name: hall, field: status.bulbs.0.phase, equals: \"On\"}}
+  - {name: replicas, resource: {field: status.readyReplicas, equals: \"1\"}, hold: 1s}
+slos: {rto: \"< 30s\"}
+timeouts: {baseline: 60s, recovery: 40s, settle: 1s}
+";
+    let path = format!("{lamps}/hall");
+    let (run, dark) = stage.run_and_on_the_kill("custom", parts, || {
+        let killed = Instant::now();
+        stage.change(&path, |lamp| lamp["status"]["bulbs"][0]["phase"] = "Off".into());
+        // Far longer than the pod needs: what ends the outage is the lamp.
+        std::thread::sleep(Duration::from_secs(10));
+        let before = killed.elapsed().as_secs_f64();
+        stage.change(&path, |lamp| lamp["status"]["bulbs"][0]["phase"] = "On".into());
+        (before, killed.elapsed().as_secs_f64())
+    });
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let (lower, upper) = bounds(&stage.trial(&run));
+    // The kill is seen a little late here, and a request takes its time on a busy machine.
+    assert!(
+        lower >= dark.0 - 0.1 && upper <= dark.1 + 1.5 && upper - lower <= 1.0,
+        "[{lower}, {upper}], but the lamp was dark for {dark:?}\n{}",
+        run.text
+    );
+}
+
+#[test]
+fn an_assertion_is_judged_in_its_own_window_and_availability_is_a_share() {
+    let stage = Stage::new("windows", SILENT);
+    let marker = stage.shared.join("serving");
+    let parts = format!(
+        "steadyState:
+  probes:
+  - {{name: ready, http: {{url: \"http://{{podIP}}:8080/metrics\"}}, interval: 100ms, timeout: 1s, hold: 1s}}
+slos:
+  rto: \"< 30s\"
+  availability: \">= 10%\"
+  assertions:
+  - {{when: during, probe: {{name: folder stays, command: {{run: [test, -d, \"{}\"]}}, interval: 100ms, timeout: 2s}}}}
+  - {{when: after, probe: {{name: no marker, command: {{run: [test, \"!\", -e, \"{}\"]}}, interval: 100ms, timeout: 2s}}}}
+timeouts: {{baseline: 60s, recovery: 40s, settle: 3s}}
+",
+        stage.shared.display(),
+        marker.display()
+    );
+    let run = stage.run("windows", &parts, &[]);
+    assert_eq!(run.code, Some(1), "{}", run.text);
+    let report = run.report(stage.lab.folder());
+    assert_eq!(report["verdict"], "fail");
+    let claims = report["experiments"][0]["claims"].as_array().unwrap();
+    let claim = |name: &str| {
+        let found = claims.iter().find(|claim| claim["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} is missing: {claims:?}"))
+    };
+    for name in ["rto", "availability", "folder stays"] {
+        assert_eq!(claim(name)["verdict"], "pass", "{}", claim(name));
+    }
+    let broken = claim("no marker");
+    assert_eq!(broken["verdict"], "fail", "{broken}");
+    let why = broken["why"].as_str().unwrap();
+    assert!(
+        why.starts_with("no marker was violated in") && why.contains("wanted exit code 0"),
+        "{why}"
+    );
+    assert!(
+        run.text.contains("FAIL: windows: no marker was violated in"),
+        "{}",
+        run.text
+    );
+    // While the pod was silent there was no marker: the window of `after` begins with the end of the outage.
+    let samples = broken["measured"]["value"].as_f64().unwrap();
+    assert!(
+        (10.0..=45.0).contains(&samples),
+        "{samples} violations in 3 s of settle"
+    );
+
+    // Bad during the outage, then good for the hold of 1 s, the revert, and the settle step of 3 s.
+    let (from, to) = bounds(&stage.trial(&run));
+    let availability = &claim("availability")["measured"];
+    let value = |key: &str| availability[key].as_f64().unwrap();
+    assert!(
+        value("lower") <= 7.0 / (7.0 + from) && value("upper") >= 3.9 / (3.9 + to),
+        "{availability}, with an outage of [{from}, {to}] s and then 4 to 7 good ones"
+    );
+    assert!(value("upper") - value("lower") <= 0.2, "{availability}");
 }
