@@ -257,20 +257,29 @@ impl PodNetwork {
             interface,
             address,
         };
-        run("ip", &["netns", "add", &pod.name], None).await?;
+        let Err(error) = pod.build(network, &mac).await else {
+            return Ok(pod);
+        };
+        // A pod that cannot be connected is tried again, under another address: half a network each time adds up.
+        pod.remove().await;
+        Err(error)
+    }
+
+    async fn build(&self, network: &LabNetwork, mac: &str) -> Result<(), NodeError> {
+        run("ip", &["netns", "add", &self.name], None).await?;
         let outside = format!(
             "link add {interface} type veth peer name eth0 address {mac} netns {name}\nlink set {interface} master {bridge} up\nlink set {interface} type bridge_slave hairpin on\n",
-            interface = pod.interface,
-            name = pod.name,
+            interface = self.interface,
+            name = self.name,
             bridge = network.bridge()
         );
         run("ip", &["-batch", "-"], Some(&outside)).await?;
-        let gateway = network.gateway();
+        let (address, gateway) = (self.address, network.gateway());
         let inside = format!(
             "link set lo up\nlink set eth0 up\naddr add {address}/32 dev eth0\nroute add {gateway} dev eth0 scope link\nroute add default via {gateway} dev eth0\n"
         );
-        run("ip", &["-n", &pod.name, "-batch", "-"], Some(&inside)).await?;
-        Ok(pod)
+        run("ip", &["-n", &self.name, "-batch", "-"], Some(&inside)).await?;
+        Ok(())
     }
 
     /// Where the namespace can be joined.
@@ -290,5 +299,32 @@ impl PodNetwork {
         {
             tracing::warn!(%error, "network namespace not removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root and iproute2.
+    #[tokio::test]
+    async fn a_network_that_cannot_be_built_leaves_nothing() {
+        // No bridge of this name exists: the namespace and the pair of interfaces are made, and cannot be connected.
+        let network = LabNetwork {
+            id: format!("{:06x}", std::process::id()),
+            octet: 250,
+        };
+        let address = Ipv4Addr::new(10, 250, 3, 9);
+        let failed = PodNetwork::create(&network, address, "0123abcd").await;
+        assert!(failed.is_err());
+        let interface = format!("{}0309", network.interface_prefix());
+        assert!(!Path::new("/sys/class/net").join(&interface).exists(), "{interface}");
+        let left = std::fs::read_dir("/run/netns").map(|entries| {
+            entries
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|name| name.starts_with(&network.namespace_prefix()))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(left.unwrap_or_default(), Vec::<String>::new());
     }
 }
