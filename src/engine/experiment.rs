@@ -107,7 +107,7 @@ impl Body {
         // A change is seen up to one scrape late at either end: below two intervals nothing can be said.
         if limit < interval.as_secs_f64() * 2.0 {
             return Err(EngineError::Refused(format!(
-                "the limit of {limit} s cannot be measured by a Prometheus that scrapes every {} s; use a probe that asks the service",
+                "the limit of {limit} s cannot be measured by a Prometheus that scrapes every {} s: it must be at least twice that; use a probe that asks the service",
                 interval.as_secs_f64()
             )));
         }

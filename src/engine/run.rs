@@ -83,7 +83,8 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
             at,
         }));
         let left = revert(&request.cluster, &recorder, |_| true).await;
-        drop(recorder.record(Event::ExperimentEnded { index }));
+        let error = result.as_ref().err().map(ToString::to_string);
+        drop(recorder.record(Event::ExperimentEnded { index, error }));
         let fatal = matches!(
             result,
             Err(EngineError::Signal(_) | EngineError::Stopped(_) | EngineError::Record(_) | EngineError::Cluster(_))

@@ -472,6 +472,9 @@ pub enum Event {
     ExperimentEnded {
         /// Position in the run.
         index: usize,
+        /// Why it ended before its time, if it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// Last event of a complete log.
     RunEnded {

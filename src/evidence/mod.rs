@@ -10,7 +10,7 @@
 //! use chaosrun::model::Mono;
 //!
 //! let mut chain = Chain::new();
-//! let line = chain.line(Mono(5), "2026-01-01T00:00:00Z", &Event::ExperimentEnded { index: 0 }).unwrap();
+//! let line = chain.line(Mono(5), "2026-01-01T00:00:00Z", &Event::ExperimentEnded { index: 0, error: None }).unwrap();
 //! let log = read_log(line.as_bytes()).unwrap();
 //! assert_eq!(log.records[0].hash, chain.head());
 //! ```

@@ -20,6 +20,8 @@ struct Chapter<'a> {
     workload: Option<(&'a str, bool)>,
     stopped: Option<&'a str>,
     finished: bool,
+    /// Why it ended before its time.
+    error: Option<&'a String>,
 }
 
 /// Judges a log. A log that is empty or stops early gives a report that says so.
@@ -65,6 +67,7 @@ pub fn build(records: &[Record]) -> Run {
                 workload: None,
                 stopped: None,
                 finished: false,
+                error: None,
             }),
             Event::RunEnded { left, .. } => {
                 info.complete = true;
@@ -84,7 +87,10 @@ pub fn build(records: &[Record]) -> Run {
                 Event::WorkloadIdentified { workload, stand_in } => {
                     chapter.workload = Some((workload, *stand_in));
                 }
-                Event::ExperimentEnded { .. } => chapter.finished = true,
+                Event::ExperimentEnded { error, .. } => {
+                    chapter.finished = true;
+                    chapter.error = error.as_ref();
+                }
                 _ => {}
             }
         }
@@ -129,6 +135,10 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
     let verdicts: Vec<Verdict> = trials.iter().map(|trial| trial.verdict).collect();
     let wanted = experiment.trials.count;
     let mut notes = Vec::new();
+    // A trial that ended early says so itself.
+    if let Some(why) = chapter.error.filter(|_| trials.is_empty()) {
+        notes.push(why.clone());
+    }
     if let Some(why) = chapter.stopped {
         notes.push(format!("stopped: {why}"));
     }

@@ -115,7 +115,7 @@ fn section(text: &mut String, experiment: &ExperimentReport, color: bool) {
             text.push_str(&about);
         }
     }
-    for note in &experiment.notes {
+    for note in experiment.notes.iter().filter(|note| **note != headline) {
         labelled(text, "Note", note);
     }
 }
@@ -137,6 +137,9 @@ fn reason(experiment: &ExperimentReport) -> String {
             .map(|trial| trial.end.clone())
             .or_else(|| experiment.notes.first().cloned());
         return why.unwrap_or_else(|| "the run was stopped".to_owned());
+    }
+    if let Some(note) = experiment.notes.first().filter(|_| experiment.trials.is_empty()) {
+        return note.clone();
     }
     let early = experiment.trials.iter().find(|trial| cause(trial).is_some());
     if let Some(trial) = early.filter(|_| experiment.verdict == Verdict::Inconclusive) {

@@ -212,6 +212,14 @@ fn patience(lane: &ProbeLane) -> Duration {
     }
 }
 
+/// What the newest sample said, when it said nothing of the probe's condition.
+fn reason_of_silence(lane: &ProbeLane) -> String {
+    match lane.newest() {
+        Some((_, ProbeState::NoData, why, _)) if !why.is_empty() => format!(" ({why})"),
+        _ => String::new(),
+    }
+}
+
 /// What the lanes add up to.
 struct Sum {
     effect: Moment,
@@ -261,7 +269,7 @@ impl Sum {
         let Some(last) = spans.last() else {
             let from = since.map_or(String::new(), |_| " after the fault".to_owned());
             self.silent
-                .get_or_insert_with(|| format!("{name} gave no sample{from}"));
+                .get_or_insert_with(|| format!("{name} gave no sample{from}{}", reason_of_silence(lane)));
             return;
         };
         if let Some(first) = spans.iter().find(|span| outage(span)) {
@@ -315,8 +323,10 @@ impl Sum {
             lane.probe.hold.max(lane.probe.interval * 2)
         };
         if heard <= self.effective {
-            self.silent
-                .get_or_insert_with(|| format!("{} gave no sample after the fault", lane.probe.name));
+            self.silent.get_or_insert_with(|| {
+                let reason = reason_of_silence(lane);
+                format!("{} gave no sample after the fault{reason}", lane.probe.name)
+            });
         } else if heard.since(self.effective) < wait {
             self.not_yet(
                 format!(

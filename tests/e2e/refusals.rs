@@ -39,6 +39,12 @@ fn refusals_touch_nothing_and_say_why() {
 
     let missing = lab.run(&[experiment]);
     assert_eq!(missing.code, Some(77), "{}", missing.text);
+    let said = missing.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        said.contains("INCONCLUSIVE: web: namespace shop does not exist"),
+        "{}",
+        missing.text
+    );
     assert!(
         missing.text.contains("namespace shop does not exist"),
         "{}",

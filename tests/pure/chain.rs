@@ -71,7 +71,7 @@ fn a_torn_last_line_is_reported_and_the_chain_goes_on_behind_the_intact_part() {
     assert!(log.torn.unwrap().what.contains("never finished"));
     let mut chain = Chain::resume(&log.records);
     let more = chain
-        .line(Mono(9), "later", &Event::ExperimentEnded { index: 0 })
+        .line(Mono(9), "later", &Event::ExperimentEnded { index: 0, error: None })
         .unwrap();
     let mut bytes = torn[..log.intact_bytes].to_vec();
     bytes.extend(more.as_bytes());

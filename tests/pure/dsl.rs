@@ -415,10 +415,11 @@ impl Log {
     }
 
     pub(crate) fn finish(self, seconds: f64) -> Self {
-        self.event(Event::ExperimentEnded { index: 0 }).event(Event::RunEnded {
-            at: at(seconds + 0.1),
-            left: Vec::new(),
-        })
+        self.event(Event::ExperimentEnded { index: 0, error: None })
+            .event(Event::RunEnded {
+                at: at(seconds + 0.1),
+                left: Vec::new(),
+            })
     }
 
     /// The log's bytes.

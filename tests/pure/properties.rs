@@ -276,7 +276,8 @@ fn ended() -> BoxedStrategy<Event> {
             max_rss_bytes,
         }),
         (any::<u32>(), trial_end(), mono()).prop_map(|(trial, end, at)| Event::TrialEnded { trial, end, at }),
-        any::<usize>().prop_map(|index| Event::ExperimentEnded { index }),
+        (any::<usize>(), proptest::option::of(text()))
+            .prop_map(|(index, error)| Event::ExperimentEnded { index, error }),
         (mono(), proptest::collection::vec(undo(), 0..3)).prop_map(|(at, left)| Event::RunEnded { at, left }),
     ]
     .boxed()
