@@ -1,13 +1,13 @@
 //! One experiment: setup, trials, teardown.
 
 use super::error::EngineError;
-use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, title, uses_prometheus};
+use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, uses_prometheus};
 use super::trial::Trial;
 use crate::cluster::{Cluster, Manifest, undo};
 use crate::evidence::{Event, Step, TrialEnd, open_undos};
-use crate::experiment::{Check, Experiment, Workload};
+use crate::experiment::{Check, Experiment};
 use crate::fault::Undo;
-use crate::observe::{LivePod, Observers, Wanted};
+use crate::observe::{Observers, Wanted};
 use crate::prometheus::Prometheus;
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
@@ -138,10 +138,7 @@ impl Body {
                 );
             }
             let result = match broken {
-                Ok(()) => {
-                    self.identify(observers)?;
-                    self.trial(observers, number).settle().await
-                }
+                Ok(()) => self.trial(observers, number).settle().await,
                 Err(error) => Err(error),
             };
             self.recorder.record(Event::CostCounted {
@@ -179,30 +176,6 @@ impl Body {
             seed: self.seed,
             number,
         }
-    }
-
-    /// Says what really runs, from the pods themselves.
-    fn identify(&self, observers: &Observers) -> Result<(), EngineError> {
-        let pods = observers.pods().present();
-        let members: Vec<&LivePod> = pods.iter().filter(|pod| pod.facts.member).collect();
-        let images: std::collections::BTreeSet<&str> = members
-            .iter()
-            .flat_map(|pod| pod.images.iter().map(String::as_str))
-            .collect();
-        let stand_in = images.iter().any(|image| image.contains("chaosrun/pipeline"));
-        let spark_version = members.iter().find_map(|pod| pod.labels.get("spark-version"));
-        let workload = match (&self.experiment.target.workload, stand_in, spark_version) {
-            (Workload::SparkApplication { .. }, true, _) => "built-in pipeline".to_owned(),
-            (Workload::SparkApplication { .. }, false, Some(version)) => {
-                format!("apache-spark {version}")
-            }
-            _ => {
-                let images: Vec<&str> = images.into_iter().collect();
-                format!("{} ({})", title(&self.experiment.target), images.join(", "))
-            }
-        };
-        self.recorder.record(Event::WorkloadIdentified { workload, stand_in })?;
-        Ok(())
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::error::EngineError;
 use super::guard::{self, GuardRequest};
+use super::preflight::title;
 use super::wait::Watched;
 use crate::cluster::Cluster;
 use crate::evidence::{Event, Step};
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, Workload};
 use crate::fault::{FaultSpec, FaultTarget, Undo};
 use crate::inject::Direct;
 use crate::ledger;
@@ -52,6 +53,8 @@ impl Trial<'_> {
     /// Every way of ending before the observation is complete.
     pub(crate) async fn break_and_watch(&mut self) -> Result<(), EngineError> {
         self.baseline().await?;
+        // Before it is broken: afterwards there may be nobody left to ask.
+        self.identify()?;
         let chosen = self.choose()?;
         let ticks = CancellationToken::new();
         let _stop_ticks = ticks.clone().drop_guard();
@@ -104,6 +107,30 @@ impl Trial<'_> {
             patience.as_secs(),
             why.join("; ")
         )))
+    }
+
+    /// Says what really runs, from the pods themselves.
+    fn identify(&self) -> Result<(), EngineError> {
+        let pods = self.observers.pods().present();
+        let members: Vec<&LivePod> = pods.iter().filter(|pod| pod.facts.member).collect();
+        let images: std::collections::BTreeSet<&str> = members
+            .iter()
+            .flat_map(|pod| pod.images.iter().map(String::as_str))
+            .collect();
+        let stand_in = images.iter().any(|image| image.contains("chaosrun/pipeline"));
+        let spark_version = members.iter().find_map(|pod| pod.labels.get("spark-version"));
+        let workload = match (&self.experiment.target.workload, stand_in, spark_version) {
+            (Workload::SparkApplication { .. }, true, _) => "built-in pipeline".to_owned(),
+            (Workload::SparkApplication { .. }, false, Some(version)) => {
+                format!("apache-spark {version}")
+            }
+            _ => {
+                let images: Vec<&str> = images.into_iter().collect();
+                format!("{} ({})", title(&self.experiment.target), images.join(", "))
+            }
+        };
+        self.recorder.record(Event::WorkloadIdentified { workload, stand_in })?;
+        Ok(())
     }
 
     /// The exact pods for every fault, decided before anything is armed.

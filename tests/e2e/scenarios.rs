@@ -103,6 +103,8 @@ fn a_driver_that_never_restarts_refutes_the_claim_and_says_why() {
     );
     assert_eq!(run.code, Some(1), "{}", run.text);
     assert_eq!(report["verdict"], "fail");
+    // Said although nothing of it was left to be asked at the end.
+    assert_eq!(report["experiments"][0]["workload"], "built-in pipeline");
     let why = report["experiments"][0]["claims"][0]["why"]
         .as_str()
         .unwrap_or_default();
