@@ -9,6 +9,7 @@ mod experiment;
 mod guard;
 mod preflight;
 mod run;
+mod shots;
 mod trial;
 mod wait;
 

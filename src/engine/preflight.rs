@@ -157,7 +157,7 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
         }
     }
     for fault in &experiment.faults {
-        verbs.extend(inject::needed_verbs(fault, namespace));
+        verbs.extend(inject::needed_verbs(fault, &experiment.target));
     }
     verbs.into_iter().collect()
 }

@@ -36,8 +36,17 @@ pub struct Experiment {
     pub stop: Vec<StopCondition>,
     /// What is refused.
     pub guards: Guards,
+    /// Image of the containers that are put beside a target to shape its traffic.
+    #[serde(default = "default_tools_image")]
+    pub tools_image: String,
     /// Where Prometheus answers, when the file says so (else the lab's own, or `--prometheus`).
     pub prometheus_url: Option<String>,
+}
+
+/// An image with tc, nft, iptables and bash.
+#[must_use]
+pub(super) fn default_tools_image() -> String {
+    "docker.io/nicolaka/netshoot:v0.13".to_owned()
 }
 
 /// The claim and where it stands.

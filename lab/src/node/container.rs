@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::NodeError;
-use super::image::Image;
+use super::image::{Image, is_invalid};
 use super::logs::Log;
 use super::observer::{Complaint, Observer};
 use super::pod::{PodRuntime, Stop, stop_requested};
@@ -185,7 +185,8 @@ impl Task {
             let container = self.spec()?;
             let name = container.image.clone().unwrap_or_default();
             let found = self.runtime.context.config.images.find(&name).cloned();
-            if found.is_some() || container.command.as_ref().is_some_and(|command| !command.is_empty()) {
+            let has_command = container.command.as_ref().is_some_and(|command| !command.is_empty());
+            if found.is_some() || (has_command && !is_invalid(&name)) {
                 self.note(
                     &container.name,
                     "Pulled",
@@ -193,9 +194,13 @@ impl Task {
                 );
                 return Some(found);
             }
-            let message = format!(
-                "failed to pull image \"{name}\": the lab pulls nothing, knows no program for this image, and the container names no command"
-            );
+            let message = if is_invalid(&name) {
+                format!("failed to pull image \"{name}\": no such host")
+            } else {
+                format!(
+                    "failed to pull image \"{name}\": the lab pulls nothing, knows no program for this image, and the container names no command"
+                )
+            };
             self.warn(
                 &container.name,
                 "Failed",
