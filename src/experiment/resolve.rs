@@ -316,6 +316,8 @@ impl<'a> Resolver<'a> {
                 format!("{what} has {} at once, wanted exactly one", set.join(" and ")),
                 self.places.key(&format!("{pointer}/{second}")),
             ),
+            // A long list is read once, in the help.
+            None if all.len() > 8 => (format!("{what} does not say what it is"), self.at(pointer)),
             None => (format!("{what} has none of {}", all.join(", ")), self.at(pointer)),
         };
         let help = format!("give exactly one of {}", all.join(", "));
