@@ -19,7 +19,7 @@ use std::time::Duration;
 const START_SCRIPT: &str = include_str!("start.sh");
 
 /// How much longer than the fault the container's own timer runs: the runner comes first, the timer is for when it cannot.
-const TIMER_MARGIN: Duration = Duration::from_secs(10);
+const TIMER_MARGIN: Duration = Duration::from_secs(5);
 
 /// What the start script is told for one target.
 pub(super) struct Script {

@@ -16,7 +16,7 @@ use std::time::Duration;
 const SCRIPT: &str = include_str!("netns.sh");
 
 /// How much longer than the fault the container's own timer runs: the runner comes first, the timer is for when it cannot.
-const TIMER_MARGIN: Duration = Duration::from_secs(10);
+const TIMER_MARGIN: Duration = Duration::from_secs(5);
 
 /// What runs beside each target.
 pub(super) struct Plan {

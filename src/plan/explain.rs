@@ -28,7 +28,7 @@ pub fn explain(fault: &FaultSpec) -> Explained {
         return by_chaos_mesh(fault);
     }
     let seconds = fault.duration.unwrap_or_default().as_secs();
-    let timer = format!("a timer inside the container ends it {} s after it began", seconds + 10);
+    let timer = format!("a timer inside the container ends it {} s after it began", seconds + 5);
     let inside = |container: &Option<String>| container.clone().unwrap_or_else(|| "the first container".to_owned());
     match &fault.kind {
         FaultKind::PodKill { grace_seconds } => words(
@@ -166,7 +166,7 @@ fn beside(does: String, seconds: u64, proof: &str) -> Explained {
         does: format!("{does}, by an ephemeral container with NET_ADMIN beside each pod"),
         ends: format!(
             "the container ends itself {} s after it began; it stays in the pod's spec, ended, until the pod goes",
-            seconds + 10
+            seconds + 5
         ),
         proof: proof.to_owned(),
     }

@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod cluster_errors;
+mod faults;
 mod kill_matrix;
 mod probes;
 mod refusals;

@@ -161,7 +161,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             max_percent: 100,
             deadline: Duration::from_mins(5),
         },
-        tools_image: "tools:1".to_owned(),
+        tools_image: "docker.io/nicolaka/netshoot:v0.13".to_owned(),
         prometheus_url: None,
     }
 }

@@ -1,0 +1,316 @@
+//! Every direct fault in a real lab: its effect is proven, its end puts everything back, and afterwards the cluster is what it was.
+
+use crate::support::file;
+use crate::support::lab::{Lab, Run};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A Deployment whose pods are ready while they can read their own file.
+const DEPLOYMENT: &str = r#"{
+  "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
+  "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}},
+    "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 1,
+      "volumes": [{"name": "data", "emptyDir": {}}],
+      "containers": [{"name": "web", "image": "busybox:1.36",
+        "command": ["sh", "-c", "mkdir -p /data/store; echo x >/data/store/file; sh -c 'while :; do sleep 0.2; done' & trap 'exit 0' TERM; wait"],
+        "resources": {"limits": {"memory": "128Mi"}},
+        "readinessProbe": {"exec": {"command": ["cat", "/data/store/file"]}, "periodSeconds": 1, "failureThreshold": 1},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}}}
+}"#;
+
+/// A lab with the Deployment, and what it looked like before anything was broken.
+struct Shop {
+    lab: Lab,
+}
+
+impl Shop {
+    fn open(name: &str) -> Self {
+        let shop = Self { lab: Lab::up(name) };
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        shop.create("/api/v1/namespaces", &namespace);
+        let deployment: Value = serde_json::from_str(DEPLOYMENT).unwrap();
+        shop.create("/apis/apps/v1/namespaces/shop/deployments", &deployment);
+        shop.ready();
+        shop
+    }
+
+    fn create(&self, path: &str, object: &Value) {
+        let (code, answer) = self.lab.api("POST", path, Some(object));
+        assert_eq!(code, 201, "{answer}");
+    }
+
+    fn ready(&self) {
+        self.lab.wait("two ready pods", Duration::from_secs(30), || {
+            let (_, deployment) = self
+                .lab
+                .api("GET", "/apis/apps/v1/namespaces/shop/deployments/web", None);
+            deployment["status"]["readyReplicas"] == 2 && self.pods().len() == 2
+        });
+    }
+
+    fn pods(&self) -> Vec<String> {
+        let (_, pods) = self.lab.api("GET", "/api/v1/namespaces/shop/pods", None);
+        pods["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = std::process::Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(&self.lab.kubeconfig)
+            .args(arguments)
+            .output()
+            .expect("kubectl starts");
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    }
+
+    /// What a fault could have left: labels and annotations of ours, marked processes, files.
+    fn traces(&self) -> Vec<String> {
+        let mut found = self.lab.leftovers();
+        for path in ["/api/v1/nodes", "/apis/apps/v1/deployments", "/api/v1/pods"] {
+            let (_, list) = self.lab.api("GET", path, None);
+            for item in list["items"].as_array().into_iter().flatten() {
+                let metadata = item["metadata"].to_string();
+                if metadata.contains("chaosrun.dev/faulted") || metadata.contains("chaosrun.dev/restore") {
+                    found.push(format!("{path}: {metadata}"));
+                }
+                if item["spec"]["unschedulable"] == true {
+                    found.push(format!("{} is cordoned", item["metadata"]["name"]));
+                }
+            }
+        }
+        let look = "grep -l CHAOSRUN_FAULT /proc/[0-9]*/environ 2>/dev/null; ls -a /data | grep chaosrun; [ -e /data/store/file ] || echo no file";
+        for pod in self.pods() {
+            let inside = self.kubectl(&["-n", "shop", "exec", &pod, "--", "sh", "-c", look]);
+            found.extend(inside.lines().map(|line| format!("{pod}: {line}")));
+        }
+        found
+    }
+
+    /// Runs one fault, and returns the run and its report.
+    fn run(&self, name: &str, fault: &str, slo: &str) -> (Run, Value) {
+        let text = experiment(name, &format!("- {{name: it, {fault}}}"), slo);
+        let path = file(self.lab.folder(), &format!("{name}.yaml"), &text);
+        let run = self.lab.run(&[path.to_str().unwrap()]);
+        let report = run.report(self.lab.folder());
+        (run, report)
+    }
+}
+
+fn experiment(name: &str, faults: &str, slo: &str) -> String {
+    format!(
+        "apiVersion: chaosrun.dev/v1
+kind: Experiment
+metadata: {{name: {name}}}
+claim: {{text: it comes back}}
+target: {{namespace: shop, deployment: web}}
+steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
+faults:
+{faults}
+slos: {{rto: '{slo}'}}
+timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
+guards: {{maxPercent: 100}}
+"
+    )
+}
+
+/// What one fault has to show.
+struct Expected {
+    name: &'static str,
+    fault: &'static str,
+    /// Part of the proof.
+    proof: &'static str,
+    /// The outage that it makes, in seconds: at least so long.
+    outage: f64,
+}
+
+fn check(shop: &Shop, expected: &Expected) {
+    shop.ready();
+    let (run, report) = shop.run(expected.name, expected.fault, "< 40s");
+    assert_eq!(run.code, Some(0), "{}: {}", expected.name, run.text);
+    let trial = &report["experiments"][0]["trials"][0];
+    let proof = trial["faults"][0]["proof"].to_string();
+    assert!(proof.contains(expected.proof), "{}: {proof}", expected.name);
+    let upper = trial["rto"]["upper"].as_f64().unwrap();
+    assert!(
+        upper >= expected.outage,
+        "{}: recovered within {upper} s, at least {} s are needed",
+        expected.name,
+        expected.outage
+    );
+    assert_eq!(shop.traces(), Vec::<String>::new(), "after {}", expected.name);
+}
+
+#[test]
+fn faults_inside_a_container_are_proven_and_leave_nothing() {
+    let shop = Shop::open("inside");
+    for expected in [
+        Expected {
+            name: "cpu",
+            fault: "cpuStress: {workers: 2, load: 50%}, duration: 2s",
+            proof: "2 processes used",
+            outage: 0.0,
+        },
+        Expected {
+            name: "memory",
+            fault: "memoryStress: {size: 60Mi}, duration: 2s",
+            proof: "processes of the fault hold",
+            outage: 0.0,
+        },
+        Expected {
+            name: "share",
+            fault: "memoryStress: {size: 80%}, duration: 2s",
+            proof: "processes of the fault hold",
+            outage: 0.0,
+        },
+        Expected {
+            name: "oom",
+            fault: "memoryStress: {size: 150%}, duration: 2s",
+            proof: "exit code 137 (OOMKilled)",
+            outage: 0.05,
+        },
+        Expected {
+            name: "disk",
+            fault: "diskFill: {path: /data, size: 5Mi}, duration: 2s",
+            proof: "a file of 5242880 bytes",
+            outage: 0.0,
+        },
+        Expected {
+            name: "storage",
+            fault: "storageLoss: {path: /data/store}, duration: 3s",
+            proof: "/data/store is not there any more",
+            outage: 3.0,
+        },
+    ] {
+        check(&shop, &expected);
+    }
+}
+
+#[test]
+fn faults_on_pods_nodes_and_objects_are_proven_and_leave_nothing() {
+    let shop = Shop::open("objects");
+    for expected in [
+        Expected {
+            name: "evict",
+            fault: "podEvict: {gracePeriod: 0s}",
+            proof: "pod UID",
+            outage: 0.05,
+        },
+        Expected {
+            name: "cordon",
+            fault: "nodeCordon: {}, duration: 2s",
+            proof: "is unschedulable",
+            outage: 0.0,
+        },
+        Expected {
+            name: "drain",
+            fault: "nodeDrain: {gracePeriod: 1s}, duration: 2s",
+            proof: "has no pod of shop left",
+            outage: 0.05,
+        },
+        Expected {
+            name: "scale",
+            fault: "scale: {replicas: 1}, duration: 3s",
+            proof: "has 1 replicas",
+            outage: 3.0,
+        },
+        Expected {
+            name: "delete",
+            fault: "deleteResource: {}, duration: 3s",
+            proof: "is gone",
+            outage: 3.0,
+        },
+        Expected {
+            name: "image",
+            fault: "imagePullFailure: {}, duration: 3s",
+            proof: "waits with ErrImagePull",
+            outage: 0.0,
+        },
+    ] {
+        check(&shop, &expected);
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_or_inconclusive_and_never_a_pass() {
+    let shop = Shop::open("cannot");
+    // No memory limit is named by this container's sidecar, and no path is where this one looks.
+    let (run, report) = shop.run(
+        "nothing-there",
+        "storageLoss: {path: /data/none}, duration: 2s",
+        "< 40s",
+    );
+    assert_eq!(run.code, Some(2), "{}", run.text);
+    let why = report["experiments"][0]["claims"][0]["why"].to_string();
+    assert!(why.contains("there is no /data/none"), "{why}");
+    assert_eq!(shop.traces(), Vec::<String>::new());
+
+    // A budget that allows no disruption: the refusal is the API server's own.
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "all", "namespace": "shop"},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}});
+    shop.create("/apis/policy/v1/namespaces/shop/poddisruptionbudgets", &budget);
+    shop.lab.wait("the budget's status", Duration::from_secs(10), || {
+        let path = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/all";
+        shop.lab.api("GET", path, None).1["status"]["expectedPods"] == 2
+    });
+    let (run, report) = shop.run("budget", "podEvict: {}", "< 40s");
+    assert_eq!(run.code, Some(2), "{}", run.text);
+    let why = report["experiments"][0]["claims"][0]["why"].to_string();
+    assert!(why.contains("disruption budget"), "{why}");
+    assert_eq!(shop.pods().len(), 2);
+
+    // A node that somebody else has cordoned is left alone.
+    for node in ["lab-1", "lab-2", "lab-3"] {
+        shop.kubectl(&["cordon", node]);
+    }
+    let (run, _) = shop.run("cordoned", "nodeCordon: {}, duration: 2s", "< 40s");
+    assert_eq!(run.code, Some(77), "{}", run.text);
+    assert!(run.text.contains("is cordoned already"), "{}", run.text);
+}
+
+#[test]
+fn several_faults_come_in_sequence_in_parallel_and_repeated_each_with_its_proof() {
+    let shop = Shop::open("several");
+    let faults = "- {name: busy, cpuStress: {}, duration: 4s}
+- {name: full, diskFill: {path: /data, size: 1Mi}, duration: 2s, after: 1s}
+- {name: kill, podKill: {gracePeriod: 0s}, after: 6s, repeat: {times: 2, every: 4s}}";
+    let path = file(
+        shop.lab.folder(),
+        "several.yaml",
+        &experiment("several", faults, "< 40s"),
+    );
+    let run = shop.lab.run(&[path.to_str().unwrap()]);
+    let report = run.report(shop.lab.folder());
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let faults = report["experiments"][0]["trials"][0]["faults"].as_array().unwrap();
+    let names: Vec<&str> = faults.iter().map(|fault| fault["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["busy", "full", "kill", "kill #2"]);
+    assert!(faults.iter().all(|fault| !fault["proof"].is_null()), "{faults:?}");
+    // The second time another pod is chosen: the first one is gone.
+    assert_ne!(faults[2]["targets"], faults[3]["targets"]);
+    assert_eq!(shop.traces(), Vec::<String>::new());
+
+    // Nobody is left to be hit when the second one is due.
+    let faults = "- {name: down, scale: {replicas: 0}, duration: 6s}
+- {name: kill, podKill: {}, after: 3s}";
+    let path = file(shop.lab.folder(), "nobody.yaml", &experiment("nobody", faults, "< 40s"));
+    let run = shop.lab.run(&[path.to_str().unwrap()]);
+    let report = run.report(shop.lab.folder());
+    assert_eq!(run.code, Some(2), "{}", run.text);
+    let why = report["experiments"][0]["claims"][0]["why"].to_string();
+    assert!(
+        why.contains("kill was not fired") && why.contains("no pod matches"),
+        "{why}"
+    );
+    shop.ready();
+    assert_eq!(shop.traces(), Vec::<String>::new());
+}
