@@ -2,7 +2,7 @@
 //! itself ends it; its effect is proven by a connection that worked before and does not any more.
 
 use super::prepare::Detail;
-use super::shot::{Called, PROOF_LIMIT, Proof, count, shoot};
+use super::shot::{Called, Proof, count, shoot};
 use super::stage::{GuardOwner, InjectError, Stage};
 use super::traffic::{Route, Traffic, first_open};
 use crate::cluster::mark;
@@ -14,6 +14,10 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a network may take to enforce a policy. Those that do need a second or two.
+const ENFORCEMENT_LIMIT: Duration = Duration::from_secs(15);
 
 /// What was found out before the partition is made.
 pub(super) struct Plan {
@@ -369,7 +373,7 @@ async fn make_policy(
 /// Waits until a connection that passed before does not pass any more, twice in a row.
 async fn stopped(stage: &Stage, mut traffic: Traffic, route: &Route, requested: Mono) -> Result<Proof, String> {
     let clock = stage.recorder.clock();
-    let deadline = requested.plus(PROOF_LIMIT);
+    let deadline = requested.plus(ENFORCEMENT_LIMIT);
     let mut passed = requested;
     let mut first_stop: Option<Mono> = None;
     while clock.now() < deadline {
@@ -392,7 +396,7 @@ async fn stopped(stage: &Stage, mut traffic: Traffic, route: &Route, requested: 
     Err(format!(
         "connections from {route} still pass {} s after the NetworkPolicy was made: the cluster's network does not enforce policies, or \
          another policy allows this traffic",
-        PROOF_LIMIT.as_secs()
+        ENFORCEMENT_LIMIT.as_secs()
     ))
 }
 

@@ -72,8 +72,8 @@ impl Shop {
         )
     }
 
-    /// What a fault could have left: labels and annotations of ours, marked processes, files.
-    fn traces(&self) -> Vec<String> {
+    /// What a fault could have left on objects: ours, and labels and annotations of ours on others.
+    fn traces_of_objects(&self) -> Vec<String> {
         let mut found = self.lab.leftovers();
         for path in ["/api/v1/nodes", "/apis/apps/v1/deployments", "/api/v1/pods"] {
             let (_, list) = self.lab.api("GET", path, None);
@@ -87,6 +87,12 @@ impl Shop {
                 }
             }
         }
+        found
+    }
+
+    /// The same, and marked processes and files in the pods.
+    fn traces(&self) -> Vec<String> {
+        let mut found = self.traces_of_objects();
         let look = "grep -l CHAOSRUN_FAULT /proc/[0-9]*/environ 2>/dev/null; ls -a /data | grep chaosrun; [ -e /data/store/file ] || echo no file";
         for pod in self.pods() {
             let inside = self.kubectl(&["-n", "shop", "exec", &pod, "--", "sh", "-c", look]);
@@ -313,4 +319,75 @@ fn several_faults_come_in_sequence_in_parallel_and_repeated_each_with_its_proof(
     );
     shop.ready();
     assert_eq!(shop.traces(), Vec::<String>::new());
+}
+
+/// A store that listens, and a Deployment whose pods are ready while they can connect to it.
+fn partitioned(name: &str) -> Shop {
+    let shop = Shop { lab: Lab::up(name) };
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    shop.create("/api/v1/namespaces", &namespace);
+    let deployment = |name: &str, replicas: u32, container: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}}})
+    };
+    let store = json!({"name": "store", "image": "python:3", "command": ["python3", "-m", "http.server", "8080"],
+        "ports": [{"containerPort": 8080}], "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "store", "namespace": "shop"},
+        "spec": {"selector": {"app": "store"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+    let web = json!({"name": "web", "image": "bash:5", "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"],
+        "readinessProbe": {"exec": {"command": ["timeout", "0.5", "bash", "-c", "exec 3<>/dev/tcp/store/80"]},
+            "periodSeconds": 1, "failureThreshold": 1}});
+    shop.create("/api/v1/namespaces/shop/services", &service);
+    shop.create(
+        "/apis/apps/v1/namespaces/shop/deployments",
+        &deployment("store", 1, store),
+    );
+    shop.create("/apis/apps/v1/namespaces/shop/deployments", &deployment("web", 2, web));
+    shop.lab.wait("two ready pods", Duration::from_secs(30), || {
+        let (_, deployment) = shop
+            .lab
+            .api("GET", "/apis/apps/v1/namespaces/shop/deployments/web", None);
+        deployment["status"]["readyReplicas"] == 2
+    });
+    shop
+}
+
+#[test]
+fn a_partition_is_proven_by_traffic_that_stops_and_an_ignoring_network_gives_no_verdict() {
+    let shop = partitioned("partition");
+    let fault = |which: &str| {
+        format!("networkPartition: {{peer: {{labels: {{app: store}}}}, direction: to}}, {which}, duration: 3s")
+    };
+    // Both pods by their labels, and one of two that no label tells apart.
+    for (name, which) in [("both", "mode: all"), ("one", "mode: one")] {
+        let (run, report) = shop.run(name, &fault(which), "< 40s");
+        assert_eq!(run.code, Some(0), "{}", run.text);
+        let trial = &report["experiments"][0]["trials"][0];
+        let proof = trial["faults"][0]["proof"].to_string();
+        assert!(proof.contains("no connection from web-"), "{proof}");
+        let (lower, upper) = (
+            trial["rto"]["lower"].as_f64().unwrap(),
+            trial["rto"]["upper"].as_f64().unwrap(),
+        );
+        assert!(lower > 2.5 && upper < 8.0, "{name}: [{lower}, {upper}]");
+        assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after {name}");
+    }
+    // One way, on a port that nobody uses: traffic goes on, and that is seen before anything is fired.
+    let unused = "networkPartition: {peer: {labels: {app: store}}, ports: [9]}, mode: all, duration: 3s";
+    let (run, _) = shop.run("unused", unused, "< 40s");
+    assert_eq!(run.code, Some(77), "{}", run.text);
+    assert!(run.text.contains("no traffic passes"), "{}", run.text);
+
+    shop.kubectl(&[
+        "annotate",
+        "namespace",
+        "kube-system",
+        "lab.chaosrun.dev/ignore-network-policies=true",
+    ]);
+    let (run, report) = shop.run("ignored", &fault("mode: all"), "< 40s");
+    assert_eq!(run.code, Some(2), "{}", run.text);
+    let why = report["experiments"][0]["claims"][0]["why"].to_string();
+    assert!(why.contains("does not enforce policies"), "{why}");
+    assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after ignored");
 }

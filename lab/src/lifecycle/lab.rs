@@ -102,7 +102,7 @@ impl Lab {
             SocketAddr::from((gateway, API_PORT)),
         ];
         let serving = server.serve(&addresses).await?;
-        let agent = NodeAgent::start(
+        let agent = Box::pin(NodeAgent::start(
             server.client("chaosrun-lab-node"),
             NodeAgentConfig {
                 nodes: (1..=config.nodes.max(1))
@@ -117,7 +117,7 @@ impl Lab {
                 api_port: API_PORT,
                 back_off: config.back_off,
             },
-        )
+        ))
         .await?;
         server.set_backend(agent.backend());
         write_private(&record.kubeconfig(), server.kubeconfig_yaml().as_bytes())?;
