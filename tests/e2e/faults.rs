@@ -95,7 +95,7 @@ impl Shop {
         let mut found = self.traces_of_objects();
         let look = "grep -l CHAOSRUN_FAULT /proc/[0-9]*/environ 2>/dev/null; ls -a /data | grep chaosrun; [ -e /data/store/file ] || echo no file";
         for pod in self.pods() {
-            let inside = self.kubectl(&["-n", "shop", "exec", &pod, "--", "sh", "-c", look]);
+            let inside = self.kubectl(&["-n", "shop", "exec", &pod, "-c", "web", "--", "sh", "-c", look]);
             found.extend(inside.lines().map(|line| format!("{pod}: {line}")));
         }
         found
@@ -390,4 +390,66 @@ fn a_partition_is_proven_by_traffic_that_stops_and_an_ignoring_network_gives_no_
     let why = report["experiments"][0]["claims"][0]["why"].to_string();
     assert!(why.contains("does not enforce policies"), "{why}");
     assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after ignored");
+}
+
+#[test]
+fn traffic_is_shaped_beside_the_target_and_what_pod_security_forbids_is_refused_in_advance() {
+    let shop = Shop::open("shaped");
+    for expected in [
+        Expected {
+            name: "delay",
+            fault: "networkDelay: {latency: 200ms, jitter: 10ms}, duration: 2s",
+            proof: "ms under the delay",
+            outage: 0.0,
+        },
+        Expected {
+            name: "loss",
+            fault: "networkLoss: {percent: 40%}, duration: 2s",
+            proof: "the queue of eth0 dropped",
+            outage: 0.0,
+        },
+        Expected {
+            name: "bandwidth",
+            fault: "networkBandwidth: {rate: 1mbit}, duration: 2s",
+            proof: "rate 1Mbit",
+            outage: 0.0,
+        },
+        Expected {
+            name: "dns",
+            fault: "dnsFailure: {}, duration: 2s",
+            proof: "cannot be resolved any more",
+            outage: 0.0,
+        },
+    ] {
+        check(&shop, &expected);
+    }
+    // What was put beside the pods has ended, each of them.
+    let (_, pods) = shop.lab.api("GET", "/api/v1/namespaces/shop/pods", None);
+    let mut ended = 0;
+    for pod in pods["items"].as_array().unwrap() {
+        for status in pod["status"]["ephemeralContainerStatuses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            assert_eq!(status["state"]["terminated"]["exitCode"], 0, "{status}");
+            ended += 1;
+        }
+    }
+    assert_eq!(ended, 4);
+
+    shop.kubectl(&[
+        "label",
+        "namespace",
+        "shop",
+        "pod-security.kubernetes.io/enforce=baseline",
+    ]);
+    let (run, _) = shop.run("forbidden", "networkDelay: {latency: 200ms}, duration: 2s", "< 40s");
+    assert_eq!(run.code, Some(77), "{}", run.text);
+    assert!(
+        run.text.contains("violates PodSecurity \"baseline:latest\""),
+        "{}",
+        run.text
+    );
+    assert!(run.text.contains("NET_ADMIN"), "{}", run.text);
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, LifecycleHandler};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, EphemeralContainer, LifecycleHandler};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
@@ -23,7 +23,7 @@ use super::observer::{Complaint, Observer};
 use super::pod::{PodRuntime, Stop, stop_requested};
 use super::probes::{self, Action, Aim};
 use super::runc::Exit;
-use super::state::{Instance, Life, Slot};
+use super::state::{Instance, Kind, Life, Slot};
 use super::workspace::{self, Workspace};
 use super::{bundle, environment, volumes};
 
@@ -66,13 +66,20 @@ pub(crate) struct Task {
     pause: Duration,
 }
 
+/// An ephemeral container has the fields of an ordinary one, and the name of the container that it is about.
+fn as_container(ephemeral: &EphemeralContainer) -> Option<Container> {
+    let mut fields = serde_json::to_value(ephemeral).ok()?;
+    fields.as_object_mut()?.remove("targetContainerName");
+    serde_json::from_value(fields).ok()
+}
+
 /// Runs a container until it has ended for good.
 pub(crate) async fn run(runtime: Arc<PodRuntime>, slot: Slot, volumes: Arc<Volumes>) {
     let sidecar = runtime
         .state()
         .container(slot)
         .is_some_and(|container| container.sidecar);
-    let stop = if sidecar {
+    let stop = if sidecar || slot.kind == Kind::Ephemeral {
         runtime.stop_sidecars.subscribe()
     } else {
         runtime.stop.subscribe()
@@ -138,10 +145,10 @@ impl Task {
     fn spec(&self) -> Option<Container> {
         let pod = self.runtime.pod();
         let spec = pod.spec.as_ref()?;
-        if self.slot.init {
-            spec.init_containers.as_ref()?.get(self.slot.index).cloned()
-        } else {
-            spec.containers.get(self.slot.index).cloned()
+        match self.slot.kind {
+            Kind::Init => spec.init_containers.as_ref()?.get(self.slot.index).cloned(),
+            Kind::Main => spec.containers.get(self.slot.index).cloned(),
+            Kind::Ephemeral => as_container(spec.ephemeral_containers.as_ref()?.get(self.slot.index)?),
         }
     }
 
@@ -474,10 +481,11 @@ impl Task {
     fn restarts_after(&self, code: i32, sidecar: bool) -> bool {
         match self.runtime.restart_policy().as_str() {
             _ if sidecar => true,
+            _ if self.slot.kind == Kind::Ephemeral => false,
             "Never" => false,
             "OnFailure" => code != 0,
             // A pod that always restarts still wants each init container to succeed only once.
-            _ => !self.slot.init || code != 0,
+            _ => self.slot.kind != Kind::Init || code != 0,
         }
     }
 
