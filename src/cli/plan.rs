@@ -53,7 +53,7 @@ async fn describe(
     setup(connected, loaded, &mut refusals, streams).await?;
     faults(connected, experiment, &mut refusals, streams).await?;
     streams.say(&format!(
-        "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after arming",
+        "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after the runner died",
         experiment.target.namespace,
         experiment.guards.deadline.as_secs()
     ));

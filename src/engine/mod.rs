@@ -7,6 +7,7 @@
 mod error;
 mod experiment;
 mod guard;
+mod lock;
 mod preflight;
 mod run;
 mod shots;

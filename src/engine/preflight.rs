@@ -129,6 +129,10 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
         verbs.insert(verb(word, "", "configmaps", "make the journal"));
     }
     verbs.insert(verb("patch", "", "configmaps", "tick the revision clock"));
+    verbs.insert(verb("patch", "batch", "jobs", "renew the guard Job"));
+    for word in ["get", "create", "delete"] {
+        verbs.insert(verb(word, "coordination.k8s.io", "leases", "keep other runs away"));
+    }
     if let Some((resource, _)) = own_kind(&experiment.target) {
         for word in ["get", "list", "watch"] {
             verbs.insert(verb(word, &resource.group, &resource.plural, "observe the target"));

@@ -1,7 +1,7 @@
 //! One trial: baseline -> arm -> inject -> observe -> revert -> settle.
 
 use super::error::EngineError;
-use super::guard::{self, Guard, GuardRequest};
+use super::guard::{self, Guard, Owner};
 use super::shots::Shots;
 use super::wait::Watched;
 use crate::cluster::Cluster;
@@ -150,18 +150,23 @@ impl Trial<'_> {
             .map(|held| serde_json::json!({"fault": held.spec, "targets": held.targets}))
             .collect();
         let undos: Vec<Undo> = prepared.iter().flat_map(|held| held.undo.clone()).collect();
-        let Guard { namespace, name, uid } = guard::arm(GuardRequest {
+        let owner = Owner {
             cluster: self.cluster,
             recorder: self.recorder,
             namespace: &self.experiment.target.namespace,
             run: self.run,
             experiment: &self.experiment.name,
-            trial: self.number,
             deadline: self.experiment.guards.deadline,
-            faults,
-            undos: &undos,
-        })
-        .await?;
+        };
+        let guard = guard::arm(owner, self.number, &faults, &undos).await?;
+        let renewed = guard.clone().keep_alive(
+            self.cluster.clone(),
+            self.recorder.clock(),
+            owner.deadline,
+            ticks.clone(),
+        );
+        tokio::spawn(renewed);
+        let Guard { namespace, name, uid } = guard;
         let clock = RevisionClock {
             cluster: self.cluster.clone(),
             recorder: self.recorder.clone(),

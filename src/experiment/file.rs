@@ -415,7 +415,7 @@ pub(super) struct GuardsFile {
     /// Largest share of a role's pods that one fault may hit, in percent (default 50). A single pod may always be hit.
     #[schemars(range(min = 1, max = 100))]
     pub(super) max_percent: Option<u8>,
-    /// How long after arming the cluster itself removes whatever is left of a fault (default 15m).
+    /// How long a fault outlives a runner that died, before the cluster itself removes it (default 2m). A runner that lives renews it.
     pub(super) deadline: Option<DurationText>,
 }
 

@@ -288,14 +288,6 @@ impl Resolver<'_> {
                     Some(help),
                 );
             }
-            if fault.after + duration > experiment.guards.deadline {
-                self.error(
-                    "duration-too-long",
-                    self.at(&format!("/faults/{index}/{place}")),
-                    "the fault lasts longer than guards.deadline, after which the cluster removes it",
-                    Some("make guards.deadline longer"),
-                );
-            }
         }
     }
 

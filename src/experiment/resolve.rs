@@ -476,7 +476,7 @@ impl<'a> Resolver<'a> {
                 .clone()
                 .unwrap_or_else(|| PROTECTED.iter().map(|held| (*held).to_owned()).collect()),
             max_percent: file.max_percent.unwrap_or(50),
-            deadline: self.duration("/guards/deadline", file.deadline.as_ref(), Duration::from_mins(15)),
+            deadline: self.duration("/guards/deadline", file.deadline.as_ref(), Duration::from_mins(2)),
         }
     }
 }

@@ -449,7 +449,7 @@ pub struct Guards {
     pub protected_namespaces: Vec<String>,
     /// Largest share of a role's pods that one fault may hit, in percent; a single-pod role may be hit when `mode` is `one` or `all`.
     pub max_percent: u8,
-    /// How long an armed fault may live before the cluster itself removes it.
+    /// How long a fault outlives a runner that died, before the cluster itself removes it.
     #[serde(with = "duration_millis")]
     pub deadline: Duration,
 }

@@ -102,7 +102,8 @@ pub fn explain(fault: &FaultSpec) -> Explained {
                 peer.as_ref().map_or("anybody".to_owned(), ToString::to_string),
                 port_words(ports)
             ),
-            "the policy is owned by the guard Job, and goes with it",
+            "the policy is owned by the guard Job, and goes with it; the label that marks the chosen pods, where no label of their own does, is \
+             without effect then, and stays until `chaosrun clean` or the end of the pod",
             "a connection that worked before does not work any more; a network that ignores policies is told apart",
         ),
         FaultKind::NetworkLoss { percent } => beside(

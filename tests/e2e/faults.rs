@@ -2,113 +2,17 @@
 
 use crate::support::file;
 use crate::support::lab::{Lab, Run};
+use crate::support::shop::Shop;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// A Deployment whose pods are ready while they can read their own file.
-const DEPLOYMENT: &str = r#"{
-  "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
-  "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}},
-    "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 1,
-      "volumes": [{"name": "data", "emptyDir": {}}],
-      "containers": [{"name": "web", "image": "busybox:1.36",
-        "command": ["sh", "-c", "mkdir -p /data/store; echo x >/data/store/file; sh -c 'while :; do sleep 0.2; done' & trap 'exit 0' TERM; wait"],
-        "resources": {"limits": {"memory": "128Mi"}},
-        "readinessProbe": {"exec": {"command": ["cat", "/data/store/file"]}, "periodSeconds": 1, "failureThreshold": 1},
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}}}
-}"#;
-
-/// A lab with the Deployment, and what it looked like before anything was broken.
-struct Shop {
-    lab: Lab,
-}
-
-impl Shop {
-    fn open(name: &str) -> Self {
-        let shop = Self { lab: Lab::up(name) };
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        shop.create("/api/v1/namespaces", &namespace);
-        let deployment: Value = serde_json::from_str(DEPLOYMENT).unwrap();
-        shop.create("/apis/apps/v1/namespaces/shop/deployments", &deployment);
-        shop.ready();
-        shop
-    }
-
-    fn create(&self, path: &str, object: &Value) {
-        let (code, answer) = self.lab.api("POST", path, Some(object));
-        assert_eq!(code, 201, "{answer}");
-    }
-
-    fn ready(&self) {
-        self.lab.wait("two ready pods", Duration::from_secs(30), || {
-            let (_, deployment) = self
-                .lab
-                .api("GET", "/apis/apps/v1/namespaces/shop/deployments/web", None);
-            deployment["status"]["readyReplicas"] == 2 && self.pods().len() == 2
-        });
-    }
-
-    fn pods(&self) -> Vec<String> {
-        let (_, pods) = self.lab.api("GET", "/api/v1/namespaces/shop/pods", None);
-        pods["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|pod| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned())
-            .collect()
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        let output = std::process::Command::new("kubectl")
-            .arg("--kubeconfig")
-            .arg(&self.lab.kubeconfig)
-            .args(arguments)
-            .output()
-            .expect("kubectl starts");
-        format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        )
-    }
-
-    /// What a fault could have left on objects: ours, and labels and annotations of ours on others.
-    fn traces_of_objects(&self) -> Vec<String> {
-        let mut found = self.lab.leftovers();
-        for path in ["/api/v1/nodes", "/apis/apps/v1/deployments", "/api/v1/pods"] {
-            let (_, list) = self.lab.api("GET", path, None);
-            for item in list["items"].as_array().into_iter().flatten() {
-                let metadata = item["metadata"].to_string();
-                if metadata.contains("chaosrun.dev/faulted") || metadata.contains("chaosrun.dev/restore") {
-                    found.push(format!("{path}: {metadata}"));
-                }
-                if item["spec"]["unschedulable"] == true {
-                    found.push(format!("{} is cordoned", item["metadata"]["name"]));
-                }
-            }
-        }
-        found
-    }
-
-    /// The same, and marked processes and files in the pods.
-    fn traces(&self) -> Vec<String> {
-        let mut found = self.traces_of_objects();
-        let look = "grep -l CHAOSRUN_FAULT /proc/[0-9]*/environ 2>/dev/null; ls -a /data | grep chaosrun; [ -e /data/store/file ] || echo no file";
-        for pod in self.pods() {
-            let inside = self.kubectl(&["-n", "shop", "exec", &pod, "-c", "web", "--", "sh", "-c", look]);
-            found.extend(inside.lines().map(|line| format!("{pod}: {line}")));
-        }
-        found
-    }
-
-    /// Runs one fault, and returns the run and its report.
-    fn run(&self, name: &str, fault: &str, slo: &str) -> (Run, Value) {
-        let text = experiment(name, &format!("- {{name: it, {fault}}}"), slo);
-        let path = file(self.lab.folder(), &format!("{name}.yaml"), &text);
-        let run = self.lab.run(&[path.to_str().unwrap()]);
-        let report = run.report(self.lab.folder());
-        (run, report)
-    }
+/// Runs one fault, and returns the run and its report.
+fn break_it(shop: &Shop, name: &str, fault: &str, slo: &str) -> (Run, Value) {
+    let text = experiment(name, &format!("- {{name: it, {fault}}}"), slo);
+    let path = file(shop.lab.folder(), &format!("{name}.yaml"), &text);
+    let run = shop.lab.run(&[path.to_str().unwrap()]);
+    let report = run.report(shop.lab.folder());
+    (run, report)
 }
 
 fn experiment(name: &str, faults: &str, slo: &str) -> String {
@@ -140,7 +44,7 @@ struct Expected {
 
 fn check(shop: &Shop, expected: &Expected) {
     shop.ready();
-    let (run, report) = shop.run(expected.name, expected.fault, "< 40s");
+    let (run, report) = break_it(shop, expected.name, expected.fault, "< 40s");
     assert_eq!(run.code, Some(0), "{}: {}", expected.name, run.text);
     let trial = &report["experiments"][0]["trials"][0];
     let proof = trial["faults"][0]["proof"].to_string();
@@ -249,7 +153,8 @@ fn faults_on_pods_nodes_and_objects_are_proven_and_leave_nothing() {
 fn what_cannot_be_done_is_refused_or_inconclusive_and_never_a_pass() {
     let shop = Shop::open("cannot");
     // No memory limit is named by this container's sidecar, and no path is where this one looks.
-    let (run, report) = shop.run(
+    let (run, report) = break_it(
+        &shop,
         "nothing-there",
         "storageLoss: {path: /data/none}, duration: 2s",
         "< 40s",
@@ -268,7 +173,7 @@ fn what_cannot_be_done_is_refused_or_inconclusive_and_never_a_pass() {
         let path = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/all";
         shop.lab.api("GET", path, None).1["status"]["expectedPods"] == 2
     });
-    let (run, report) = shop.run("budget", "podEvict: {}", "< 40s");
+    let (run, report) = break_it(&shop, "budget", "podEvict: {}", "< 40s");
     assert_eq!(run.code, Some(2), "{}", run.text);
     let why = report["experiments"][0]["claims"][0]["why"].to_string();
     assert!(why.contains("disruption budget"), "{why}");
@@ -278,7 +183,7 @@ fn what_cannot_be_done_is_refused_or_inconclusive_and_never_a_pass() {
     for node in ["lab-1", "lab-2", "lab-3"] {
         shop.kubectl(&["cordon", node]);
     }
-    let (run, _) = shop.run("cordoned", "nodeCordon: {}, duration: 2s", "< 40s");
+    let (run, _) = break_it(&shop, "cordoned", "nodeCordon: {}, duration: 2s", "< 40s");
     assert_eq!(run.code, Some(77), "{}", run.text);
     assert!(run.text.contains("is cordoned already"), "{}", run.text);
 }
@@ -361,7 +266,7 @@ fn a_partition_is_proven_by_traffic_that_stops_and_an_ignoring_network_gives_no_
     };
     // Both pods by their labels, and one of two that no label tells apart.
     for (name, which) in [("both", "mode: all"), ("one", "mode: one")] {
-        let (run, report) = shop.run(name, &fault(which), "< 40s");
+        let (run, report) = break_it(&shop, name, &fault(which), "< 40s");
         assert_eq!(run.code, Some(0), "{}", run.text);
         let trial = &report["experiments"][0]["trials"][0];
         let proof = trial["faults"][0]["proof"].to_string();
@@ -375,7 +280,7 @@ fn a_partition_is_proven_by_traffic_that_stops_and_an_ignoring_network_gives_no_
     }
     // One way, on a port that nobody uses: traffic goes on, and that is seen before anything is fired.
     let unused = "networkPartition: {peer: {labels: {app: store}}, ports: [9]}, mode: all, duration: 3s";
-    let (run, _) = shop.run("unused", unused, "< 40s");
+    let (run, _) = break_it(&shop, "unused", unused, "< 40s");
     assert_eq!(run.code, Some(77), "{}", run.text);
     assert!(run.text.contains("no traffic passes"), "{}", run.text);
 
@@ -385,7 +290,7 @@ fn a_partition_is_proven_by_traffic_that_stops_and_an_ignoring_network_gives_no_
         "kube-system",
         "lab.chaosrun.dev/ignore-network-policies=true",
     ]);
-    let (run, report) = shop.run("ignored", &fault("mode: all"), "< 40s");
+    let (run, report) = break_it(&shop, "ignored", &fault("mode: all"), "< 40s");
     assert_eq!(run.code, Some(2), "{}", run.text);
     let why = report["experiments"][0]["claims"][0]["why"].to_string();
     assert!(why.contains("does not enforce policies"), "{why}");
@@ -444,7 +349,12 @@ fn traffic_is_shaped_beside_the_target_and_what_pod_security_forbids_is_refused_
         "shop",
         "pod-security.kubernetes.io/enforce=baseline",
     ]);
-    let (run, _) = shop.run("forbidden", "networkDelay: {latency: 200ms}, duration: 2s", "< 40s");
+    let (run, _) = break_it(
+        &shop,
+        "forbidden",
+        "networkDelay: {latency: 200ms}, duration: 2s",
+        "< 40s",
+    );
     assert_eq!(run.code, Some(77), "{}", run.text);
     assert!(
         run.text.contains("violates PodSecurity \"baseline:latest\""),
@@ -452,4 +362,54 @@ fn traffic_is_shaped_beside_the_target_and_what_pod_security_forbids_is_refused_
         run.text
     );
     assert!(run.text.contains("NET_ADMIN"), "{}", run.text);
+}
+
+#[test]
+fn two_runs_never_share_a_target() {
+    let shop = Shop::open("lease");
+    let text = experiment("first", "- {name: busy, cpuStress: {}, duration: 6s}", "< 40s");
+    let path = file(shop.lab.folder(), "first.yaml", &text);
+    let mut first = shop
+        .lab
+        .command(&["run", "--out"])
+        .arg(shop.lab.folder().join("first"))
+        .arg(&path)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    shop.lab.wait("the Lease", Duration::from_secs(20), || {
+        let (_, leases) = shop
+            .lab
+            .api("GET", "/apis/coordination.k8s.io/v1/namespaces/shop/leases", None);
+        !leases["items"].as_array().unwrap().is_empty()
+    });
+    let (second, _) = break_it(&shop, "second", "podKill: {}", "< 40s");
+    assert_eq!(second.code, Some(77), "{}", second.text);
+    assert!(
+        second.text.contains("two runs would measure each other"),
+        "{}",
+        second.text
+    );
+    assert_eq!(first.wait().unwrap().code(), Some(0), "the first one was left in peace");
+    assert_eq!(shop.traces(), Vec::<String>::new());
+    let (third, _) = break_it(&shop, "third", "podKill: {gracePeriod: 0s}", "< 40s");
+    assert_eq!(third.code, Some(0), "{}", third.text);
+}
+
+#[test]
+fn a_runner_that_lives_renews_its_guard() {
+    let shop = partitioned("renewed");
+    let fault =
+        "- {name: it, networkPartition: {peer: {labels: {app: store}}, direction: to}, mode: all, duration: 8s}";
+    let text = experiment("renewed", fault, "< 40s").replace("maxPercent: 100", "maxPercent: 100, deadline: 3s");
+    let path = file(shop.lab.folder(), "renewed.yaml", &text);
+    let run = shop.lab.run(&[path.to_str().unwrap()]);
+    let report = run.report(shop.lab.folder());
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let lower = report["experiments"][0]["trials"][0]["rto"]["lower"].as_f64().unwrap();
+    assert!(
+        lower > 7.0,
+        "the cluster ended the fault after {lower} s, while its runner lived"
+    );
 }
