@@ -110,7 +110,7 @@ pub(super) struct PeerFile {
     pub(super) labels: Option<BTreeMap<String, String>>,
     /// Namespace of those pods (default: the target's).
     pub(super) namespace: Option<String>,
-    /// An IPv4 range outside, such as a checkpoint store's.
+    /// An IPv4 range outside of the cluster, such as a checkpoint store's. Pods are named by role or labels.
     #[schemars(extend("examples" = ["10.9.0.0/16"]))]
     pub(super) cidr: Option<String>,
 }

@@ -108,6 +108,14 @@ pub(super) async fn prepare(
             spec.name
         )));
     }
+    if let Some(Peer::Cidr(range)) = peer
+        && let Some(pod) = around.iter().find(|pod| covers(range, &pod.address))
+    {
+        return Err(InjectError::Refused(format!(
+            "fault {:?}: {range} covers pod {} ({}): a range is for addresses outside of the cluster; name pods by their labels",
+            spec.name, pod.name.name, pod.address
+        )));
+    }
     let mut routes = Vec::new();
     for pod in &chosen {
         let candidates = candidate_routes(pod, &others, peer.as_ref(), *direction, ports);
@@ -141,6 +149,19 @@ pub(super) async fn prepare(
         routes,
     };
     Ok((Detail::Partition(plan), undo))
+}
+
+/// Whether an IPv4 range covers an address.
+fn covers(range: &str, address: &str) -> bool {
+    let parse = |text: &str| text.parse::<std::net::Ipv4Addr>().ok().map(u32::from);
+    let Some((network, length)) = range.split_once('/') else {
+        return false;
+    };
+    let (Some(network), Some(address), Ok(length)) = (parse(network), parse(address), length.parse::<u32>()) else {
+        return false;
+    };
+    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0);
+    network & mask == address & mask
 }
 
 /// Connections that the partition would stop, seen from one chosen pod.
@@ -447,6 +468,15 @@ mod tests {
             .map(|range| (range["port"].as_u64().unwrap(), range["endPort"].as_u64().unwrap()))
             .collect();
         assert_eq!(tcp, [(2, 79), (81, 442), (444, 65_535)]);
+    }
+
+    #[test]
+    fn ranges_cover_what_they_should() {
+        assert!(covers("10.9.0.0/16", "10.9.200.1"));
+        assert!(!covers("10.9.0.0/16", "10.10.0.1"));
+        assert!(covers("10.9.0.7/32", "10.9.0.7"));
+        assert!(!covers("10.9.0.7/32", "10.9.0.8"));
+        assert!(covers("0.0.0.0/0", "10.9.0.8"));
     }
 
     #[test]

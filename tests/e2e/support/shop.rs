@@ -138,9 +138,9 @@ impl Shop {
             ("/apis/apps/v1/namespaces/shop/deployments/web", "/spec"),
             ("/apis/apps/v1/namespaces/shop/deployments/store", "/spec"),
             ("/api/v1/namespaces/shop/configmaps/settings", "/data"),
-            ("/api/v1/nodes/lab-1", "/spec"),
-            ("/api/v1/nodes/lab-2", "/spec"),
-            ("/api/v1/nodes/lab-3", "/spec"),
+            ("/api/v1/nodes/lab-1", "/spec/unschedulable"),
+            ("/api/v1/nodes/lab-2", "/spec/unschedulable"),
+            ("/api/v1/nodes/lab-3", "/spec/unschedulable"),
         ];
         let mut state = Vec::new();
         for (path, part) in paths {

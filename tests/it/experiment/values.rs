@@ -121,7 +121,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(experiment.timeouts.recovery, Duration::from_secs(75));
     assert_eq!(experiment.timeouts.settle, Duration::from_secs(15));
     assert_eq!(experiment.guards.max_percent, 50);
-    assert_eq!(experiment.guards.deadline, Duration::from_mins(15));
+    assert_eq!(experiment.guards.deadline, Duration::from_mins(2));
     assert!(
         experiment
             .guards
