@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::controllers::{self, prometheus, spark};
+use crate::controllers::{self, chaos_mesh, prometheus, spark};
 use crate::images::{find_spark, known_images};
 use crate::lifecycle::{self, Controller, LabConfig};
 use crate::shaper;
@@ -26,7 +26,11 @@ pub fn configuration(name: &str, program: &Path) -> LabConfig {
 #[must_use]
 pub fn controllers() -> Vec<Controller> {
     let metrics = prometheus::is_installed().then(prometheus::PrometheusConfig::default);
-    vec![controllers::in_lab(metrics), spark::controller(find_spark())]
+    vec![
+        controllers::in_lab(metrics),
+        spark::controller(find_spark()),
+        chaos_mesh::controller(),
+    ]
 }
 
 /// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in

@@ -1,12 +1,14 @@
 //! Faults through Chaos Mesh: an object of its own kinds, with the exact pods that chaosrun chose. Its status is believed as far as
 //! `specs/chaos-mesh.md` says that it can be, and never for the recovery: that is measured on the target.
 
+use super::partition;
 use super::pods::{container_ended, restarts};
 use super::prepare::Detail;
 use super::shot::{Called, Miss, Proof, count, shoot};
 use super::stage::{GuardOwner, InjectError, Stage};
-use crate::cluster::api_of;
-use crate::fault::{ChaosMeshObject, FaultSpec, FaultTarget, Undo, chaos_mesh_object};
+use super::traffic::{Route, Traffic};
+use crate::cluster::{api_of, run_in_pod};
+use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, Undo, chaos_mesh_object};
 use crate::model::{Interval, Mono};
 use crate::world::{Armed, RecordError};
 use k8s_openapi::api::core::v1::{Event as ClusterEvent, Pod};
@@ -28,6 +30,11 @@ const DURATION_MARGIN: Duration = Duration::from_secs(30);
 pub(super) struct Plan {
     object: ChaosMeshObject,
     spec: Value,
+    /// For a partition: a connection for each target that it must stop.
+    routes: Vec<Route>,
+    /// For memory stress: bytes that must be held in each container on top of these.
+    held_before: Vec<u64>,
+    bytes: u64,
 }
 
 pub(super) async fn prepare(
@@ -61,6 +68,23 @@ pub(super) async fn prepare(
         json_patch::merge(&mut ours, &json!({"duration": format!("{seconds}s")}));
     }
     json_patch::merge(&mut wanted, &ours);
+    let routes = if matches!(spec.kind, FaultKind::NetworkPartition { .. }) {
+        partition::survey(stage, spec, targets).await?.routes
+    } else {
+        Vec::new()
+    };
+    let mut held_before = Vec::new();
+    let mut bytes = 0;
+    if let FaultKind::MemoryStress {
+        amount: Amount::Bytes(wanted),
+        ..
+    } = spec.kind
+    {
+        bytes = wanted;
+        for target in targets {
+            held_before.push(held(stage, target).await.map_err(InjectError::Refused)?);
+        }
+    }
     let undo = Undo::DeleteObject {
         api_version: API_VERSION.to_owned(),
         kind: object.kind.clone(),
@@ -68,7 +92,14 @@ pub(super) async fn prepare(
         namespace: Some(stage.namespace.clone()),
         name: token.to_owned(),
     };
-    Ok((Detail::ChaosMesh(Plan { object, spec: wanted }), vec![undo]))
+    let plan = Plan {
+        object,
+        spec: wanted,
+        routes,
+        held_before,
+        bytes,
+    };
+    Ok((Detail::ChaosMesh(plan), vec![undo]))
 }
 
 /// Whether the kind is served; in words why not.
@@ -129,14 +160,31 @@ pub(super) async fn fire(
         let object: DynamicObject =
             serde_json::from_value(object).map_err(|error| Miss::definite(error.to_string()))?;
         let attempted = format!("create {} {}/{token}", plan.object.kind, stage.namespace);
-        stage.cluster.create_strictly(attempted, &creating, &object).await?;
-        Ok::<(), Miss>(())
+        match stage.cluster.create_strictly(attempted, &creating, &object).await {
+            Ok(_) => Ok::<(), Miss>(()),
+            // Nothing was created, and nothing will be while it is so.
+            Err(error) if error.why.contains("failed calling webhook") => Err(Miss::definite(format!(
+                "{error}; Chaos Mesh's controller-manager does not answer: is its Deployment ready?"
+            ))),
+            Err(error) => Err(error.into()),
+        }
     };
     let made = futures::future::FutureExt::shared(made);
     let pods = u32::try_from(armed.targets().len()).unwrap_or(u32::MAX);
     let limit = INJECTION_LIMIT + INJECTION_LIMIT_PER_POD * pods;
-    let shots = armed.targets().iter().map(|target| {
+    // Opened before: what stops must have been seen to pass.
+    let mut opened = Vec::new();
+    for route in &plan.routes {
+        opened.push(
+            Traffic::open(stage, route.clone())
+                .await
+                .map_err(|error| error.to_string()),
+        );
+    }
+    let mut opened = opened.into_iter();
+    let shots = armed.targets().iter().enumerate().map(|(index, target)| {
         let (made, api) = (made.clone(), &api);
+        let traffic = opened.next();
         async move {
             let before = restarts(stage, target);
             let call = async {
@@ -144,12 +192,95 @@ pub(super) async fn fire(
                 Ok(Called::Accepted)
             };
             shoot(stage, spec, target, call, |requested| async move {
-                injected(stage, api, plan, target, token, before, (requested, limit)).await
+                let said = injected(stage, api, plan, target, token, before, (requested, limit)).await?;
+                // Its word is not enough: some networks are out of its reach, and it says Injected all the same.
+                if let (Some(traffic), Some(route)) = (traffic, plan.routes.get(index)) {
+                    let limit = clock_limit(stage, requested, Duration::from_secs(15));
+                    return partition::stopped(stage, traffic?, route, (requested, limit))
+                        .await
+                        .map_err(|why| format!("{why}, although Chaos Mesh says Injected"));
+                }
+                if let Some(held_before) = plan.held_before.get(index) {
+                    return memory_held(stage, target, before, (*held_before, plan.bytes), said).await;
+                }
+                Ok(said)
             })
             .await
         }
     });
     count(shots).await
+}
+
+/// So long from now, counted from `requested`.
+fn clock_limit(stage: &Stage, requested: Mono, more: Duration) -> Duration {
+    stage.recorder.clock().now().since(requested) + more
+}
+
+/// Resident memory of every process of a container.
+async fn held(stage: &Stage, target: &FaultTarget) -> Result<u64, String> {
+    const SUM: &str = "sum=0; for file in /proc/[0-9]*/status; do while read -r name value _; do [ \"$name\" = VmRSS: ] && \
+                       sum=$((sum + value)); done <\"$file\"; done 2>/dev/null; echo $sum";
+    let command = ["sh", "-c", SUM].map(str::to_owned);
+    let (namespace, name) = (&target.pod.namespace, &target.pod.name);
+    let container = target.container.as_deref();
+    let output = run_in_pod(
+        &stage.cluster,
+        namespace,
+        name,
+        container,
+        &command,
+        Duration::from_secs(10),
+    )
+    .await
+    .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let kilobytes: u64 = text.trim().parse().map_err(|_| {
+        format!(
+            "the memory of pod {name} cannot be read from /proc (is there a shell?): {}",
+            output.stderr
+        )
+    })?;
+    Ok(kilobytes * 1024)
+}
+
+/// Memory that is really held, or a container that the kernel killed for it.
+async fn memory_held(
+    stage: &Stage,
+    target: &FaultTarget,
+    restarts: i32,
+    (before, bytes): (u64, u64),
+    said: Proof,
+) -> Result<Proof, String> {
+    let clock = stage.recorder.clock();
+    let deadline = clock.now().plus(Duration::from_secs(20));
+    let mut last = String::new();
+    while clock.now() < deadline {
+        if let Some(pod) = stage.pods.get(&target.pod.uid)
+            && let Some(text) = container_ended(target, restarts, &pod)
+        {
+            return Ok(Proof {
+                effect: Interval {
+                    lower: said.effect.lower,
+                    upper: pod.at.max(said.effect.lower),
+                },
+                text,
+            });
+        }
+        match held(stage, target).await {
+            Ok(now) if now.saturating_sub(before) >= bytes / 10 * 8 => {
+                return Ok(Proof {
+                    effect: said.effect,
+                    text: format!("{}; {} bytes more are held in the container", said.text, now - before),
+                });
+            }
+            Ok(now) => last = format!("{} bytes more are held", now.saturating_sub(before)),
+            Err(why) => last = why,
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(format!(
+        "Chaos Mesh says Injected, but {bytes} bytes were not seen to be held: {last}"
+    ))
 }
 
 /// The record of one target: `ns/pod` or `ns/pod/container`.

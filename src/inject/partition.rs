@@ -30,6 +30,7 @@ pub(super) struct Plan {
 }
 
 /// The parts of a pod that matter here.
+#[derive(Clone)]
 struct Seen {
     name: PodName,
     labels: BTreeMap<String, String>,
@@ -69,39 +70,45 @@ async fn running(stage: &Stage, namespace: &str) -> Result<Vec<Seen>, InjectErro
     Ok(listed.items.into_iter().filter_map(seen).collect())
 }
 
-pub(super) async fn prepare(
-    stage: &Stage,
-    spec: &FaultSpec,
-    targets: &[FaultTarget],
-    token: &str,
-) -> Result<(Detail, Vec<Undo>), InjectError> {
+/// Both sides of a partition, and a connection between them that works now, for each target.
+pub(super) struct Survey {
+    chosen: Vec<Seen>,
+    others: Vec<Seen>,
+    around: Vec<Seen>,
+    pub(super) routes: Vec<Route>,
+}
+
+/// Looks at both sides before anything is fired.
+///
+/// # Errors
+/// When a side is missing, or no traffic passes that could be seen to stop.
+pub(super) async fn survey(stage: &Stage, spec: &FaultSpec, targets: &[FaultTarget]) -> Result<Survey, InjectError> {
     let FaultKind::NetworkPartition { peer, direction, ports } = &spec.kind else {
         return Err(InjectError::Refused("this is no partition".to_owned()));
     };
     let around = running(stage, &stage.namespace).await?;
     let is_target = |pod: &Seen| targets.iter().any(|target| target.pod.uid == pod.name.uid);
-    let chosen: Vec<&Seen> = around.iter().filter(|pod| is_target(pod)).collect();
+    let chosen: Vec<Seen> = around.iter().filter(|pod| is_target(pod)).cloned().collect();
     if chosen.len() < targets.len() {
         return Err(InjectError::Refused(format!(
             "fault {:?}: a chosen pod is not running any more, or uses its node's network, which no policy reaches",
             spec.name
         )));
     }
-    let elsewhere;
-    let others: Vec<&Seen> = match peer {
+    let mut others: Vec<Seen> = match peer {
         Some(Peer::Pods { namespace, labels }) => {
             let pods = if *namespace == stage.namespace {
-                &around
+                around.clone()
             } else {
-                elsewhere = running(stage, namespace).await?;
-                &elsewhere
+                running(stage, namespace).await?
             };
-            let matches = |pod: &&Seen| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
-            pods.iter().filter(matches).filter(|pod| !is_target(pod)).collect()
+            let matches = |pod: &Seen| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+            pods.into_iter().filter(matches).collect()
         }
         Some(Peer::Cidr(_)) => Vec::new(),
-        None => around.iter().filter(|pod| !is_target(pod)).collect(),
+        None => around.clone(),
     };
+    others.retain(|pod| !is_target(pod));
     if let (Some(other @ Peer::Pods { .. }), true) = (peer, others.is_empty()) {
         return Err(InjectError::Refused(format!(
             "fault {:?}: the other side, {other}, has no running pod",
@@ -121,6 +128,29 @@ pub(super) async fn prepare(
         let candidates = candidate_routes(pod, &others, peer.as_ref(), *direction, ports);
         routes.push(first_open(stage, &spec.name, &candidates).await?);
     }
+    Ok(Survey {
+        chosen,
+        others,
+        around,
+        routes,
+    })
+}
+
+pub(super) async fn prepare(
+    stage: &Stage,
+    spec: &FaultSpec,
+    targets: &[FaultTarget],
+    token: &str,
+) -> Result<(Detail, Vec<Undo>), InjectError> {
+    let FaultKind::NetworkPartition { peer, direction, ports } = &spec.kind else {
+        return Err(InjectError::Refused("this is no partition".to_owned()));
+    };
+    let Survey {
+        chosen,
+        others,
+        around,
+        routes,
+    } = survey(stage, spec, targets).await?;
     let selector = telling_apart(&chosen, &around);
     let label = selector.is_none();
     let selector = selector.unwrap_or_else(|| json!({"matchLabels": {FAULTED_LABEL: "true", RUN_LABEL: stage.run}}));
@@ -167,7 +197,7 @@ fn covers(range: &str, address: &str) -> bool {
 /// Connections that the partition would stop, seen from one chosen pod.
 fn candidate_routes(
     pod: &Seen,
-    others: &[&Seen],
+    others: &[Seen],
     peer: Option<&Peer>,
     direction: Direction,
     ports: &[u16],
@@ -206,7 +236,7 @@ fn candidate_routes(
 
 /// A label selector that matches the chosen pods and no other one of their namespace: every label key that all of them have, with
 /// their values. None when there is none, as with the pods of one ReplicaSet.
-fn telling_apart(chosen: &[&Seen], around: &[Seen]) -> Option<Value> {
+fn telling_apart(chosen: &[Seen], around: &[Seen]) -> Option<Value> {
     let first = chosen.first()?;
     let mut keys: Vec<(&String, BTreeSet<&String>)> = Vec::new();
     for key in first.labels.keys() {
@@ -343,7 +373,14 @@ pub(super) async fn fire(
                 };
                 shoot(stage, spec, target, call, |requested| async move {
                     let traffic = traffic.map_err(|error| error.to_string())?;
-                    stopped(stage, traffic, route, requested).await
+                    stopped(stage, traffic, route, (requested, ENFORCEMENT_LIMIT))
+                    .await
+                    .map_err(|why| {
+                        format!(
+                            "{why}, although the NetworkPolicy is there: the cluster's network does not enforce policies, or another \
+                             policy allows this traffic"
+                        )
+                    })
                 })
                 .await
             }
@@ -392,9 +429,14 @@ async fn make_policy(
 }
 
 /// Waits until a connection that passed before does not pass any more, twice in a row.
-async fn stopped(stage: &Stage, mut traffic: Traffic, route: &Route, requested: Mono) -> Result<Proof, String> {
+pub(super) async fn stopped(
+    stage: &Stage,
+    mut traffic: Traffic,
+    route: &Route,
+    (requested, limit): (Mono, Duration),
+) -> Result<Proof, String> {
     let clock = stage.recorder.clock();
-    let deadline = requested.plus(ENFORCEMENT_LIMIT);
+    let deadline = requested.plus(limit);
     let mut passed = requested;
     let mut first_stop: Option<Mono> = None;
     while clock.now() < deadline {
@@ -415,9 +457,8 @@ async fn stopped(stage: &Stage, mut traffic: Traffic, route: &Route, requested: 
         }
     }
     Err(format!(
-        "connections from {route} still pass {} s after the NetworkPolicy was made: the cluster's network does not enforce policies, or \
-         another policy allows this traffic",
-        ENFORCEMENT_LIMIT.as_secs()
+        "connections from {route} still pass after {} s",
+        limit.as_secs()
     ))
 }
 
@@ -449,7 +490,7 @@ mod tests {
             pod("exec-1", &[("app", "a"), ("role", "executor"), ("id", "1")]),
             pod("exec-2", &[("app", "a"), ("role", "executor"), ("id", "2")]),
         ];
-        let selector = telling_apart(&[&around[1]], &around).unwrap();
+        let selector = telling_apart(&around[1..2], &around).unwrap();
         assert!(
             selector
                 .to_string()
@@ -457,7 +498,7 @@ mod tests {
             "{selector}"
         );
         let same = vec![pod("a", &[("app", "x")]), pod("b", &[("app", "x")])];
-        assert_eq!(telling_apart(&[&same[0]], &same), None);
+        assert_eq!(telling_apart(&same[..1], &same), None);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct LabInfo {
     pub data_folder: PathBuf,
     /// Control group above everything of the lab; processes put below it end with the lab.
     pub control_group: String,
+    /// Names and addresses of the lab's network.
+    pub network: LabNetwork,
     /// The API server, for admission hooks.
     pub server: Arc<ApiServer>,
     /// The configuration's `extra`.
@@ -135,6 +137,7 @@ impl Lab {
             kubeconfig: record.kubeconfig(),
             data_folder: record.data_folder.clone(),
             control_group: record.control_group.clone(),
+            network: record.network.clone(),
             server: Arc::clone(&server),
             extra: config.extra.clone(),
         };
