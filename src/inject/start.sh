@@ -118,6 +118,8 @@ pause)
         [ -r "/proc/$pid/stat" ] || continue
         read -r line <"/proc/$pid/stat" 2>/dev/null || continue
         set -- ${line##*) }
+        # Without a parent in here it came by exec, such as a probe's: it is not the workload's.
+        [ "$2" = 0 ] && continue
         case $1 in
         T | t | Z | X) ;;
         *) say "failed process $pid still runs: the init of the container cannot be stopped from inside, and it starts new ones" ;;

@@ -92,9 +92,11 @@ pub fn trial(
         Restoration::Back(back) if back.restored.within.upper > effective => back.restored.within.upper,
         Restoration::Back(_) | Restoration::NotYet { .. } | Restoration::NoData { .. } => until,
     };
+    // What was accepted while a fault was kept up was put to the test, even when no probe went bad.
+    let ended = facts.faults_ended().map_or(outage_end, |ended| ended.within.upper);
     let outage = Outage {
         effect,
-        until: outage_end,
+        until: outage_end.max(ended),
     };
     let found = replacement::replacements(timeline, facts, until);
     let (flaps, relapses) = match &restoration {

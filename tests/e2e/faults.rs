@@ -88,6 +88,12 @@ fn faults_inside_a_container_are_proven_and_leave_nothing() {
             outage: 0.05,
         },
         Expected {
+            name: "pause",
+            fault: "processPause: {}, duration: 2s",
+            proof: "in state T (stopped)",
+            outage: 0.0,
+        },
+        Expected {
             name: "disk",
             fault: "diskFill: {path: /data, size: 5Mi}, duration: 2s",
             proof: "a file of 5242880 bytes",
@@ -163,6 +169,18 @@ fn what_cannot_be_done_is_refused_or_inconclusive_and_never_a_pass() {
     let why = report["experiments"][0]["claims"][0]["why"].to_string();
     assert!(why.contains("there is no /data/none"), "{why}");
     assert_eq!(shop.traces(), Vec::<String>::new());
+
+    // A program that is the init of its container, and cannot be stopped from inside.
+    let init = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "init", "namespace": "shop", "labels": {"app": "init"}},
+        "spec": {"containers": [{"name": "init", "image": "busybox:1.36", "command": ["sleep", "600"]}]}});
+    shop.create("/api/v1/namespaces/shop/pods", &init);
+    let text = experiment("init", "- {name: it, processPause: {}, duration: 2s}", "< 40s")
+        .replace("deployment: web", "labels: {app: init}")
+        .replace(">= 2", ">= 1");
+    let path = file(shop.lab.folder(), "init.yaml", &text);
+    let run = shop.lab.run(&[path.to_str().unwrap()]);
+    assert_eq!(run.code, Some(2), "{}", run.text);
+    assert!(run.text.contains("is the init of its container"), "{}", run.text);
 
     // A budget that allows no disruption: the refusal is the API server's own.
     let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
