@@ -102,13 +102,34 @@ impl Shop {
         found
     }
 
+    /// Marked processes and files in a pod.
+    fn inside(&self, pod: &str) -> Vec<String> {
+        const LOOK: &str = "grep -l CHAOSRUN_FAULT /proc/[0-9]*/environ 2>/dev/null; ls -a /data | grep chaosrun; \
+                            [ -e /data/store/file ] || echo no file; echo looked";
+        // kubectl now and then drops a session at its begin; then nobody has looked.
+        for _ in 0..5 {
+            let output = std::process::Command::new("kubectl")
+                .arg("--kubeconfig")
+                .arg(&self.lab.kubeconfig)
+                .args(["-n", "shop", "exec", pod, "-c", "web", "--", "sh", "-c", LOOK])
+                .output()
+                .expect("kubectl starts");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            if lines.pop().as_deref() == Some("looked") {
+                return lines;
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        vec!["could not be looked at".to_owned()]
+    }
+
     /// The same, and marked processes and files in the pods.
     pub(crate) fn traces(&self) -> Vec<String> {
         let mut found = self.traces_of_objects();
-        let look = "grep -l CHAOSRUN_FAULT /proc/[0-9]*/environ 2>/dev/null; ls -a /data | grep chaosrun; [ -e /data/store/file ] || echo no file";
         for pod in self.pods() {
-            let inside = self.kubectl(&["-n", "shop", "exec", &pod, "-c", "web", "--", "sh", "-c", look]);
-            found.extend(inside.lines().map(|line| format!("{pod}: {line}")));
+            let inside = self.inside(&pod);
+            found.extend(inside.iter().map(|line| format!("{pod}: {line}")));
         }
         found
     }
