@@ -138,7 +138,16 @@ fn allowed(module: &str) -> &'static [&'static str] {
             "prometheus",
             "ledger",
         ],
-        "inject" => &["model", "fault", "evidence", "world", "cluster", "observe"],
+        "inject" => &[
+            "model",
+            "fault",
+            "experiment",
+            "plan",
+            "evidence",
+            "world",
+            "cluster",
+            "observe",
+        ],
         "engine" => &[
             "model",
             "fault",

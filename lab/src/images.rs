@@ -18,6 +18,9 @@ const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = ["/bin/sh", "-c", "eval \"$CHAOSRUN_
 /// Where a Spark distribution is looked for when the environment does not say.
 const DEFAULT_SPARK_HOME: &str = "/var/cache/chaosrun/spark-4.3.0";
 const SPARK_REPOSITORIES: [&str; 4] = ["apache/spark", "*/apache/spark", "spark", "docker.io/library/spark"];
+/// Network tools: the host's own, with a `tc` in front that also works where the kernel has no netem.
+const TOOLS_REPOSITORIES: [&str; 2] = ["nicolaka/netshoot", "*/nicolaka/netshoot"];
+const TOOLS_PATH: &str = "/opt/chaosrun/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const PIPELINE_REPOSITORIES: [&str; 2] = ["chaosrun/pipeline", "*/chaosrun/pipeline"];
 
 /// A Spark distribution on this machine.
@@ -84,6 +87,19 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     };
     for repository in PIPELINE_REPOSITORIES {
         table.insert(repository, pipeline.clone());
+    }
+    let tools = Image {
+        entrypoint: vec!["/bin/bash".to_owned()],
+        environment: std::collections::BTreeMap::from([("PATH".to_owned(), TOOLS_PATH.to_owned())]),
+        binds: vec![ImageBind {
+            source: program.to_owned(),
+            target: PathBuf::from("/opt/chaosrun/tools/tc"),
+            writable: false,
+        }],
+        ..Image::default()
+    };
+    for repository in TOOLS_REPOSITORIES {
+        table.insert(repository, tools.clone());
     }
     for (pattern, image) in crate::controllers::prometheus::images(program) {
         table.insert(pattern, image);

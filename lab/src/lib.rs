@@ -2,7 +2,7 @@
 //!
 //! Real wire protocol, real processes, real faults. This crate imports nothing of chaosrun and knows nothing of
 //! experiments. Parts: [`backend`] (the seam), `api` (store and API server), `node` (runs pods with runc),
-//! `controllers` (Deployments, Jobs, `SparkApplication`s ...), `pipeline` (the built-in stand-in workload),
+//! `controllers` (Deployments, Jobs, `SparkApplication`s ...), `pipeline` (the built-in stand-in workload), `shaper` (a double of netem),
 //! `lifecycle` (up, down, status, and the removal of what a crash left).
 
 pub mod api;
@@ -12,4 +12,5 @@ pub mod images;
 pub mod lifecycle;
 pub mod node;
 pub mod pipeline;
+mod shaper;
 pub mod standard;

@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::controllers::{self, prometheus, spark};
+use crate::controllers::{self, chaos_mesh, prometheus, spark};
 use crate::images::{find_spark, known_images};
 use crate::lifecycle::{self, Controller, LabConfig};
+use crate::shaper;
 
 /// A lab with every image that this machine can offer. `program` is the executable that calls [`multicall`].
 #[must_use]
@@ -25,7 +26,11 @@ pub fn configuration(name: &str, program: &Path) -> LabConfig {
 #[must_use]
 pub fn controllers() -> Vec<Controller> {
     let metrics = prometheus::is_installed().then(prometheus::PrometheusConfig::default);
-    vec![controllers::in_lab(metrics), spark::controller(find_spark())]
+    vec![
+        controllers::in_lab(metrics),
+        spark::controller(find_spark()),
+        chaos_mesh::controller(),
+    ]
 }
 
 /// Serves the lab's hidden commands. `None`: the arguments are for somebody else. Call it before anything else in
@@ -33,6 +38,20 @@ pub fn controllers() -> Vec<Controller> {
 pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let is = |index: usize, word: &str| arguments.get(index).is_some_and(|argument| argument == word);
+    let text = |from: usize| -> Vec<String> {
+        let rest = arguments.iter().skip(from);
+        rest.map(|argument| argument.to_string_lossy().into_owned()).collect()
+    };
+    if arguments
+        .first()
+        .is_some_and(|program| Path::new(program).file_name() == Some("tc".as_ref()))
+        && !is(1, "lab-internal")
+    {
+        return Some(shaper::tc(text(1)));
+    }
+    if is(1, "lab-internal") && is(2, shaper::HOLD_ARGUMENT) {
+        return Some(shaper::hold(text(3)));
+    }
     if is(1, "lab-internal") && is(2, "pipeline") {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));
     }

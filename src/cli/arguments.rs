@@ -70,6 +70,8 @@ pub(super) enum Command {
     Validate(ValidateArguments),
     /// Show what would happen: exact pods, permissions, guards, expected duration. Touches nothing.
     Plan(PlanArguments),
+    /// Print the least Role (and ClusterRole) with which these experiments can be run.
+    Rbac(ValidateArguments),
     /// Find everything that chaosrun left behind, by label, from any machine, and remove it.
     Clean(CleanArguments),
     /// Render a report again from the event log of a run.

@@ -11,6 +11,7 @@ mod lab;
 mod live;
 mod load;
 mod plan;
+mod rbac;
 mod report;
 mod run;
 mod streams;
@@ -52,6 +53,7 @@ fn dispatch(arguments: Arguments, streams: &mut Streams) -> Result<Exit, Failure
     match command {
         Command::Run(run) => run_async(run::run(global, run, streams)),
         Command::Validate(validate) => validate::validate(&validate, streams),
+        Command::Rbac(paths) => rbac::rbac(&paths, streams),
         Command::Plan(plan) => run_async(plan::plan(global, plan, streams)),
         Command::Clean(clean) => run_async(clean::clean(global, clean, streams)),
         Command::Report(report) => report::report(&report, streams),

@@ -8,8 +8,7 @@ use super::streams::Streams;
 use crate::cluster::missing_permissions;
 use crate::engine::{EngineError, Loaded, needed_permissions, needed_setup, snapshot_candidates, uses_prometheus};
 use crate::experiment::Experiment;
-use crate::fault::FaultKind;
-use crate::plan::{protected_namespace, select};
+use crate::plan::{explain, protected_namespace, select};
 
 /// Shows the plan of every experiment. Exit 77 when something would be refused.
 pub(super) async fn plan(global: Global, arguments: PlanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
@@ -54,7 +53,7 @@ async fn describe(
     setup(connected, loaded, &mut refusals, streams).await?;
     faults(connected, experiment, &mut refusals, streams).await?;
     streams.say(&format!(
-        "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after arming",
+        "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after the runner died",
         experiment.target.namespace,
         experiment.guards.deadline.as_secs()
     ));
@@ -125,22 +124,23 @@ async fn faults(
 ) -> Result<(), Failure> {
     let candidates = snapshot_candidates(&connected.cluster, &experiment.target).await?;
     for fault in &experiment.faults {
-        let action = match &fault.kind {
-            FaultKind::PodKill { grace_seconds } => {
-                format!("delete with a grace period of {grace_seconds} s")
-            }
-            FaultKind::ContainerKill { container, signal } => {
-                let container = container.as_deref().unwrap_or("the first container");
-                format!("SIG{} inside {container}, by exec", signal.name())
-            }
-        };
+        let explained = explain(fault);
+        let lasts = fault.duration.map_or(String::new(), |duration| {
+            format!(", kept up for {} s", duration.as_secs_f64())
+        });
         streams.say(&format!(
-            "  fault {}: {} ({action}), {} s after injection starts",
+            "  fault {}: {} ({}) by {}, {} s after injection starts{lasts}",
             fault.name,
             fault.kind.word(),
+            explained.does,
+            fault.injector.word(),
             fault.after.as_secs_f64()
         ));
-        streams.say("    ends by itself: a one-shot, the system under test has to recover; proof: the pod's UID or container id");
+        streams.say(&format!("    ends: {}", explained.ends));
+        streams.say(&format!("    proof: {}", explained.proof));
+        if fault.kind.on_object().is_some() {
+            continue;
+        }
         let Some(candidates) = &candidates else {
             streams.say("    pods: the target does not exist yet (the setup makes it), so they are chosen at run time");
             continue;

@@ -9,6 +9,7 @@ use super::streams::Streams;
 use crate::engine::{self, EngineError, Loaded, RunOutcome, RunRequest};
 use crate::evidence::read_log;
 use crate::fault::Undo;
+use crate::model::RESTORE_ANNOTATION;
 use crate::report;
 use crate::world::{Clock, FileError, Recorder, listen, write_atomically};
 use std::path::{Path, PathBuf};
@@ -144,6 +145,54 @@ pub(super) fn describe(undo: &Undo) -> String {
             ..
         } => {
             format!("{kind} {name}    (kubectl delete {plural} {name})")
+        }
+        Undo::Restore {
+            kind,
+            namespace,
+            name,
+            plural,
+            ..
+        } => {
+            let title = match namespace {
+                Some(namespace) => format!("{kind} {namespace}/{name}"),
+                None => format!("{kind} {name}"),
+            };
+            let place = namespace
+                .as_ref()
+                .map_or(String::new(), |namespace| format!(" -n {namespace}"));
+            format!(
+                "{title}, which a fault changed    (what it was stands in its annotation {RESTORE_ANNOTATION}: kubectl{place} get \
+                 {plural} {name} -o yaml)"
+            )
+        }
+        Undo::Recreate { object, plural } => {
+            let text = |pointer: &str| {
+                object
+                    .pointer(pointer)
+                    .and_then(|held| held.as_str())
+                    .unwrap_or_default()
+            };
+            format!(
+                "{} {}/{}, which a fault deleted    (kubectl -n {} get {plural} {} tells whether it is back)",
+                text("/kind"),
+                text("/metadata/namespace"),
+                text("/metadata/name"),
+                text("/metadata/namespace"),
+                text("/metadata/name"),
+            )
+        }
+        Undo::Inside {
+            pod, container, token, ..
+        } => format!(
+            "what fault {token} started in container {container} of pod {}/{}    (kubectl -n {} delete pod {} ends it)",
+            pod.namespace, pod.name, pod.namespace, pod.name
+        ),
+        Undo::Record { namespace, name, undos } => {
+            let parts: Vec<String> = undos.iter().map(describe).collect();
+            format!(
+                "record ConfigMap {namespace}/{name}: {}    (kubectl -n {namespace} get configmap {name} -o yaml)",
+                parts.join("; ")
+            )
         }
     }
 }

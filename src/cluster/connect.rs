@@ -2,6 +2,7 @@
 
 use super::error::{ClusterError, Failed};
 use crate::evidence::ClusterInfo;
+use kube::api::{Api, DynamicObject};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,6 +102,29 @@ impl Cluster {
             Err(error) if error.failed == Failed::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Cluster {
+    /// Creates an object of a custom kind, and refuses fields that the cluster does not know: by default it would drop them in silence.
+    pub(crate) async fn create_strictly(
+        &self,
+        attempted: impl Into<String>,
+        api: &Api<DynamicObject>,
+        object: &DynamicObject,
+    ) -> Result<DynamicObject, ClusterError> {
+        let attempted = attempted.into();
+        let other = |why: String| ClusterError {
+            attempted: attempted.clone(),
+            failed: Failed::Other,
+            why,
+        };
+        let body = serde_json::to_vec(object).map_err(|error| other(error.to_string()))?;
+        let request = http::Request::post(format!("{}?fieldValidation=Strict", api.resource_url()))
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| other(error.to_string()))?;
+        self.call(attempted, self.client.request(request)).await
     }
 }
 

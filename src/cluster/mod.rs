@@ -8,12 +8,16 @@ mod access;
 mod connect;
 mod error;
 mod exec;
+mod labelled;
 mod manifests;
+mod undo;
 mod watch;
 
 pub(crate) use access::{Verb, missing_permissions};
 pub(crate) use connect::{Cluster, ConnectOptions};
 pub(crate) use error::{ClusterError, Failed};
 pub(crate) use exec::{Session, run_in_pod};
-pub(crate) use manifests::{Manifest, ManifestError, find_labelled, parse_manifests, undo};
+pub(crate) use labelled::{UNDOS_KEY, find_labelled};
+pub(crate) use manifests::{Manifest, ManifestError, parse_manifests};
+pub(crate) use undo::{STOP_SCRIPT, api_of, mark, undo, words};
 pub(crate) use watch::{WatchMessage, watch};

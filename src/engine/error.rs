@@ -1,6 +1,7 @@
 //! Why an experiment could not go on, in classes that lead to exit codes.
 
 use crate::cluster::{ClusterError, Failed};
+use crate::inject::InjectError;
 use crate::observe::ObserveError;
 use crate::prometheus::PrometheusError;
 use crate::world::{RecordError, Signalled};
@@ -37,6 +38,16 @@ impl From<ObserveError> for EngineError {
             ObserveError::Cluster(error) => Self::Cluster(error),
             ObserveError::Record(error) => Self::Record(error),
             ObserveError::Probe { .. } => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<InjectError> for EngineError {
+    fn from(error: InjectError) -> Self {
+        match error {
+            InjectError::Refused(why) => Self::Refused(why),
+            InjectError::Cluster(error) => Self::Cluster(error),
+            InjectError::Record(error) => Self::Record(error),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! One experiment: setup, trials, teardown.
 
 use super::error::EngineError;
-use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, uses_prometheus};
+use super::guard::Owner;
+use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, title, uses_prometheus};
 use super::trial::Trial;
 use crate::cluster::{Cluster, Manifest, undo};
 use crate::evidence::{Event, Step, TrialEnd, open_undos};
@@ -12,6 +13,7 @@ use crate::prometheus::Prometheus;
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How long one revert may take.
 const UNDO_LIMIT: Duration = Duration::from_secs(60);
@@ -46,6 +48,11 @@ impl Body {
         let target = find_target(&self.cluster, clock, &self.experiment.target, patience).await?;
         check_permissions(&self.cluster, &self.experiment).await?;
         let prometheus = self.connect_prometheus().await?;
+        let alive = CancellationToken::new();
+        let _until_the_end = alive.clone().drop_guard();
+        let lock = super::lock::acquire(self.owner(), &title(&self.experiment.target)).await?;
+        let deadline = self.experiment.guards.deadline;
+        tokio::spawn(lock.keep_alive(self.cluster.clone(), clock, deadline, alive));
         let mut observers = Observers::start(Wanted {
             cluster: self.cluster.clone(),
             recorder: self.recorder.clone(),
@@ -56,6 +63,17 @@ impl Body {
         let result = self.trials(&mut observers).await;
         observers.stop().await;
         result
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner {
+            cluster: &self.cluster,
+            recorder: &self.recorder,
+            namespace: &self.experiment.target.namespace,
+            run: &self.run,
+            experiment: &self.experiment.name,
+            deadline: self.experiment.guards.deadline,
+        }
     }
 
     async fn setup(&mut self) -> Result<(), EngineError> {

@@ -7,8 +7,10 @@
 mod error;
 mod experiment;
 mod guard;
+mod lock;
 mod preflight;
 mod run;
+mod shots;
 mod trial;
 mod wait;
 

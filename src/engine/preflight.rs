@@ -129,6 +129,10 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
         verbs.insert(verb(word, "", "configmaps", "make the journal"));
     }
     verbs.insert(verb("patch", "", "configmaps", "tick the revision clock"));
+    verbs.insert(verb("patch", "batch", "jobs", "renew the guard Job"));
+    for word in ["get", "create", "delete"] {
+        verbs.insert(verb(word, "coordination.k8s.io", "leases", "keep other runs away"));
+    }
     if let Some((resource, _)) = own_kind(&experiment.target) {
         for word in ["get", "list", "watch"] {
             verbs.insert(verb(word, &resource.group, &resource.plural, "observe the target"));
@@ -157,7 +161,7 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
         }
     }
     for fault in &experiment.faults {
-        verbs.extend(inject::needed_verbs(fault, namespace));
+        verbs.extend(inject::needed_verbs(fault, &experiment.target));
     }
     verbs.into_iter().collect()
 }

@@ -1,18 +1,19 @@
 //! One trial: baseline -> arm -> inject -> observe -> revert -> settle.
 
 use super::error::EngineError;
-use super::guard::{self, GuardRequest};
+use super::guard::{self, Guard, Owner};
 use super::preflight::title;
+use super::shots::Shots;
 use super::wait::Watched;
 use crate::cluster::Cluster;
 use crate::evidence::{Event, Step};
 use crate::experiment::{Experiment, Workload};
-use crate::fault::{FaultSpec, FaultTarget, Undo};
-use crate::inject::Direct;
+use crate::fault::Undo;
+use crate::inject::{GuardOwner, Prepared, Stage};
 use crate::ledger;
 use crate::model::PodFacts;
-use crate::observe::{LivePod, Observers, RevisionClock, warnings};
-use crate::plan::{Candidate, select};
+use crate::observe::{LivePod, Observers, RevisionClock, own_kind, warnings};
+use crate::plan::Candidate;
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -55,18 +56,15 @@ impl Trial<'_> {
         self.baseline().await?;
         // Before it is broken: afterwards there may be nobody left to ask.
         self.identify()?;
-        let chosen = self.choose()?;
+        let prepared = self.prepare().await?;
         let ticks = CancellationToken::new();
         let _stop_ticks = ticks.clone().drop_guard();
-        let clock_task = self.arm(&chosen, &ticks).await?;
-        let proven = self.inject(chosen).await?;
-        if proven {
-            self.step(Step::Observe)?;
-            let deadline = self.recorder.clock().now().plus(self.experiment.timeouts.recovery);
-            self.watched(true)
-                .until(deadline, crate::timeline::Timeline::recovered)
-                .await?;
-        }
+        let (clock_task, guard) = self.arm(&prepared, &ticks).await?;
+        let mut shots = Shots::new();
+        let watched = self.inject_and_observe(prepared, &guard, &mut shots).await;
+        // What still lasts is taken back by the revert step, not by two at once.
+        shots.stop().await;
+        watched?;
         ticks.cancel();
         // The journal is about to be deleted: the last tick must be over.
         drop(clock_task.await);
@@ -133,81 +131,127 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// The exact pods for every fault, decided before anything is armed.
-    fn choose(&self) -> Result<Vec<(FaultSpec, Vec<FaultTarget>)>, EngineError> {
+    fn stage(&self) -> Stage {
+        Stage {
+            cluster: self.cluster.clone(),
+            recorder: self.recorder.clone(),
+            pods: self.observers.pods().clone(),
+            namespace: self.experiment.target.namespace.clone(),
+            own: own_kind(&self.experiment.target),
+            run: self.run.to_owned(),
+            experiment: self.experiment.name.clone(),
+            trial: self.number,
+            tools_image: self.experiment.tools_image.clone(),
+        }
+    }
+
+    /// The exact targets of every fault, and how each is taken back: decided before anything is armed.
+    async fn prepare(&self) -> Result<Vec<Prepared>, EngineError> {
+        let stage = self.stage();
+        let mut prepared = Vec::new();
+        for index in 0..self.experiment.faults.len() {
+            prepared.push(self.prepare_one(&stage, index).await?);
+        }
+        Ok(prepared)
+    }
+
+    async fn prepare_one(&self, stage: &Stage, index: usize) -> Result<Prepared, EngineError> {
+        let Some(fault) = self.experiment.faults.get(index) else {
+            return Err(EngineError::Internal(format!("there is no fault number {index}")));
+        };
         let candidates = candidates(&self.observers.pods().present());
-        self.experiment
-            .faults
-            .iter()
-            .map(|fault| {
-                select(fault, &self.experiment.guards, &candidates, self.seed, self.number)
-                    .map(|targets| (fault.clone(), targets))
-                    .map_err(|refusal| EngineError::Refused(refusal.to_string()))
-            })
-            .collect()
+        let targets = stage
+            .choose(fault, &self.experiment.guards, &candidates, self.seed)
+            .await?;
+        Ok(stage.prepare(index, fault, targets).await?)
     }
 
     async fn arm(
         &mut self,
-        chosen: &[(FaultSpec, Vec<FaultTarget>)],
+        prepared: &[Prepared],
         ticks: &CancellationToken,
-    ) -> Result<tokio::task::JoinHandle<()>, EngineError> {
+    ) -> Result<(tokio::task::JoinHandle<()>, GuardOwner), EngineError> {
         self.step(Step::Arm)?;
-        let faults = chosen
+        let faults = prepared
             .iter()
-            .map(|(spec, targets)| serde_json::json!({"fault": spec, "targets": targets}))
+            .map(|held| serde_json::json!({"fault": held.spec, "targets": held.targets}))
             .collect();
-        let guard = guard::arm(GuardRequest {
+        let undos: Vec<Undo> = prepared.iter().flat_map(|held| held.undo.clone()).collect();
+        let owner = Owner {
             cluster: self.cluster,
             recorder: self.recorder,
             namespace: &self.experiment.target.namespace,
             run: self.run,
             experiment: &self.experiment.name,
-            trial: self.number,
             deadline: self.experiment.guards.deadline,
-            faults,
-        })
-        .await?;
+        };
+        let guard = guard::arm(owner, self.number, &faults, &undos).await?;
+        let renewed = guard.clone().keep_alive(
+            self.cluster.clone(),
+            self.recorder.clock(),
+            owner.deadline,
+            ticks.clone(),
+        );
+        tokio::spawn(renewed);
+        let Guard { namespace, name, uid } = guard;
         let clock = RevisionClock {
             cluster: self.cluster.clone(),
             recorder: self.recorder.clone(),
-            namespace: guard.namespace,
-            name: guard.name,
+            namespace,
+            name: name.clone(),
         };
         let task = tokio::spawn(clock.run(ticks.clone()));
         // A first tick before the fault, so that its effect has a lower bound.
         self.watched(false).pause(Duration::from_millis(300)).await?;
-        Ok(task)
+        Ok((task, GuardOwner { name, uid }))
     }
 
-    /// Fires each fault at its offset. True when every effect was proven.
-    async fn inject(&mut self, chosen: Vec<(FaultSpec, Vec<FaultTarget>)>) -> Result<bool, EngineError> {
+    /// Fires each fault at its offset; when every effect was proven, watches until service is back.
+    async fn inject_and_observe(
+        &mut self,
+        mut prepared: Vec<Prepared>,
+        guard: &GuardOwner,
+        shots: &mut Shots,
+    ) -> Result<(), EngineError> {
         self.step(Step::Inject)?;
         let started = self.recorder.clock().now();
-        let injector = Direct {
-            cluster: self.cluster.clone(),
-            recorder: self.recorder.clone(),
-            pods: self.observers.pods().clone(),
-        };
-        let mut in_order = chosen;
-        in_order.sort_by_key(|(spec, _)| spec.after);
-        let mut shots = tokio::task::JoinSet::new();
-        let mut wanted = 0;
-        for (spec, targets) in in_order {
-            let due = started.plus(spec.after);
+        let stage = self.stage();
+        let mut undos: Vec<Undo> = prepared.iter().flat_map(|held| held.undo.clone()).collect();
+        let mut all_fired = true;
+        prepared.sort_by_key(|held| held.spec.after);
+        for held in prepared {
+            let due = started.plus(held.spec.after);
             self.watched(true).until(due, |_, _| None::<()>).await?;
-            wanted += targets.len();
-            let armed = self.recorder.arm(spec, targets, vec![Undo::Nothing])?;
-            let injector = injector.clone();
-            shots.spawn(async move { injector.fire(armed).await });
+            let held = if held.spec.after.is_zero() {
+                held
+            } else {
+                // The pods are not the same as when the trial began.
+                match self.prepare_one(&stage, held.index).await {
+                    Ok(again) => {
+                        undos.extend(again.undo.clone());
+                        let namespace = &self.experiment.target.namespace;
+                        guard::note_undos(self.cluster, namespace, &guard.name, &undos).await?;
+                        again
+                    }
+                    Err(EngineError::Refused(why)) => {
+                        let fault = held.spec.name;
+                        self.recorder.record(Event::FaultSkipped { fault, why })?;
+                        all_fired = false;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+            shots.fire(stage.clone(), held, guard.clone());
         }
-        let mut proven = 0;
-        // Calls in flight are never aborted: an aborted delete may still arrive. Each ends within its own limit.
-        while let Some(shot) = shots.join_next().await {
-            proven +=
-                shot.map_err(|error| EngineError::Internal(format!("the injection ended unexpectedly: {error}")))??;
+        if shots.all_hit().await? && all_fired {
+            self.step(Step::Observe)?;
+            let deadline = self.recorder.clock().now().plus(self.experiment.timeouts.recovery);
+            self.watched(true)
+                .until(deadline, crate::timeline::Timeline::recovered)
+                .await?;
         }
-        Ok(wanted > 0 && proven == wanted)
+        Ok(())
     }
 
     /// Watches on for a while, then audits the ledger.
@@ -263,6 +307,7 @@ fn candidate(pod: &LivePod) -> Candidate {
             .iter()
             .map(|name| (name.clone(), id(&pod.facts, name)))
             .collect(),
+        node: pod.facts.node.clone(),
     }
 }
 

@@ -357,6 +357,23 @@ pub enum Event {
         targets: Vec<FaultTarget>,
         /// How it is taken back.
         undo: Vec<Undo>,
+        /// Its effect is kept up for a while, and ends with a `FaultEnded`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lasting: bool,
+    },
+    /// A fault that was to come later in the trial was not fired: nothing was touched for it.
+    FaultSkipped {
+        /// Name of the fault.
+        fault: String,
+        /// Why.
+        why: String,
+    },
+    /// The effect of a lasting fault was taken back while the trial went on.
+    FaultEnded {
+        /// Name of the fault.
+        fault: String,
+        /// From the begin of the revert to its success.
+        within: Interval,
     },
     /// An object that the run is about to make (guard, lock, journal, setup manifest), before the call.
     ObjectArmed {

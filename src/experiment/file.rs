@@ -1,6 +1,7 @@
 //! The file as a person writes it. These types are the one source of the JSON Schema, of the shape check and of decoding;
 //! their doc comments are what an editor shows.
 
+use super::fault_file::FaultFile;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -50,6 +51,18 @@ pub(super) struct ExperimentFile {
     /// What is refused.
     #[serde(default)]
     pub(super) guards: GuardsFile,
+    /// What is put beside a target when its traffic is shaped.
+    #[serde(default)]
+    pub(super) tools: ToolsFile,
+}
+
+/// What is put beside a target when its traffic is shaped.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ToolsFile {
+    /// Image with bash, tc, and nft or iptables (default docker.io/nicolaka/netshoot:v0.13). Runs as an ephemeral container with the
+    /// capability `NET_ADMIN`.
+    pub(super) image: Option<String>,
 }
 
 /// Name and description.
@@ -259,53 +272,6 @@ pub(super) struct ProgressFile {
     pub(super) within: DurationText,
 }
 
-/// One fault: a name and exactly one of podKill, containerKill.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct FaultFile {
-    /// Unique within the experiment.
-    pub(super) name: String,
-    /// Delete pods.
-    pub(super) pod_kill: Option<PodKillFile>,
-    /// Send a signal into a container.
-    pub(super) container_kill: Option<ContainerKillFile>,
-    /// How many: one (default), all, {fixed: 2} or {percent: 50}. Percentages round down.
-    pub(super) mode: Option<ModeFile>,
-    /// Who does it. This version has `direct`: the Kubernetes API alone, nothing is installed.
-    #[schemars(extend("enum" = ["direct", null]))]
-    #[expect(dead_code, reason = "there is one choice so far, which is the default")]
-    pub(super) injector: Option<String>,
-    /// Offset from the start of the injection (default 0s).
-    pub(super) after: Option<DurationText>,
-}
-
-/// Delete pods.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct PodKillFile {
-    /// Only pods of this role.
-    pub(super) role: Option<String>,
-    /// Only pods that carry these labels as well.
-    pub(super) labels: Option<BTreeMap<String, String>>,
-    /// Whole seconds of grace (default 0s: the pod object goes at once, as with a lost node).
-    pub(super) grace_period: Option<DurationText>,
-}
-
-/// Send a signal into a container, by exec.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct ContainerKillFile {
-    /// Only pods of this role.
-    pub(super) role: Option<String>,
-    /// Only pods that carry these labels as well.
-    pub(super) labels: Option<BTreeMap<String, String>>,
-    /// Container (default: the first one of the pod).
-    pub(super) container: Option<String>,
-    /// Signal (default KILL). A container whose program is its own init ignores KILL from inside; use TERM there.
-    #[schemars(extend("enum" = ["KILL", "TERM", "INT", "SEGV", "ABRT", null]))]
-    pub(super) signal: Option<String>,
-}
-
 /// How many pods: `one`, `all`, or a mapping with `fixed` or `percent`.
 #[derive(Debug)]
 pub(super) enum ModeFile {
@@ -449,7 +415,7 @@ pub(super) struct GuardsFile {
     /// Largest share of a role's pods that one fault may hit, in percent (default 50). A single pod may always be hit.
     #[schemars(range(min = 1, max = 100))]
     pub(super) max_percent: Option<u8>,
-    /// How long after arming the cluster itself removes whatever is left of a fault (default 15m).
+    /// How long a fault outlives a runner that died, before the cluster itself removes it (default 2m). A runner that lives renews it.
     pub(super) deadline: Option<DurationText>,
 }
 
@@ -495,6 +461,30 @@ text_type!(
     "An upper limit: \"< 120s\" or \"<= 5\". Without an operator it is <=. Times need their unit.",
     r"^\s*(<=|<)?\s*([0-9]+(\.[0-9]+)?(ms|s|m|h)?)+\s*$",
     ["< 120s", 0]
+);
+text_type!(
+    AmountText,
+    "Amount",
+    "string",
+    "An amount of memory or disk: 256Mi, 1Gi, 500M, or a share: 80%. A share of memory is one of the container's limit.",
+    r"^\s*[0-9]+(\.[0-9]+)?\s*(Ki|Mi|Gi|Ti|k|M|G|T|%)\s*$",
+    ["256Mi", "80%"]
+);
+text_type!(
+    RateText,
+    "Rate",
+    "string",
+    "A data rate: 500kbit, 1mbit, 1gbit.",
+    r"^\s*[0-9]+\s*(kbit|mbit|gbit)\s*$",
+    ["1mbit"]
+);
+text_type!(
+    PercentText,
+    "Percent",
+    ["string", "integer"],
+    "A share in percent: 25%.",
+    r"^\s*[0-9]+\s*%?\s*$",
+    ["25%"]
 );
 text_type!(
     ShareText,

@@ -1,6 +1,7 @@
 //! What the words of an experiment mean together: limits that cannot be measured, selections that cannot match, times that
 //! exclude each other, faults that the guards would refuse. Everything here can be said without a cluster.
 
+use super::faults::Repeat;
 use super::resolve::Resolver;
 use super::types::{Check, Experiment, When, Workload};
 use crate::fault::Mode;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 impl Resolver<'_> {
     /// What only shows when the parts are seen together.
-    pub(super) fn meaning(&mut self, experiment: &Experiment) {
+    pub(super) fn meaning(&mut self, experiment: &Experiment, repeats: &[Option<Repeat>]) {
         self.unique_names(experiment);
         self.ledger_needed(experiment);
         self.times(experiment);
+        self.lasting(experiment, repeats);
         self.guarded(experiment);
         self.contradictions(experiment);
         self.limits(experiment);
@@ -259,6 +261,33 @@ impl Resolver<'_> {
                 "the guard's deadline is below one second",
                 None,
             );
+        }
+    }
+
+    /// Faults must be over while the trial is still watched, and before the guard ends them.
+    fn lasting(&mut self, experiment: &Experiment, repeats: &[Option<Repeat>]) {
+        let timeouts = &experiment.timeouts;
+        for (index, fault) in experiment.faults.iter().enumerate() {
+            let repeat = repeats.get(index).copied().flatten();
+            let duration = fault.duration.unwrap_or_default() + repeat.map_or(Duration::ZERO, Repeat::span);
+            if duration.is_zero() {
+                continue;
+            }
+            let place = if repeat.is_some() { "repeat" } else { "duration" };
+            if fault.after <= timeouts.recovery && fault.after + duration > timeouts.recovery {
+                let message = format!(
+                    "the fault ends {} s after the injection began, later than timeouts.recovery ({} s)",
+                    (fault.after + duration).as_secs_f64(),
+                    timeouts.recovery.as_secs_f64()
+                );
+                let help = "recovery is not judged before the fault is over: make timeouts.recovery longer";
+                self.error(
+                    "duration-too-long",
+                    self.at(&format!("/faults/{index}/{place}")),
+                    message,
+                    Some(help),
+                );
+            }
         }
     }
 

@@ -2,10 +2,12 @@
 //!
 //! Pure: may depend on [`crate::model`], [`crate::fault`] and the guards of [`crate::plan`] only. Contract: a value of type
 //! [`Experiment`] is valid; a [`Problem`] has a place, a stable code and says what to do. Rooms: `located` (YAML with places),
-//! `file` (the words of the file, and its JSON Schema), `shape` (the one checked against the other), `resolve` (words to values),
-//! `meaning` (what they mean together).
+//! `file` and `fault_file` (the words of the file, and its JSON Schema), `shape` (the one checked against the other), `resolve`
+//! and `faults` (words to values), `meaning` (what they mean together).
 
 mod diagnostics;
+mod fault_file;
+mod faults;
 mod file;
 mod located;
 mod meaning;

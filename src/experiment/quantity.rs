@@ -1,6 +1,7 @@
 //! Durations, comparisons and limits as people write them.
 
 use super::types::{Comparison, Limit, Operator};
+use crate::fault::Amount;
 use std::time::Duration;
 
 /// Digits, perhaps with decimals: what the patterns of the schema allow, and nothing else that Rust would read as a number.
@@ -57,6 +58,78 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(
         u64::try_from((total.as_micros() + 500) / 1000).unwrap_or(u64::MAX),
     ))
+}
+
+/// `256Mi`, `1.5G`, `80%`.
+pub(super) fn amount(text: &str) -> Result<Amount, String> {
+    let text = text.trim();
+    let end = text
+        .find(|held: char| !(held.is_ascii_digit() || held == '.'))
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let wrong = || format!("{text:?} is no amount; write 256Mi, 1Gi, 500M or 80%");
+    let number = plain_number(number).ok_or_else(wrong)?;
+    let unit = unit.trim();
+    let whole = |value: f64| {
+        let value = value.round();
+        // Below 2^53 every whole number is exact.
+        if (1.0..9e15).contains(&value) {
+            format!("{value:.0}").parse::<u64>().map_err(|_| wrong())
+        } else {
+            Err(format!("{text:?} is too little or too much"))
+        }
+    };
+    if unit == "%" {
+        let percent = whole(number)?;
+        return u32::try_from(percent)
+            .ok()
+            .filter(|percent| *percent <= 1000)
+            .map(Amount::Percent)
+            .ok_or_else(|| format!("{text:?} is too much"));
+    }
+    let factor = match unit {
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        _ => return Err(wrong()),
+    };
+    whole(number * factor).map(Amount::Bytes)
+}
+
+/// `500kbit`, `1mbit`, in kilobits per second.
+pub(super) fn bit_rate(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|held: char| !held.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim() {
+        "kbit" => 1,
+        "mbit" => 1000,
+        "gbit" => 1_000_000,
+        _ => return Err(format!("{text:?} is no rate; write 500kbit, 1mbit or 1gbit")),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is no rate; write 500kbit"))?;
+    // tc counts in bytes per second, 32 bits wide in its older versions.
+    number
+        .checked_mul(factor)
+        .filter(|kilobits| (1..=32_000_000).contains(kilobits))
+        .ok_or_else(|| format!("the rate {text:?} is out of range: 1kbit to 32gbit"))
+}
+
+/// `25%` or `25`, from 1 to 100.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
+    let number = text.trim().trim_end_matches('%').trim();
+    number
+        .parse()
+        .ok()
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("{text:?} is no share; write a number from 1% to 100%"))
 }
 
 /// `>= 2`; a plain number means `==`.

@@ -1,17 +1,14 @@
 //! From the file's words to a valid experiment, and what the words mean together.
 
 use super::diagnostics::{Place, Problem};
-use super::file::{
-    ComparisonText, ContainerKillFile, DurationText, ExperimentFile, FaultFile, LimitText, ModeFile, PodKillFile,
-    SlosFile, TargetFile,
-};
+use super::faults::repeated;
+use super::file::{ComparisonText, DurationText, ExperimentFile, LimitText, SlosFile, TargetFile};
 use super::quantity::{comparison, count_limit, duration, share, time_limit};
 use super::shape::{Places, suggestion};
 use super::types::{
     Assertion, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, RtoSlo, RtoStart, Setup, SetupPatch,
     Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
 };
-use crate::fault::{FaultKind, FaultSpec, Injector, Mode, Signal};
 use crate::model::Role;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,9 +22,6 @@ const PROTECTED: [&str; 7] = [
     "istio-system",
     "cert-manager",
 ];
-
-/// What a fault does, and to which pods.
-type Selection = (FaultKind, Option<Role>, Vec<(String, String)>);
 
 /// Collects problems while resolving one document.
 pub(super) struct Resolver<'a> {
@@ -138,12 +132,13 @@ impl<'a> Resolver<'a> {
             .collect();
         let timeouts = self.timeouts(&file.timeouts, &slos);
         let guards = self.guards(&file.guards);
-        let faults = self.faults(&file.faults);
+        let faults = self.faults(&file.faults, &target);
+        let repeats = self.repeats(&file.faults);
         let prometheus_url = file.prometheus.map(|held| held.url);
         if let Some(url) = &prometheus_url {
             self.url("/prometheus/url", url);
         }
-        let experiment = Experiment {
+        let mut experiment = Experiment {
             name: file.metadata.name,
             description: file.metadata.description,
             claim: Claim {
@@ -181,13 +176,15 @@ impl<'a> Resolver<'a> {
             timeouts,
             stop,
             guards,
+            tools_image: file.tools.image.unwrap_or_else(super::types::default_tools_image),
             prometheus_url,
         };
-        self.meaning(&experiment);
+        self.meaning(&experiment, &repeats);
+        experiment.faults = repeated(experiment.faults, &repeats);
         experiment
     }
 
-    fn dns_name(&mut self, pointer: &str, name: &str, longest: usize) {
+    pub(super) fn dns_name(&mut self, pointer: &str, name: &str, longest: usize) {
         let fits = !name.is_empty()
             && name.len() <= longest
             && name
@@ -207,7 +204,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Name of a Kubernetes object: a DNS-1123 subdomain.
-    fn object_name(&mut self, pointer: &str, name: &str) {
+    pub(super) fn object_name(&mut self, pointer: &str, name: &str) {
         let fits = name.len() <= 253
             && name.split('.').all(|part| {
                 !part.is_empty()
@@ -228,7 +225,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Labels of a selector: no pod can carry a label that Kubernetes would not accept.
-    fn labels(&mut self, pointer: &str, labels: Option<&BTreeMap<String, String>>) -> Vec<(String, String)> {
+    pub(super) fn labels(&mut self, pointer: &str, labels: Option<&BTreeMap<String, String>>) -> Vec<(String, String)> {
         for (key, value) in labels.into_iter().flatten() {
             let (prefix, name) = key
                 .rsplit_once('/')
@@ -319,6 +316,8 @@ impl<'a> Resolver<'a> {
                 format!("{what} has {} at once, wanted exactly one", set.join(" and ")),
                 self.places.key(&format!("{pointer}/{second}")),
             ),
+            // A long list is read once, in the help.
+            None if all.len() > 8 => (format!("{what} does not say what it is"), self.at(pointer)),
             None => (format!("{what} has none of {}", all.join(", ")), self.at(pointer)),
         };
         let help = format!("give exactly one of {}", all.join(", "));
@@ -477,95 +476,8 @@ impl<'a> Resolver<'a> {
                 .clone()
                 .unwrap_or_else(|| PROTECTED.iter().map(|held| (*held).to_owned()).collect()),
             max_percent: file.max_percent.unwrap_or(50),
-            deadline: self.duration("/guards/deadline", file.deadline.as_ref(), Duration::from_mins(15)),
+            deadline: self.duration("/guards/deadline", file.deadline.as_ref(), Duration::from_mins(2)),
         }
-    }
-
-    fn faults(&mut self, files: &[FaultFile]) -> Vec<FaultSpec> {
-        if self.places.empty("/faults") {
-            self.error(
-                "no-fault",
-                self.at("/faults"),
-                "there is no fault",
-                Some("give at least one podKill or containerKill"),
-            );
-        }
-        files
-            .iter()
-            .enumerate()
-            .map(|(index, file)| self.fault(&format!("/faults/{index}"), file))
-            .collect()
-    }
-
-    /// A fault that cannot be understood keeps its place in the list, so that the problems of the others are shown in theirs.
-    fn fault(&mut self, pointer: &str, file: &FaultFile) -> FaultSpec {
-        let present = [
-            ("podKill", file.pod_kill.is_some()),
-            ("containerKill", file.container_kill.is_some()),
-        ];
-        if file.name.trim().is_empty() && self.places.written(&format!("{pointer}/name")) {
-            self.error(
-                "name",
-                self.at(&format!("{pointer}/name")),
-                "a fault needs a name",
-                None,
-            );
-        }
-        self.one_of(pointer, &format!("the fault {:?}", file.name), &present);
-        let (kind, role, labels) = if let Some(held) = &file.container_kill {
-            self.container_kill(pointer, held)
-        } else if let Some(held) = &file.pod_kill {
-            self.pod_kill(pointer, held)
-        } else {
-            (FaultKind::PodKill { grace_seconds: 0 }, None, Vec::new())
-        };
-        let mode = match &file.mode {
-            Some(ModeFile::Word(word)) if word == "all" => Mode::All,
-            None | Some(ModeFile::Word(_)) => Mode::One,
-            Some(ModeFile::Fixed(count)) => Mode::Fixed(*count),
-            Some(ModeFile::Percent(percent)) => Mode::Percent(*percent),
-        };
-        FaultSpec {
-            name: file.name.clone(),
-            kind,
-            role,
-            labels,
-            mode,
-            injector: Injector::Direct,
-            after: self.duration(&format!("{pointer}/after"), file.after.as_ref(), Duration::ZERO),
-        }
-    }
-
-    fn pod_kill(&mut self, pointer: &str, held: &PodKillFile) -> Selection {
-        let at = format!("{pointer}/podKill/gracePeriod");
-        let grace = self.duration(&at, held.grace_period.as_ref(), Duration::ZERO);
-        if grace.subsec_millis() != 0 {
-            self.error(
-                "grace",
-                self.at(&at),
-                "Kubernetes counts grace periods in whole seconds",
-                None,
-            );
-        }
-        let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
-        let role = self.role(&format!("{pointer}/podKill/role"), held.role.as_ref());
-        let labels = self.labels(&format!("{pointer}/podKill/labels"), held.labels.as_ref());
-        (FaultKind::PodKill { grace_seconds }, role, labels)
-    }
-
-    fn container_kill(&mut self, pointer: &str, held: &ContainerKillFile) -> Selection {
-        let signal = match held.signal.as_deref() {
-            Some("TERM") => Signal::Term,
-            Some("INT") => Signal::Int,
-            Some("SEGV") => Signal::Segv,
-            Some("ABRT") => Signal::Abrt,
-            _ => Signal::Kill,
-        };
-        let pointer = format!("{pointer}/containerKill");
-        let role = self.role(&format!("{pointer}/role"), held.role.as_ref());
-        let labels = self.labels(&format!("{pointer}/labels"), held.labels.as_ref());
-        let container = held.container.clone();
-        (FaultKind::ContainerKill { container, signal }, role, labels)
     }
 }
 

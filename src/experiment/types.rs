@@ -36,8 +36,17 @@ pub struct Experiment {
     pub stop: Vec<StopCondition>,
     /// What is refused.
     pub guards: Guards,
+    /// Image of the containers that are put beside a target to shape its traffic.
+    #[serde(default = "default_tools_image")]
+    pub tools_image: String,
     /// Where Prometheus answers, when the file says so (else the lab's own, or `--prometheus`).
     pub prometheus_url: Option<String>,
+}
+
+/// An image with tc, nft, iptables and bash.
+#[must_use]
+pub(super) fn default_tools_image() -> String {
+    "docker.io/nicolaka/netshoot:v0.13".to_owned()
 }
 
 /// The claim and where it stands.
@@ -440,7 +449,7 @@ pub struct Guards {
     pub protected_namespaces: Vec<String>,
     /// Largest share of a role's pods that one fault may hit, in percent; a single-pod role may be hit when `mode` is `one` or `all`.
     pub max_percent: u8,
-    /// How long an armed fault may live before the cluster itself removes it.
+    /// How long a fault outlives a runner that died, before the cluster itself removes it.
     #[serde(with = "duration_millis")]
     pub deadline: Duration,
 }

@@ -2,6 +2,14 @@
 //!
 //! Pure: may depend on [`crate::model`] only. The touching half (`inject`) interprets it.
 
+mod chaos_mesh;
+mod kinds;
+mod undo;
+
+pub use chaos_mesh::{ChaosMeshObject, chaos_mesh_object};
+pub use kinds::{Amount, Direction, FaultKind, ObjectRef, Peer, Signal, StorageLoss};
+pub use undo::{Claim, Inside, Undo};
+
 use crate::model::{PodName, Role};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -12,6 +20,8 @@ use std::time::Duration;
 pub enum Injector {
     /// chaosrun itself, through the Kubernetes API.
     Direct,
+    /// Chaos Mesh, through its custom resources.
+    ChaosMesh,
 }
 
 impl Injector {
@@ -20,65 +30,7 @@ impl Injector {
     pub fn word(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-        }
-    }
-}
-
-/// A signal that a container kill can send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Signal {
-    /// SIGKILL: no handler runs.
-    Kill,
-    /// SIGTERM: a polite end.
-    Term,
-    /// SIGINT.
-    Int,
-    /// SIGSEGV: looks like a crash.
-    Segv,
-    /// SIGABRT: looks like a failed assertion.
-    Abrt,
-}
-
-impl Signal {
-    /// Name as `kill -s` takes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "KILL",
-            Self::Term => "TERM",
-            Self::Int => "INT",
-            Self::Segv => "SEGV",
-            Self::Abrt => "ABRT",
-        }
-    }
-}
-
-/// What is done to each chosen pod.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum FaultKind {
-    /// DELETE of the pod with this grace period (0: the object goes at once, as after a lost node).
-    PodKill {
-        /// `gracePeriodSeconds` of the delete call.
-        grace_seconds: u32,
-    },
-    /// A signal to every process of one container but its init, or to the init when it is alone, sent by exec.
-    ContainerKill {
-        /// Container name; `None` means the first container of the pod.
-        container: Option<String>,
-        /// Which signal.
-        signal: Signal,
-    },
-}
-
-impl FaultKind {
-    /// The key in an experiment file.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::PodKill { .. } => "podKill",
-            Self::ContainerKill { .. } => "containerKill",
+            Self::ChaosMesh => "chaos-mesh",
         }
     }
 }
@@ -148,37 +100,21 @@ pub struct FaultSpec {
     /// Offset from the start of the inject step.
     #[serde(with = "duration_millis")]
     pub after: Duration,
+    /// How long the effect is kept up, for faults that last; none for those that are over in an instant.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Duration>,
 }
 
-/// How a fault, or an object made for it, is taken back. Data, so that log, annotation and `clean` hold the same value.
-/// Idempotent: "gone" and "never was" succeed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "undo", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum Undo {
-    /// A one-shot: the system itself has to recover, there is nothing to take back.
-    Nothing,
-    /// Delete an object that chaosrun made.
-    DeleteObject {
-        /// `group/version`, or `v1`.
-        api_version: String,
-        /// Kind.
-        kind: String,
-        /// Plural, for the URL.
-        plural: String,
-        /// Namespace; `None` for a cluster-wide kind.
-        namespace: Option<String>,
-        /// Name; fixed before the call that creates it.
-        name: String,
-    },
-}
-
-/// A pod that a fault was planned for.
+/// What a fault was planned for: a pod, or a container in it; for a fault on another object, that object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultTarget {
-    /// The exact pod.
+    /// The exact pod, or the exact object of `kind`.
     #[serde(flatten)]
     pub pod: PodName,
+    /// Kind of the object when it is no pod, such as `Node`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Container, for faults that act inside one.
     pub container: Option<String>,
     /// Runtime id of that container when it was chosen.
@@ -198,5 +134,24 @@ pub mod duration_millis {
     /// Reads milliseconds.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         Ok(Duration::from_millis(u64::deserialize(deserializer)?))
+    }
+}
+
+/// As [`duration_millis`], for a duration that may be missing.
+pub mod optional_millis {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    /// Writes milliseconds, or null.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::duration_millis::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads milliseconds, or null.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
     }
 }

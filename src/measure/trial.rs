@@ -92,9 +92,11 @@ pub fn trial(
         Restoration::Back(back) if back.restored.within.upper > effective => back.restored.within.upper,
         Restoration::Back(_) | Restoration::NotYet { .. } | Restoration::NoData { .. } => until,
     };
+    // What was accepted while a fault was kept up was put to the test, even when no probe went bad.
+    let ended = facts.faults_ended().map_or(outage_end, |ended| ended.within.upper);
     let outage = Outage {
         effect,
-        until: outage_end,
+        until: outage_end.max(ended),
     };
     let found = replacement::replacements(timeline, facts, until);
     let (flaps, relapses) = match &restoration {
@@ -107,7 +109,7 @@ pub fn trial(
         end: facts.end.as_ref().map(|(end, _)| end.clone()),
         rto_from_fault: rto_from_fault(&restoration, effect, effective),
         rto_from_impact: rto_from_impact(&restoration, effect, effective),
-        phases: phases(&restoration, effect, &found),
+        phases: phases(&restoration, facts, effect, &found),
         detected: replacement::reaction(timeline, facts, &found)
             .map(|moment| moment.since(effect))
             .ok_or_else(|| no_data("no reaction of the system was seen")),
@@ -211,6 +213,9 @@ fn spoiled(
 fn not_proven(experiment: &Experiment, facts: &TrialFacts) -> Option<String> {
     for spec in &experiment.faults {
         let armed = facts.faults.iter().find(|fault| fault.name == spec.name);
+        if let Some(why) = armed.and_then(|fault| fault.skipped.as_ref()) {
+            return Some(format!("{} was not fired: {why}", spec.name));
+        }
         let Some(armed) = armed.filter(|fault| !fault.targets.is_empty()) else {
             return Some(format!("{} was never fired", spec.name));
         };
@@ -281,7 +286,7 @@ fn rto_from_impact(restoration: &Restoration, effect: Moment, effective: Mono) -
     }
 }
 
-fn phases(restoration: &Restoration, effect: Moment, found: &[Replacement]) -> Vec<Phase> {
+fn phases(restoration: &Restoration, facts: &TrialFacts, effect: Moment, found: &[Replacement]) -> Vec<Phase> {
     // A phase of several targets is over when the last of them is through.
     let all = |what: &str, of: fn(&Replacement) -> Option<Moment>| -> Measured<Moment> {
         found
@@ -304,9 +309,14 @@ fn phases(restoration: &Restoration, effect: Moment, found: &[Replacement]) -> V
         }
         Restoration::NoData { why } => (None, Err(no_data(why)), Err(no_data(why))),
     };
+    let ended = facts.faults_ended().map(|ended| ("fault ended", Ok(ended)));
     [
         ("fault effective", Ok(effect)),
         ("first symptom", impact.ok_or_else(|| no_data("no probe went bad"))),
+    ]
+    .into_iter()
+    .chain(ended)
+    .chain([
         ("replacement created", all(created, |found| found.created)),
         ("replacement scheduled", all(created, |found| found.scheduled)),
         ("replacement started", all("no start was seen", |found| found.started)),
@@ -316,8 +326,7 @@ fn phases(restoration: &Restoration, effect: Moment, found: &[Replacement]) -> V
         ),
         ("service restored", restored),
         ("steady", steady),
-    ]
-    .into_iter()
+    ])
     .map(|(name, at)| Phase {
         name,
         at: at.map(|moment| moment.since(effect)),

@@ -18,5 +18,9 @@ pub const MANAGED_BY_VALUE: &str = "chaosrun";
 pub const RUN_LABEL: &str = "chaosrun.dev/run";
 /// Label with the name of the experiment that made an object.
 pub const EXPERIMENT_LABEL: &str = "chaosrun.dev/experiment";
-/// Label that tells what an object is for: `guard`, `lock`, `journal` or `setup`.
+/// Label of an object that is not chaosrun's and that a fault changed; what it was stands in [`RESTORE_ANNOTATION`].
+pub const FAULTED_LABEL: &str = "chaosrun.dev/faulted";
+/// Annotation with the JSON merge patch that puts a changed object back.
+pub const RESTORE_ANNOTATION: &str = "chaosrun.dev/restore";
+/// Label that tells what an object is for: `guard`, `lock`, `journal`, `record`, `fault` or `setup`.
 pub const PURPOSE_LABEL: &str = "chaosrun.dev/purpose";

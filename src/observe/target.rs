@@ -28,8 +28,6 @@ pub(crate) struct ResolvedTarget {
     labels: BTreeMap<String, String>,
     /// Name of the target's own object; `None` for a bare label selector.
     pub(crate) name: Option<String>,
-    /// Its UID when it was resolved.
-    pub(crate) uid: Option<String>,
     kind: Kind,
 }
 
@@ -68,7 +66,7 @@ pub(crate) fn own_kind(target: &Target) -> Option<(ApiResource, String)> {
 /// When the cluster cannot be asked, or the object has no selector that could be watched by.
 pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option<ResolvedTarget>, ClusterError> {
     let namespace = &target.namespace;
-    let found = |name: &str, uid: Option<String>, labels: BTreeMap<String, String>, kind: Kind| ResolvedTarget {
+    let found = |name: &str, labels: BTreeMap<String, String>, kind: Kind| ResolvedTarget {
         namespace: namespace.clone(),
         selector: labels
             .iter()
@@ -77,7 +75,6 @@ pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option
             .join(","),
         labels,
         name: Some(name.to_owned()),
-        uid,
         kind,
     };
     let attempted = |kind: &str, name: &str| format!("read {kind} {namespace}/{name}");
@@ -91,7 +88,7 @@ pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option
                 .call_opt(attempted("SparkApplication", name), api.get(name))
                 .await?;
             let labels = BTreeMap::from([(SPARK_APP.to_owned(), name.clone())]);
-            Ok(object.map(|object| found(name, object.metadata.uid, labels, Kind::Spark)))
+            Ok(object.map(|_| found(name, labels, Kind::Spark)))
         }
         Workload::Deployment { name } => {
             let api: Api<Deployment> = Api::namespaced(cluster.client(), namespace);
@@ -100,7 +97,7 @@ pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option
             };
             let selector = object.spec.as_ref().map(|spec| &spec.selector);
             let labels = match_labels(selector, &attempted("Deployment", name))?;
-            Ok(Some(found(name, object.metadata.uid, labels, Kind::Deployment)))
+            Ok(Some(found(name, labels, Kind::Deployment)))
         }
         Workload::StatefulSet { name } => {
             let api: Api<StatefulSet> = Api::namespaced(cluster.client(), namespace);
@@ -109,7 +106,7 @@ pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option
             };
             let selector = object.spec.as_ref().map(|spec| &spec.selector);
             let labels = match_labels(selector, &attempted("StatefulSet", name))?;
-            Ok(Some(found(name, object.metadata.uid, labels, Kind::Owned)))
+            Ok(Some(found(name, labels, Kind::Owned)))
         }
         Workload::Job { name } => {
             let api: Api<Job> = Api::namespaced(cluster.client(), namespace);
@@ -118,11 +115,11 @@ pub(crate) async fn resolve(cluster: &Cluster, target: &Target) -> Result<Option
             };
             let selector = object.spec.as_ref().and_then(|spec| spec.selector.as_ref());
             let labels = match_labels(selector, &attempted("Job", name))?;
-            Ok(Some(found(name, object.metadata.uid, labels, Kind::Owned)))
+            Ok(Some(found(name, labels, Kind::Owned)))
         }
         Workload::Labels { labels } => {
             let labels: BTreeMap<_, _> = labels.iter().cloned().collect();
-            let mut target = found("", None, labels, Kind::Labels);
+            let mut target = found("", labels, Kind::Labels);
             target.name = None;
             Ok(Some(target))
         }
@@ -169,12 +166,18 @@ impl ResolvedTarget {
         }
     }
 
+    fn is_named(&self, name: &str) -> bool {
+        self.name.as_deref() == Some(name)
+    }
+
     /// Membership by owner; `None` when it hangs on a ReplicaSet that has to be looked up.
     fn member_by_owner(&self, pod: &Pod) -> Option<bool> {
         let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
         match self.kind {
             Kind::Labels => Some(true),
-            Kind::Owned => Some(owners.iter().any(|owner| Some(&owner.uid) == self.uid.as_ref())),
+            // By the name of the owner, which only one object of that kind can have at a time: it may have been deleted and
+            // made again, by a fault or by whoever reconciles it, and the labels were asked for already.
+            Kind::Owned => Some(owners.iter().any(|owner| self.is_named(&owner.name))),
             // Executors are owned by their driver's pod; a driver by its SparkApplication, which may have been made anew
             // under the same name between two trials.
             Kind::Spark => Some(
@@ -227,7 +230,7 @@ impl Membership {
                 let parents = set.metadata.owner_references.as_deref().unwrap_or_default();
                 let member = parents
                     .iter()
-                    .any(|parent| Some(&parent.uid) == self.target.uid.as_ref());
+                    .any(|parent| parent.kind == "Deployment" && self.target.is_named(&parent.name));
                 self.replica_sets.insert(owner.uid.clone(), member);
                 member
             }

@@ -2,8 +2,12 @@
 //!
 //! Pure: may depend on `model`, `fault` and `experiment`. The same seed and the same candidates give the same choice.
 
+mod explain;
+
+pub use explain::{Explained, explain};
+
 use crate::experiment::{Experiment, Guards};
-use crate::fault::{FaultKind, FaultSpec, FaultTarget, Mode};
+use crate::fault::{FaultSpec, FaultTarget, Mode};
 use crate::model::{PodName, Role};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -19,6 +23,8 @@ pub struct Candidate {
     pub labels: BTreeMap<String, String>,
     /// Containers, in order, with their runtime ids.
     pub containers: Vec<(String, String)>,
+    /// The node that it runs on.
+    pub node: Option<String>,
 }
 
 /// Why nothing is injected.
@@ -67,9 +73,9 @@ pub fn select(
     chosen
         .into_iter()
         .map(|candidate| {
-            let (container, container_id) = match &fault.kind {
-                FaultKind::PodKill { .. } => (None, None),
-                FaultKind::ContainerKill { container, .. } => {
+            let (container, container_id) = match fault.kind.inside() {
+                None => (None, None),
+                Some(container) => {
                     let found = match container {
                         Some(name) => candidate.containers.iter().find(|(held, _)| held == name),
                         None => candidate.containers.first(),
@@ -79,7 +85,7 @@ pub fn select(
                         return Err(refuse(format!(
                             "pod {} has no container {:?}; it has {}",
                             candidate.pod.name,
-                            container.as_deref().unwrap_or_default(),
+                            container.unwrap_or_default(),
                             held.join(", ")
                         )));
                     };
@@ -88,6 +94,7 @@ pub fn select(
             };
             Ok(FaultTarget {
                 pod: candidate.pod.clone(),
+                kind: None,
                 container,
                 container_id,
             })
@@ -122,23 +129,23 @@ fn rank(seed: u64, trial: u32, fault: &str, pod: &PodName) -> [u8; 32] {
 /// The protected namespace that an experiment targets, if it does: `kube-*` style patterns of its guards.
 #[must_use]
 pub fn protected_namespace(experiment: &Experiment) -> Option<&str> {
-    let namespace = experiment.target.namespace.as_str();
-    experiment
-        .guards
-        .protected_namespaces
-        .iter()
-        .map(String::as_str)
-        .find(|pattern| {
-            pattern
-                .strip_suffix('*')
-                .map_or(namespace == *pattern, |prefix| namespace.starts_with(prefix))
-        })
+    protects(&experiment.guards, &experiment.target.namespace)
+}
+
+/// The pattern of the guards that protects a namespace, if one does.
+#[must_use]
+pub fn protects<'a>(guards: &'a Guards, namespace: &str) -> Option<&'a str> {
+    guards.protected_namespaces.iter().map(String::as_str).find(|pattern| {
+        pattern
+            .strip_suffix('*')
+            .map_or(namespace == *pattern, |prefix| namespace.starts_with(prefix))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Injector;
+    use crate::fault::{FaultKind, Injector};
     use std::time::Duration;
 
     fn candidates(count: usize) -> Vec<Candidate> {
@@ -152,6 +159,7 @@ mod tests {
                 role: Some(Role("any".to_owned())),
                 labels: BTreeMap::new(),
                 containers: vec![("main".to_owned(), format!("id{index}"))],
+                node: None,
             })
             .collect()
     }
@@ -165,6 +173,7 @@ mod tests {
             mode,
             injector: Injector::Direct,
             after: Duration::ZERO,
+            duration: None,
         }
     }
 

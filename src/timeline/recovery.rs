@@ -199,6 +199,13 @@ impl Timeline {
         if self.has_ledger {
             sum.commit(self.commits.first_after(effective), at);
         }
+        // A symptom may still come: timeouts, queues that fill up. Service that holds only under the fault is not the claim.
+        if let Some(fault) = trial.kept_up() {
+            sum.not_yet(
+                format!("the fault {} is still kept up", fault.name),
+                effect.within.lower,
+            );
+        }
         sum.finish()
     }
 }

@@ -29,6 +29,12 @@ pub struct FaultFacts {
     pub injector: String,
     /// Exactly these.
     pub targets: Vec<TargetFacts>,
+    /// Its effect is kept up for a while.
+    pub lasting: bool,
+    /// When its effect was taken back, while the trial went on.
+    pub ended: Option<Interval>,
+    /// Why it was not fired.
+    pub skipped: Option<String>,
 }
 
 /// What was read of producer and sink after the trial.
@@ -116,17 +122,48 @@ impl TrialFacts {
         self.targets().filter_map(|target| target.requested).min()
     }
 
-    fn edit(&mut self, fault: &str, target: &FaultTarget, change: impl FnOnce(&mut TargetFacts)) {
-        if !self.faults.iter().any(|known| known.name == fault) {
+    /// A fault whose effect is still kept up, as far as is known. Whatever is left is taken back by the revert step.
+    #[must_use]
+    pub fn kept_up(&self) -> Option<&FaultFacts> {
+        self.faults
+            .iter()
+            .find(|fault| {
+                fault.lasting && fault.ended.is_none() && fault.targets.iter().any(|held| held.effect.is_some())
+            })
+            .filter(|_| self.step(Step::Revert).is_none())
+    }
+
+    /// When the last of the lasting faults was taken back; none when there is none, or one was not.
+    #[must_use]
+    pub fn faults_ended(&self) -> Option<Moment> {
+        let ended: Option<Vec<Interval>> = self
+            .faults
+            .iter()
+            .filter(|fault| fault.lasting)
+            .map(|fault| fault.ended)
+            .collect();
+        ended?.into_iter().map(Moment::midpoint).reduce(Moment::later)
+    }
+
+    /// The facts of a fault; they begin with the first word on it.
+    fn fault(&mut self, name: &str) -> Option<&mut FaultFacts> {
+        if !self.faults.iter().any(|known| known.name == name) {
             self.faults.push(FaultFacts {
-                name: fault.to_owned(),
+                name: name.to_owned(),
                 injector: String::new(),
                 targets: Vec::new(),
+                lasting: false,
+                ended: None,
+                skipped: None,
             });
         }
+        self.faults.iter_mut().find(|known| known.name == name)
+    }
+
+    fn edit(&mut self, fault: &str, target: &FaultTarget, change: impl FnOnce(&mut TargetFacts)) {
         let same =
             |known: &TargetFacts| known.target.pod.uid == target.pod.uid && known.target.container == target.container;
-        let Some(fault) = self.faults.iter_mut().find(|known| known.name == fault) else {
+        let Some(fault) = self.fault(fault) else {
             return;
         };
         if !fault.targets.iter().any(same) {
@@ -151,6 +188,7 @@ impl TrialFacts {
                 fault,
                 injector,
                 targets,
+                lasting,
                 ..
             } => {
                 for target in targets {
@@ -158,6 +196,17 @@ impl TrialFacts {
                 }
                 if let Some(known) = self.faults.iter_mut().find(|known| known.name == *fault) {
                     known.injector.clone_from(injector);
+                    known.lasting = *lasting;
+                }
+            }
+            Event::FaultSkipped { fault, why } => {
+                if let Some(known) = self.fault(fault) {
+                    known.skipped = Some(why.clone());
+                }
+            }
+            Event::FaultEnded { fault, within } => {
+                if let Some(known) = self.faults.iter_mut().find(|known| known.name == *fault) {
+                    known.ended = Some(*within);
                 }
             }
             Event::FaultRequested { fault, target, at } => {

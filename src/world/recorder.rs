@@ -180,6 +180,7 @@ impl Recorder {
             injector: spec.injector.word().to_owned(),
             targets: targets.clone(),
             undo,
+            lasting: spec.duration.is_some(),
         })?;
         Ok(Armed { spec, targets })
     }

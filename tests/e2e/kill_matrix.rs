@@ -3,6 +3,7 @@
 
 use crate::support::file;
 use crate::support::lab::Lab;
+use crate::support::shop::Shop;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ apiVersion: chaosrun.dev/v1
 kind: Experiment
 metadata: {name: killed}
 claim: {text: "a lost pod is back within 20 seconds"}
-target: {namespace: matrix, deployment: web}
+target: {namespace: shop, deployment: web}
 steadyState:
   probes:
     - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
@@ -23,23 +24,46 @@ timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
 guards: {deadline: 5s}
 "#;
 
-const DEPLOYMENT: &str = r#"{
-  "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "matrix"},
-  "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}},
-    "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [
-      {"name": "web", "image": "busybox:1.36", "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"]}]}}}
-}"#;
+/// What ends by itself: by timers inside containers, by the guard Job, by the end of an ephemeral container.
+const EXPIRING: &str = r#"
+apiVersion: chaosrun.dev/v1
+kind: Experiment
+metadata: {name: killed}
+claim: {text: "it holds"}
+target: {namespace: shop, deployment: web}
+steadyState:
+  probes:
+    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
+faults:
+  - {name: memory, memoryStress: {size: 20Mi}, duration: 1s}
+  - {name: busy, cpuStress: {}, duration: 1s}
+  - {name: delay, networkDelay: {latency: 50ms}, duration: 1s}
+  - {name: cut, networkPartition: {peer: {labels: {app: store}}, direction: to}, mode: all, duration: 1s}
+slos: {rto: "< 20s"}
+timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
+guards: {deadline: 5s, maxPercent: 100}
+"#;
 
-fn namespace_with_deployment(lab: &Lab) {
-    let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "matrix"}});
-    assert_eq!(lab.api("POST", "/api/v1/namespaces", Some(&namespace)).0, 201);
-    let deployment: serde_json::Value = serde_json::from_str(DEPLOYMENT).unwrap();
-    assert_eq!(
-        lab.api("POST", "/apis/apps/v1/namespaces/matrix/deployments", Some(&deployment))
-            .0,
-        201
-    );
-}
+/// What cannot end by itself, and is put back by its annotation or its record.
+const KEPT: &str = r#"
+apiVersion: chaosrun.dev/v1
+kind: Experiment
+metadata: {name: killed}
+claim: {text: "it comes back"}
+target: {namespace: shop, deployment: web}
+steadyState:
+  probes:
+    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
+faults:
+  - {name: full, diskFill: {path: /data, size: 1Mi}, duration: 1s}
+  - {name: lost, storageLoss: {path: /data/spare}, duration: 1s}
+  - {name: cordon, nodeCordon: {}, duration: 1s}
+  - {name: scale, scale: {apiVersion: apps/v1, kind: Deployment, name: store, replicas: 2}, duration: 1s}
+  - {name: delete, deleteResource: {apiVersion: v1, kind: ConfigMap, name: settings}, duration: 1s, after: 500ms}
+slos: {rto: "< 20s"}
+timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
+guards: {deadline: 30s}
+"#;
 
 /// What became of a run that was told to stand still.
 enum Ended {
@@ -85,11 +109,13 @@ fn kill_at(lab: &Lab, experiment: &str, halt_at: usize) -> Ended {
 
 /// The type of the last journalled event, once there are `halt_at` of them.
 fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
-    const SEEN: [&str; 9] = [
+    const SEEN: [&str; 11] = [
         "probeSample",
         "podSeen",
         "resourceSeen",
         "watchGap",
+        "watchBroken",
+        "ledgerReached",
         "revisionTick",
         "ledgerSample",
         "clockOffset",
@@ -110,16 +136,23 @@ fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
     (journalled.len() >= halt_at).then(|| journalled.last().cloned().unwrap_or_default())
 }
 
-fn matrix(name: &str, after: impl Fn(&Lab, &str)) {
-    let lab = Lab::up(name);
-    namespace_with_deployment(&lab);
-    let experiment = file(lab.folder(), "killed.yaml", EXPERIMENT);
+/// Kills at every step in turn; `after` looks at what is left.
+fn matrix(name: &str, experiment: &str, after: impl Fn(&Shop, &str)) {
+    let shop = Shop::open(name);
+    shop.store();
+    let before = shop.state();
+    let experiment = file(shop.lab.folder(), "killed.yaml", experiment);
     let experiment = experiment.to_str().unwrap();
     let mut died_at = Vec::new();
     for halt_at in 1.. {
-        match kill_at(&lab, experiment, halt_at) {
+        shop.ready();
+        match kill_at(&shop.lab, experiment, halt_at) {
             Ended::Killed(step) => {
-                after(&lab, &step);
+                after(&shop, &step);
+                shop.ready();
+                for (now, then) in shop.state().iter().zip(&before) {
+                    assert_eq!(now, then, "after death at {step}");
+                }
                 died_at.push(step);
             }
             Ended::Finished => break,
@@ -132,58 +165,64 @@ fn matrix(name: &str, after: impl Fn(&Lab, &str)) {
         "baseline",
         "arm",
         "inject",
-        "observe",
-        "revert",
         "objectArmed",
         "faultArmed",
         "faultRequested",
         "undone",
-        "trialEnded",
     ] {
         assert!(died(wanted), "never died at {wanted}: {died_at:?}");
     }
     for (one, other) in [
         ("faultAnswered", "faultProven"),
+        ("observe", "revert"),
         ("settle", "costCounted"),
-        ("teardown", "experimentEnded"),
+        ("teardown", "trialEnded"),
     ] {
         assert!(died(one) || died(other), "never died at {one} or {other}: {died_at:?}");
     }
     assert!(died_at.len() >= 18, "{died_at:?}");
 }
 
+fn waiting_alone(shop: &Shop, step: &str) {
+    let what = format!("expiry after death at {step}");
+    shop.lab
+        .wait(&what, Duration::from_secs(20), || shop.traces().is_empty());
+}
+
+fn clean_alone(shop: &Shop, step: &str) {
+    for time in ["once", "twice"] {
+        let clean = shop.lab.command(&["clean", "--yes"]).output().unwrap();
+        assert_eq!(
+            clean.status.code(),
+            Some(0),
+            "{time} after death at {step}\n{}",
+            crate::support::texts(&clean)
+        );
+        assert_eq!(shop.traces(), Vec::<String>::new(), "{time} after death at {step}");
+    }
+}
+
 #[test]
 fn killed_at_any_step_waiting_alone_removes_every_fault_object() {
-    matrix("matrix-wait", |lab, step| {
-        lab.wait(
-            &format!("expiry after death at {step}"),
-            Duration::from_secs(12),
-            || lab.leftovers().is_empty(),
-        );
-    });
+    matrix("matrix-wait", EXPERIMENT, waiting_alone);
 }
 
 #[test]
 fn killed_at_any_step_clean_alone_removes_every_fault_object() {
-    matrix("matrix-clean", |lab, step| {
-        let clean = lab.command(&["clean", "--yes"]).output().unwrap();
-        assert_eq!(
-            clean.status.code(),
-            Some(0),
-            "after death at {step}\n{}",
-            crate::support::texts(&clean)
-        );
-        assert!(
-            lab.leftovers().is_empty(),
-            "after death at {step}: {:?}",
-            lab.leftovers()
-        );
-        let again = lab.command(&["clean", "--yes"]).output().unwrap();
-        assert_eq!(
-            again.status.code(),
-            Some(0),
-            "twice is the same as once\n{}",
-            crate::support::texts(&again)
-        );
-    });
+    matrix("matrix-clean", EXPERIMENT, clean_alone);
+}
+
+#[test]
+fn killed_at_any_step_faults_that_expire_are_over_by_waiting_alone() {
+    matrix("expiring-wait", EXPIRING, waiting_alone);
+}
+
+#[test]
+fn killed_at_any_step_faults_that_expire_are_over_by_clean_alone() {
+    matrix("expiring-clean", EXPIRING, clean_alone);
+}
+
+#[test]
+fn killed_at_any_step_what_cannot_expire_is_put_back_by_clean_alone() {
+    matrix("kept-clean", KEPT, clean_alone);
 }

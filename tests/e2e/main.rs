@@ -2,7 +2,9 @@
 //! made to misbehave on demand. One binary, so that the whole suite links (and stores) the clients once.
 
 mod accuracy;
+mod chaos_mesh;
 mod cluster_errors;
+mod faults;
 mod kill_matrix;
 mod probes;
 mod refusals;

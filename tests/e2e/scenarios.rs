@@ -93,6 +93,71 @@ fn deployment_pod_kill_passes_without_spark() {
     assert_contract(&report);
 }
 
+/// Runs a scenario of a lasting fault and expects it to pass, with a proof that says `proof`.
+fn passes(scenario: &str, proof: &str, more: &[&str]) -> Value {
+    let lab = Lab::up(scenario);
+    let mut arguments = BUILTIN.to_vec();
+    arguments.extend(["--var", "DURATION=5s"]);
+    arguments.extend(more);
+    let (run, report) = run(&lab, &format!("scenarios/{scenario}.yaml"), &arguments);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert_contract(&report);
+    let fault = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
+    assert!(fault.contains(proof), "{fault}");
+    assert_eq!(report["experiments"][0]["trials"][0]["ledger"]["lost"], 0);
+    assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
+    report
+}
+
+#[test]
+fn network_partition_passes_and_traffic_really_stopped() {
+    passes("network-partition", "no connection from", &[]);
+}
+
+#[test]
+fn network_delay_passes_and_connections_really_took_longer() {
+    passes("network-delay", "ms under the delay", &[]);
+}
+
+#[test]
+fn memory_stress_passes_and_the_kernel_really_killed_the_executor() {
+    passes("memory-stress", "OOMKilled", &[]);
+}
+
+#[test]
+fn cpu_stress_passes_and_processors_were_really_used() {
+    passes("cpu-stress", "% of one processor", &[]);
+}
+
+#[test]
+fn node_drain_passes_and_the_node_is_really_empty() {
+    passes("node-drain", "has no pod of spark-pipeline left", &[]);
+}
+
+#[test]
+fn storage_loss_passes_and_the_checkpoint_was_really_gone() {
+    passes("storage-loss", "/data/checkpoint is not there any more", &[]);
+}
+
+#[test]
+fn checkpoint_store_unreachable_passes_and_the_store_could_really_not_be_reached() {
+    // A store outside of the cluster: this process, as the pods reach it.
+    let store = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = format!("STORE_PORT={}", store.local_addr().unwrap().port());
+    std::thread::spawn(move || store.incoming().for_each(drop));
+    let lab = Lab::up("store");
+    let (_, nodes) = lab.api("GET", "/api/v1/nodes/lab-1", None);
+    let node = nodes["status"]["addresses"][0]["address"].as_str().unwrap();
+    let gateway = format!("{}.1", node.rsplit_once('.').unwrap().0);
+    let store = format!("STORE={gateway}/32");
+    let mut arguments = BUILTIN.to_vec();
+    arguments.extend(["--var", "DURATION=5s", "--var", &store, "--var", &port]);
+    let (run, report) = run(&lab, "scenarios/checkpoint-store-unreachable.yaml", &arguments);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
+    assert!(proof.contains(&format!("to {gateway}:")), "{proof}");
+}
+
 #[test]
 fn a_driver_that_never_restarts_refutes_the_claim_and_says_why() {
     let lab = Lab::up("refuted");

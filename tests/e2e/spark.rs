@@ -25,3 +25,29 @@ fn the_driver_of_a_real_spark_job_is_killed_and_the_claim_holds() {
     assert_eq!(trial["ledger"]["lost"], 0);
     assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
 }
+
+/// A scenario against real Spark, with a proof that says `proof`.
+fn passes(scenario: &str, proof: &str) {
+    let lab = Lab::up(scenario);
+    let run = lab.run(&[&format!("scenarios/{scenario}.yaml")]);
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    let report = run.report(lab.folder());
+    let experiment = &report["experiments"][0];
+    let workload = experiment["workload"].as_str().unwrap_or_default();
+    assert!(workload.starts_with("apache-spark "), "{workload}");
+    let trial = &experiment["trials"][0];
+    let seen = trial["faults"][0]["proof"].to_string();
+    assert!(seen.contains(proof), "{seen}");
+    assert_eq!(trial["ledger"]["lost"], 0);
+    assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
+}
+
+#[test]
+fn real_spark_survives_a_network_partition() {
+    passes("network-partition", "no connection from");
+}
+
+#[test]
+fn real_spark_survives_an_executor_that_runs_out_of_memory() {
+    passes("memory-stress", "OOMKilled");
+}

@@ -128,6 +128,7 @@ fn the_last_armed_is_undone_first_and_nothing_is_undone_for_a_one_shot() {
             injector: "direct".to_owned(),
             targets: vec![target("a")],
             undo: vec![Undo::Nothing, object("policy")],
+            lasting: false,
         },
         Event::ObjectArmed {
             purpose: "guard".to_owned(),
@@ -165,6 +166,7 @@ fn event(act: &Act) -> Event {
             injector: "direct".to_owned(),
             targets: Vec::new(),
             undo: numbers.iter().map(name).collect(),
+            lasting: false,
         },
         Act::Undo(number, works) => Event::Undone {
             undo: name(number),

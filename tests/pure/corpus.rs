@@ -24,6 +24,7 @@ fn cases() -> Vec<Case> {
     let mut cases = crate::pod_cases::cases();
     cases.extend(crate::probe_cases::cases());
     cases.extend(crate::ledger_cases::cases());
+    cases.extend(crate::lasting_cases::cases());
     cases
 }
 

@@ -128,6 +128,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             mode: Mode::One,
             injector: Injector::Direct,
             after: Duration::ZERO,
+            duration: None,
         }],
         slos: Slos {
             rto: Some(RtoSlo {
@@ -160,6 +161,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             max_percent: 100,
             deadline: Duration::from_mins(5),
         },
+        tools_image: "docker.io/nicolaka/netshoot:v0.13".to_owned(),
         prometheus_url: None,
     }
 }
@@ -171,6 +173,7 @@ pub(crate) fn target(uid: &str) -> FaultTarget {
             name: format!("shop-{uid}"),
             uid: uid.to_owned(),
         },
+        kind: None,
         container: None,
         container_id: None,
     }
@@ -320,11 +323,16 @@ impl Log {
     }
 
     pub(crate) fn armed(self, uids: &[&str]) -> Self {
+        let lasting = self.events.iter().any(|event| {
+            matches!(event, Event::ExperimentStarted { experiment, .. }
+                if experiment.faults.iter().any(|fault| fault.duration.is_some()))
+        });
         self.event(Event::FaultArmed {
             fault: "kill".to_owned(),
             injector: "direct".to_owned(),
             targets: uids.iter().map(|uid| target(uid)).collect(),
             undo: vec![Undo::Nothing],
+            lasting,
         })
     }
 

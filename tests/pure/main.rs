@@ -13,6 +13,7 @@
 mod chain;
 mod corpus;
 mod dsl;
+mod lasting_cases;
 mod ledger_cases;
 mod live;
 mod pod_cases;

@@ -285,6 +285,7 @@ fn wrong_container() -> Case {
             injector: "direct".to_owned(),
             targets: vec![hit.clone()],
             undo: Vec::new(),
+            lasting: false,
         })
         .event(Event::FaultRequested {
             fault: "kill".to_owned(),

@@ -5,7 +5,7 @@ use crate::ledger_cases::streaming;
 use crate::pod_cases::{killed, one_pod};
 use crate::probe_cases::endpoint;
 use chaosrun::evidence::{AckedRange, ClusterInfo, Event, Outcome, Seen, Step, TrialEnd};
-use chaosrun::fault::Undo;
+use chaosrun::fault::{Inside, Undo};
 use chaosrun::model::{Interval, Mono, PodFacts, Verdict};
 use chaosrun::report::Run;
 use proptest::prelude::*;
@@ -79,6 +79,24 @@ fn undo() -> impl Strategy<Value = Undo> {
             plural: "jobs".to_owned(),
             namespace,
             name,
+        }),
+        text().prop_map(|name| Undo::Restore {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            plural: "nodes".to_owned(),
+            namespace: None,
+            name,
+        }),
+        (text(), text()).prop_map(|(uid, path)| Undo::Record {
+            namespace: "shop".to_owned(),
+            name: "record".to_owned(),
+            undos: vec![Undo::Inside {
+                pod: target(&uid).pod,
+                container: "main".to_owned(),
+                token: "t".to_owned(),
+                also: Inside::RemoveFile { path },
+                claim: None,
+            }],
         }),
     ]
 }
@@ -207,14 +225,17 @@ fn done() -> BoxedStrategy<Event> {
         (text(), any::<bool>()).prop_map(|(workload, stand_in)| Event::WorkloadIdentified { workload, stand_in }),
         any::<u32>().prop_map(|trial| Event::TrialStarted { trial }),
         (prop::sample::select(Step::ALL.to_vec()), mono()).prop_map(|(step, at)| Event::StepStarted { step, at }),
-        (text(), text(), proptest::collection::vec(undo(), 0..3)).prop_map(|(fault, uid, undo)| {
-            Event::FaultArmed {
+        (text(), text(), proptest::collection::vec(undo(), 0..3), any::<bool>()).prop_map(
+            |(fault, uid, undo, lasting)| Event::FaultArmed {
                 fault,
                 injector: "direct".to_owned(),
                 targets: vec![target(&uid)],
                 undo,
+                lasting,
             }
-        }),
+        ),
+        (text(), interval()).prop_map(|(fault, within)| Event::FaultEnded { fault, within }),
+        (text(), text()).prop_map(|(fault, why)| Event::FaultSkipped { fault, why }),
         (text(), undo()).prop_map(|(purpose, undo)| Event::ObjectArmed { purpose, undo }),
         (text(), text(), mono()).prop_map(|(fault, uid, at)| Event::FaultRequested {
             fault,

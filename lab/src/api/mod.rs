@@ -24,6 +24,7 @@ mod openapi;
 mod patch;
 mod patches;
 mod pod_defaults;
+mod pod_security;
 mod pod_validation;
 mod protobuf;
 mod registry;

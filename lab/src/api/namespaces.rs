@@ -56,6 +56,31 @@ impl ApiServer {
         Err(ApiError::forbidden(resource, name(object), &why))
     }
 
+    /// A pod must meet the level that its namespace enforces.
+    pub(crate) fn check_pod_security(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
+        let Some(namespaces) = self.registry().get("", "v1", "namespaces") else {
+            return Ok(());
+        };
+        if !resource.is("", "pods") {
+            return Ok(());
+        }
+        let Some(stored) = self
+            .store()
+            .get(&namespaces.storage, &ObjectKey::new("", namespace(object)))
+        else {
+            return Ok(());
+        };
+        let labels = stored.value.pointer("/metadata/labels");
+        let level = labels.and_then(|labels| labels.get(super::pod_security::ENFORCE_LABEL)?.as_str());
+        let level = level.unwrap_or("privileged");
+        let violations = super::pod_security::violations(level, object);
+        if violations.is_empty() {
+            return Ok(());
+        }
+        let why = format!("violates PodSecurity \"{level}:latest\": {}", violations.join(", "));
+        Err(ApiError::forbidden(resource, name(object), &why))
+    }
+
     /// New objects need a namespace that exists and is not going away.
     pub(crate) fn check_namespace(&self, resource: &ResourceType, object: &Value) -> Result<(), ApiError> {
         if !resource.namespaced {

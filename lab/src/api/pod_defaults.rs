@@ -34,6 +34,13 @@ pub(crate) fn template(object: &mut Value, pointer: &str) {
     }
 }
 
+/// Defaults of the containers that are put into a running pod.
+pub(crate) fn ephemeral_containers(object: &mut Value) {
+    for one in array_mut(object, "/spec/ephemeralContainers") {
+        container(one);
+    }
+}
+
 fn pod_spec(spec: &mut Value) {
     for list in ["/initContainers", "/containers", "/ephemeralContainers"] {
         for one in array_mut(spec, list) {

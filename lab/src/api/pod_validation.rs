@@ -130,6 +130,64 @@ fn container<'a>(
     }
 }
 
+/// Checks a pod's ephemeral containers: those that are there stay as they are, and new ones ask for nothing that needs a restart.
+pub(crate) fn ephemeral_containers(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+    let (before, after) = (
+        array_at(old, "/spec/ephemeralContainers"),
+        array_at(new, "/spec/ephemeralContainers"),
+    );
+    let kept = before.len() <= after.len() && before.iter().zip(after).all(|(one, other)| one == other);
+    if !kept {
+        causes.push(Cause::forbidden(
+            "spec.ephemeralContainers",
+            "existing ephemeral containers may not be removed or changed",
+        ));
+    }
+    let volumes: HashSet<&str> = array_at(new, "/spec/volumes")
+        .iter()
+        .filter_map(|volume| str_at(volume, "/name"))
+        .collect();
+    let mut names: HashSet<&str> = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|list| array_at(new, &format!("/spec/{list}")))
+        .filter_map(|one| str_at(one, "/name"))
+        .collect();
+    for (index, one) in after.iter().enumerate() {
+        let field = format!("spec.ephemeralContainers[{index}]");
+        container(one, &field, &volumes, &mut names, causes);
+        for key in [
+            "ports",
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+            "lifecycle",
+            "resources",
+        ] {
+            let set = one
+                .get(key)
+                .is_some_and(|value| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty()));
+            if set {
+                causes.push(Cause::forbidden(
+                    format!("{field}.{key}"),
+                    "cannot be set for an Ephemeral Container",
+                ));
+            }
+        }
+        if let Some(target) = str_at(one, "/targetContainerName") {
+            let known = array_at(new, "/spec/containers")
+                .iter()
+                .any(|held| str_at(held, "/name") == Some(target));
+            if !known {
+                causes.push(Cause {
+                    reason: "FieldValueNotFound".to_owned(),
+                    message: format!("Not found: \"{target}\""),
+                    field: format!("{field}.targetContainerName"),
+                });
+            }
+        }
+    }
+}
+
 /// Checks a pod template; its restart policy must be one of those.
 pub(crate) fn template(object: &Value, pointer: &str, restart: &[&str], causes: &mut Vec<Cause>) {
     let field = pointer.trim_start_matches('/').replace('/', ".");

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::body::read_object;
 use super::object::{i64_at, name, set, str_at, uid};
 use super::patches::{PatchKind, patch, patched, read_patch};
+use super::registry::ResourceType;
 use super::request::Target;
 use super::selectors::LabelSelector;
 use super::server::ApiServer;
@@ -53,7 +54,7 @@ pub(crate) async fn serve_subresource(
         ("ephemeralcontainers" | "resize", Method::PUT) => {
             let options = target.write_options(Part::Internal, request.headers());
             let body = read_object(request).await?;
-            let change = |existing: &Value| Ok(only_containers(existing, &body));
+            let change = |existing: &Value| only_containers(server, &target.resource, subresource, existing, &body);
             let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
             Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
@@ -61,7 +62,7 @@ pub(crate) async fn serve_subresource(
             let (kind, options, body) = read_patch(&target, Part::Internal, request).await?;
             let change = |existing: &Value| {
                 let wanted = patched(kind, &target.resource, existing, &body)?;
-                Ok(only_containers(existing, &wanted))
+                only_containers(server, &target.resource, subresource, existing, &wanted)
             };
             let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
             Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
@@ -82,12 +83,30 @@ pub(crate) async fn serve_subresource(
     }
 }
 
-fn only_containers(existing: &Value, wanted: &Value) -> Value {
+/// The part of the pod that a subresource may change.
+fn only_containers(
+    server: &ApiServer,
+    resource: &ResourceType,
+    subresource: &str,
+    existing: &Value,
+    wanted: &Value,
+) -> Result<Value, ApiError> {
     let mut next = existing.clone();
-    super::object::copy(wanted, &mut next, "/spec/ephemeralContainers");
-    super::object::copy(wanted, &mut next, "/spec/containers");
     super::object::copy(wanted, &mut next, "/metadata/resourceVersion");
-    next
+    if subresource == "resize" {
+        super::object::copy(wanted, &mut next, "/spec/containers");
+        return Ok(next);
+    }
+    super::object::copy(wanted, &mut next, "/spec/ephemeralContainers");
+    super::pod_defaults::ephemeral_containers(&mut next);
+    let mut problems = Vec::new();
+    super::pod_validation::ephemeral_containers(existing, &next, &mut problems);
+    if problems.is_empty() {
+        server.check_pod_security(resource, &next)?;
+        Ok(next)
+    } else {
+        Err(ApiError::invalid(resource, super::object::name(existing), problems))
+    }
 }
 
 fn bind(server: &ApiServer, target: &Target, body: &Value) -> Result<Response, ApiError> {

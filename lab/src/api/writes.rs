@@ -108,6 +108,7 @@ impl ApiServer {
             let mut candidate = object.clone();
             super::defaults::apply(resource, &mut candidate);
             self.check_service_account(resource, &candidate)?;
+            self.check_pod_security(resource, &candidate)?;
             self.allocate(resource, None, &mut candidate)?;
             super::validation::on_create(resource, &candidate)?;
             if !options.tracked {

@@ -9,6 +9,7 @@
 //! identity by UID and controller reference; the semantics of Kubernetes 1.33 where a page of its documentation or
 //! its source says something. Pure decisions are apart from the writes, so they are tested without a server.
 
+pub mod chaos_mesh;
 mod context;
 mod cron_job;
 mod daemon_set;

@@ -49,6 +49,8 @@ pub struct LabInfo {
     pub data_folder: PathBuf,
     /// Control group above everything of the lab; processes put below it end with the lab.
     pub control_group: String,
+    /// Names and addresses of the lab's network.
+    pub network: LabNetwork,
     /// The API server, for admission hooks.
     pub server: Arc<ApiServer>,
     /// The configuration's `extra`.
@@ -102,7 +104,7 @@ impl Lab {
             SocketAddr::from((gateway, API_PORT)),
         ];
         let serving = server.serve(&addresses).await?;
-        let agent = NodeAgent::start(
+        let agent = Box::pin(NodeAgent::start(
             server.client("chaosrun-lab-node"),
             NodeAgentConfig {
                 nodes: (1..=config.nodes.max(1))
@@ -117,7 +119,7 @@ impl Lab {
                 api_port: API_PORT,
                 back_off: config.back_off,
             },
-        )
+        ))
         .await?;
         server.set_backend(agent.backend());
         write_private(&record.kubeconfig(), server.kubeconfig_yaml().as_bytes())?;
@@ -135,6 +137,7 @@ impl Lab {
             kubeconfig: record.kubeconfig(),
             data_folder: record.data_folder.clone(),
             control_group: record.control_group.clone(),
+            network: record.network.clone(),
             server: Arc::clone(&server),
             extra: config.extra.clone(),
         };

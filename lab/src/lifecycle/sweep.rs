@@ -45,6 +45,8 @@ pub(crate) async fn sweep(record: &Record) -> Result<(), LabError> {
         record.network.remove().await.map_err(|error| error.chain()),
     );
     note("nftables table", remove_table(&record.network.table()).await);
+    let policies = crate::node::policies::table(&record.network);
+    note("nftables table of policies", remove_table(&policies).await);
     for (file, value) in &record.settings {
         note(
             "host settings",

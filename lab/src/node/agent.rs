@@ -26,6 +26,7 @@ use super::image::ImageTable;
 use super::names::NameServer;
 use super::network::{AddressPool, LabNetwork};
 use super::pod::{Context, PodRuntime, Stop, Update, delete_now};
+use super::policies::{self, Policies};
 use super::runc::{Runc, become_subreaper};
 use super::{claims, nodes, requirements, services};
 
@@ -131,6 +132,7 @@ impl NodeAgent {
         services::create(&context.config.network, context.config.api_port).await?;
         let names = NameServer::bind(context.config.network.gateway()).await?;
         let (directory, changes) = Directory::start(&client);
+        let (known_policies, policy_changes) = Policies::start(&client);
         nodes::register(&context).await?;
         let pods: Pods = Arc::default();
         let workers = TaskTracker::new();
@@ -147,6 +149,11 @@ impl NodeAgent {
                 context.config.api_port,
                 directory,
                 changes,
+            )),
+            tokio::spawn(policies::maintain(
+                context.config.network.clone(),
+                known_policies,
+                policy_changes,
             )),
             tokio::spawn(follow(Arc::clone(&context), Arc::clone(&pods), workers.clone())),
         ];

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::container::{self, Volumes};
 use super::error::NodeError;
 use super::pod::{PodRuntime, Stop, stop_requested};
-use super::state::{Life, Slot};
+use super::state::{ContainerState, Kind, Life, Slot};
 use super::{volumes, workspace};
 
 /// First and longest pause between two attempts at mounting.
@@ -26,12 +26,16 @@ pub(crate) async fn run(runtime: Arc<PodRuntime>) {
         return;
     };
     let refresher = volumes::shows_objects(&runtime.pod()).then(|| tokio::spawn(refresh(Arc::clone(&runtime))));
+    let ephemeral = tokio::spawn(run_ephemeral(Arc::clone(&runtime), Arc::clone(&prepared)));
     let mut sidecars = JoinSet::new();
     if initialize(&runtime, &prepared, &mut sidecars).await {
         let mut main = JoinSet::new();
         let count = runtime.state().main.len();
         for index in 0..count {
-            let slot = Slot { init: false, index };
+            let slot = Slot {
+                kind: Kind::Main,
+                index,
+            };
             main.spawn(container::run(Arc::clone(&runtime), slot, Arc::clone(&prepared)));
         }
         join(&mut main).await;
@@ -43,6 +47,9 @@ pub(crate) async fn run(runtime: Arc<PodRuntime>) {
     };
     runtime.stop_sidecars.send_replace(grace);
     join(&mut sidecars).await;
+    if let Err(error) = ephemeral.await {
+        tracing::error!(%error, "the task of the ephemeral containers failed");
+    }
     if let Some(refresher) = refresher {
         refresher.abort();
     }
@@ -112,7 +119,10 @@ where
 async fn initialize(runtime: &Arc<PodRuntime>, prepared: &Arc<Volumes>, sidecars: &mut JoinSet<()>) -> bool {
     let count = runtime.state().init.len();
     for index in 0..count {
-        let slot = Slot { init: true, index };
+        let slot = Slot {
+            kind: Kind::Init,
+            index,
+        };
         let sidecar = runtime
             .state()
             .container(slot)
@@ -134,6 +144,34 @@ async fn initialize(runtime: &Arc<PodRuntime>, prepared: &Arc<Volumes>, sidecars
         }
     }
     *runtime.stop.borrow() == Stop::No
+}
+
+/// Starts every ephemeral container that is put into the pod, once. They end with the sidecars: when the others have.
+async fn run_ephemeral(runtime: Arc<PodRuntime>, prepared: Arc<Volumes>) {
+    let mut stop = runtime.stop_sidecars.subscribe();
+    let mut changed = runtime.pod_changed.subscribe();
+    let mut tasks = JoinSet::new();
+    loop {
+        changed.mark_unchanged();
+        let pod = runtime.pod();
+        let wanted = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref());
+        let known = runtime.state().ephemeral.len();
+        for (index, container) in wanted.unwrap_or_default().iter().enumerate().skip(known) {
+            let image = container.image.as_deref().unwrap_or_default();
+            let state = ContainerState::new(&container.name, image, false, "ContainerCreating");
+            runtime.update(|pod| pod.ephemeral.push(state));
+            let slot = Slot {
+                kind: Kind::Ephemeral,
+                index,
+            };
+            tasks.spawn(container::run(Arc::clone(&runtime), slot, Arc::clone(&prepared)));
+        }
+        tokio::select! {
+            () = stop_requested(&mut stop) => break,
+            outcome = changed.changed() => if outcome.is_err() { break },
+        }
+    }
+    join(&mut tasks).await;
 }
 
 /// Keeps files from config maps and secrets current.

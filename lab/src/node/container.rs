@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, LifecycleHandler};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, EphemeralContainer, LifecycleHandler};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
@@ -17,13 +17,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::NodeError;
-use super::image::Image;
+use super::image::{Image, is_invalid};
 use super::logs::Log;
 use super::observer::{Complaint, Observer};
 use super::pod::{PodRuntime, Stop, stop_requested};
 use super::probes::{self, Action, Aim};
 use super::runc::Exit;
-use super::state::{Instance, Life, Slot};
+use super::state::{Instance, Kind, Life, Slot};
 use super::workspace::{self, Workspace};
 use super::{bundle, environment, volumes};
 
@@ -66,13 +66,20 @@ pub(crate) struct Task {
     pause: Duration,
 }
 
+/// An ephemeral container has the fields of an ordinary one, and the name of the container that it is about.
+fn as_container(ephemeral: &EphemeralContainer) -> Option<Container> {
+    let mut fields = serde_json::to_value(ephemeral).ok()?;
+    fields.as_object_mut()?.remove("targetContainerName");
+    serde_json::from_value(fields).ok()
+}
+
 /// Runs a container until it has ended for good.
 pub(crate) async fn run(runtime: Arc<PodRuntime>, slot: Slot, volumes: Arc<Volumes>) {
     let sidecar = runtime
         .state()
         .container(slot)
         .is_some_and(|container| container.sidecar);
-    let stop = if sidecar {
+    let stop = if sidecar || slot.kind == Kind::Ephemeral {
         runtime.stop_sidecars.subscribe()
     } else {
         runtime.stop.subscribe()
@@ -138,10 +145,10 @@ impl Task {
     fn spec(&self) -> Option<Container> {
         let pod = self.runtime.pod();
         let spec = pod.spec.as_ref()?;
-        if self.slot.init {
-            spec.init_containers.as_ref()?.get(self.slot.index).cloned()
-        } else {
-            spec.containers.get(self.slot.index).cloned()
+        match self.slot.kind {
+            Kind::Init => spec.init_containers.as_ref()?.get(self.slot.index).cloned(),
+            Kind::Main => spec.containers.get(self.slot.index).cloned(),
+            Kind::Ephemeral => as_container(spec.ephemeral_containers.as_ref()?.get(self.slot.index)?),
         }
     }
 
@@ -185,7 +192,8 @@ impl Task {
             let container = self.spec()?;
             let name = container.image.clone().unwrap_or_default();
             let found = self.runtime.context.config.images.find(&name).cloned();
-            if found.is_some() || container.command.as_ref().is_some_and(|command| !command.is_empty()) {
+            let has_command = container.command.as_ref().is_some_and(|command| !command.is_empty());
+            if found.is_some() || (has_command && !is_invalid(&name)) {
                 self.note(
                     &container.name,
                     "Pulled",
@@ -193,9 +201,13 @@ impl Task {
                 );
                 return Some(found);
             }
-            let message = format!(
-                "failed to pull image \"{name}\": the lab pulls nothing, knows no program for this image, and the container names no command"
-            );
+            let message = if is_invalid(&name) {
+                format!("failed to pull image \"{name}\": no such host")
+            } else {
+                format!(
+                    "failed to pull image \"{name}\": the lab pulls nothing, knows no program for this image, and the container names no command"
+                )
+            };
             self.warn(
                 &container.name,
                 "Failed",
@@ -469,10 +481,11 @@ impl Task {
     fn restarts_after(&self, code: i32, sidecar: bool) -> bool {
         match self.runtime.restart_policy().as_str() {
             _ if sidecar => true,
+            _ if self.slot.kind == Kind::Ephemeral => false,
             "Never" => false,
             "OnFailure" => code != 0,
             // A pod that always restarts still wants each init container to succeed only once.
-            _ => !self.slot.init || code != 0,
+            _ => self.slot.kind != Kind::Init || code != 0,
         }
     }
 

@@ -79,7 +79,7 @@ impl Directory {
     }
 }
 
-fn follow<K>(client: &Client) -> (Store<K>, impl Stream<Item = ()> + Send + use<K>)
+pub(crate) fn follow<K>(client: &Client) -> (Store<K>, impl Stream<Item = ()> + Send + use<K>)
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {

@@ -1,7 +1,8 @@
 //! Which program stands behind an image name, because the lab pulls nothing. Depends on nothing.
 //!
 //! Central type: [`ImageTable`]. Contract: the last entry that matches an image wins, so whoever embeds the lab can
-//! override what comes before; an image without an entry runs its `command` from the host's root.
+//! override what comes before; an image without an entry runs its `command` from the host's root, unless its registry
+//! cannot exist (`is_invalid`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,6 +73,14 @@ impl ImageTable {
     }
 }
 
+/// Whether an image names a registry that nobody can have: the top-level name `invalid` is reserved for that (RFC 2606).
+#[must_use]
+pub(super) fn is_invalid(reference: &str) -> bool {
+    let host = reference.split('/').next().unwrap_or_default();
+    let name = host.split(':').next().unwrap_or_default();
+    reference.contains('/') && name.to_ascii_lowercase().ends_with(".invalid")
+}
+
 /// The reference without digest and tag. A colon before the last slash belongs to a registry's port.
 fn repository(reference: &str) -> &str {
     let without_digest = reference.split_once('@').map_or(reference, |(name, _)| name);
@@ -133,6 +142,14 @@ mod tests {
         assert!(table.find("localhost:5000/app:1").is_some());
         assert!(table.find("localhost:5000/app").is_some());
         assert!(table.find("spark").is_none());
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_is_told_from_others() {
+        assert!(is_invalid("registry.invalid/app:1"));
+        assert!(is_invalid("registry.invalid:5000/app"));
+        assert!(!is_invalid("app.invalid"));
+        assert!(!is_invalid("registry.example/app.invalid/x:1"));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! (start, stop, restart), `observer` (its probes), `state` (what is known, and the status that follows), `bundle` and `workspace` (OCI
 //! description, files), `runc` (processes), `execution` and `probes` (further processes in a container), `environment`,
 //! `volumes`, `claims`, `image`, `logs`, `network` (bridge, namespaces), `loopback`,
-//! `directory`, `services`, `names` (service addresses and names), `cgroup`, `descriptor`, `nodes`, `events`, `serving`
+//! `directory`, `services`, `names` (service addresses and names), `policies` (network policies), `cgroup`, `descriptor`, `nodes`, `events`, `serving`
 //! (logs, exec, connect), `command`, `quantity`, `requirements`, `error`.
 
 mod agent;
@@ -33,6 +33,7 @@ pub(crate) mod network;
 mod nodes;
 mod observer;
 mod pod;
+pub(crate) mod policies;
 mod probes;
 mod quantity;
 mod requirements;

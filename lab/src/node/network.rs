@@ -232,6 +232,13 @@ impl AddressPool {
     }
 }
 
+/// Name of the network namespace of a pod.
+pub(crate) fn namespace_of(network: &LabNetwork, address: Ipv4Addr, uid: &str) -> String {
+    let [_, _, third, fourth] = address.octets();
+    let short: String = uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    format!("{}{short}-{third:02x}{fourth:02x}", network.namespace_prefix())
+}
+
 /// One pod's network namespace and its address.
 #[derive(Debug, Clone)]
 pub(crate) struct PodNetwork {
@@ -247,8 +254,7 @@ impl PodNetwork {
     /// Creates the namespace, its loopback and its interface.
     pub(crate) async fn create(network: &LabNetwork, address: Ipv4Addr, uid: &str) -> Result<Self, NodeError> {
         let [_, _, third, fourth] = address.octets();
-        let short: String = uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-        let name = format!("{}{short}-{third:02x}{fourth:02x}", network.namespace_prefix());
+        let name = namespace_of(network, address, uid);
         let interface = format!("{}{third:02x}{fourth:02x}", network.interface_prefix());
         let [a, b, c, d] = address.octets();
         let mac = format!("0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}");

@@ -82,6 +82,8 @@ pub(crate) struct PodRuntime {
     pub memory_folder: PathBuf,
     pub stop: watch::Sender<Stop>,
     pub stop_sidecars: watch::Sender<Stop>,
+    /// Wakes up at every new version of the object.
+    pub pod_changed: watch::Sender<()>,
     /// Log pumps and the removal of ended instances.
     pub leftovers: TaskTracker,
     pod: Mutex<Arc<Pod>>,
@@ -104,6 +106,7 @@ impl PodRuntime {
             memory_folder,
             stop: watch::channel(Stop::No).0,
             stop_sidecars: watch::channel(Stop::No).0,
+            pod_changed: watch::channel(()).0,
             leftovers: TaskTracker::new(),
             pod: Mutex::new(pod),
             state: Mutex::new(state),
@@ -245,6 +248,7 @@ impl PodRuntime {
     /// Takes over what the API says.
     fn react(&self, update: &Update) {
         *self.pod.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&update.pod);
+        self.pod_changed.send_replace(());
         let wanted = if update.deleted {
             Stop::Now
         } else if update.pod.metadata.deletion_timestamp.is_some() {
@@ -307,7 +311,8 @@ impl PodRuntime {
             if !stopped {
                 return;
             }
-            for container in state.init.iter_mut().chain(&mut state.main) {
+            let before = state.init.iter_mut().chain(&mut state.main);
+            for container in before.chain(&mut state.ephemeral) {
                 if let Life::Waiting { .. } = container.life {
                     container.life = Life::Terminated(container.last.take().unwrap_or_else(never_started));
                 }

@@ -88,6 +88,15 @@ impl ContainerState {
         };
     }
 
+    /// An ephemeral container is never ready: nobody waits for it.
+    fn ephemeral_status(&self) -> ContainerStatus {
+        ContainerStatus {
+            ready: false,
+            started: None,
+            ..self.status(false)
+        }
+    }
+
     fn status(&self, init: bool) -> ContainerStatus {
         let running = matches!(self.life, Life::Running { .. });
         let completed = matches!(&self.life, Life::Terminated(ended) if ended.exit_code == 0);
@@ -144,6 +153,7 @@ pub(crate) struct PodState {
     pub start_time: Option<Timestamp>,
     pub init: Vec<ContainerState>,
     pub main: Vec<ContainerState>,
+    pub ephemeral: Vec<ContainerState>,
     /// All containers have ended for good.
     pub finished: bool,
     /// Reason and message of a pod that the node gave up.
@@ -151,27 +161,36 @@ pub(crate) struct PodState {
     pub conditions: BTreeMap<&'static str, (bool, Timestamp)>,
 }
 
+/// Which of a pod's lists a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Init,
+    Main,
+    /// Put into a running pod; started once, and never again.
+    Ephemeral,
+}
+
 /// Which container of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    pub init: bool,
+    pub kind: Kind,
     pub index: usize,
 }
 
 impl PodState {
     pub(crate) fn container(&self, slot: Slot) -> Option<&ContainerState> {
-        if slot.init {
-            self.init.get(slot.index)
-        } else {
-            self.main.get(slot.index)
+        match slot.kind {
+            Kind::Init => self.init.get(slot.index),
+            Kind::Main => self.main.get(slot.index),
+            Kind::Ephemeral => self.ephemeral.get(slot.index),
         }
     }
 
     pub(crate) fn container_mut(&mut self, slot: Slot) -> Option<&mut ContainerState> {
-        if slot.init {
-            self.init.get_mut(slot.index)
-        } else {
-            self.main.get_mut(slot.index)
+        match slot.kind {
+            Kind::Init => self.init.get_mut(slot.index),
+            Kind::Main => self.main.get_mut(slot.index),
+            Kind::Ephemeral => self.ephemeral.get_mut(slot.index),
         }
     }
 
@@ -179,6 +198,7 @@ impl PodState {
         self.main
             .iter()
             .chain(&self.init)
+            .chain(&self.ephemeral)
             .find(|container| container.name == name)
     }
 
@@ -240,6 +260,7 @@ impl PodState {
         let phase = self.phase(policy);
         let main: Vec<ContainerStatus> = self.main.iter().map(|container| container.status(false)).collect();
         let init: Vec<ContainerStatus> = self.init.iter().map(|container| container.status(true)).collect();
+        let ephemeral: Vec<ContainerStatus> = self.ephemeral.iter().map(ContainerState::ephemeral_status).collect();
         let terminal = matches!(phase, "Succeeded" | "Failed");
         let unready: Vec<&str> = main
             .iter()
@@ -315,6 +336,9 @@ impl PodState {
         if let Some(map) = status.as_object_mut() {
             if !init.is_empty() {
                 map.insert("initContainerStatuses".to_owned(), json!(init));
+            }
+            if !ephemeral.is_empty() {
+                map.insert("ephemeralContainerStatuses".to_owned(), json!(ephemeral));
             }
             if let Some(address) = self.host_address {
                 map.insert("hostIP".to_owned(), json!(address));

@@ -183,7 +183,7 @@ impl Allocator {
                         {"name": "SPARK_EXECUTOR_POD_NAME",
                          "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                     ],
-                    "resources": {"requests": {"cpu": "100m"}},
+                    "resources": resources(settings.executor_memory.as_deref()),
                 }],
             },
         }))
@@ -195,5 +195,41 @@ impl Allocator {
         if let Err(error) = self.pods.delete_collection(&DeleteParams::default(), &list).await {
             tracing::warn!(%error, "cannot remove the executors");
         }
+    }
+}
+
+/// As Spark sizes its executors: the heap, and a tenth of it but at least 384 MiB beside it (`spark.executor.memoryOverhead`).
+fn resources(memory: Option<&str>) -> serde_json::Value {
+    let mut resources = json!({"requests": {"cpu": "100m"}});
+    let mebibytes = memory.and_then(mebibytes).map(|heap| heap + (heap / 10).max(384));
+    if let (Some(mebibytes), Some(map)) = (mebibytes, resources.as_object_mut()) {
+        map.insert("limits".to_owned(), json!({"memory": format!("{mebibytes}Mi")}));
+        // Requested is what runs really need here: a stand-in must not crowd out what it stands in for.
+        map.insert("requests".to_owned(), json!({"cpu": "100m", "memory": "32Mi"}));
+    }
+    resources
+}
+
+/// Spark's way to write sizes: `512m`, `1g`.
+fn mebibytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let text = text.strip_suffix('b').unwrap_or(&text);
+    let (number, factor) = match text.strip_suffix('m') {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('g')?, 1024),
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executors_have_the_memory_that_spark_would_give_them() {
+        assert_eq!(resources(Some("512m"))["limits"]["memory"], "896Mi");
+        assert_eq!(resources(Some("8g"))["limits"]["memory"], "9011Mi");
+        assert!(resources(None)["limits"].is_null());
+        assert!(resources(Some("lots"))["limits"].is_null());
     }
 }

@@ -107,8 +107,22 @@ async fn the_address_is_known_before_a_container_starts_and_fields_are_in_the_en
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_delete_shows_termination_then_the_final_phase_then_the_end() {
     let lab = lab("delete").await;
-    create(&lab, shell("p", "trap 'exit 3' TERM; while :; do sleep 0.1; done")).await;
+    create(
+        &lab,
+        shell("p", "trap 'exit 3' TERM; echo armed; while :; do sleep 0.1; done"),
+    )
+    .await;
     wait_pod(&lab, "p", "running", phase("Running")).await;
+    // Running is not armed yet: an init without a handler ignores the signal.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !logs(&lab, "p", LogOptions::default()).await.contains("armed") {
+        assert!(
+            Instant::now() < deadline,
+            "{}",
+            logs(&lab, "p", LogOptions::default()).await
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let version = pods(&lab).get("p").await.unwrap().metadata.resource_version.unwrap();
     let watch = pods(&lab).watch(&WatchParams::default(), &version).await.unwrap();
     pods(&lab).delete("p", &DeleteParams::default()).await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 pub(crate) mod lab;
+pub(crate) mod shop;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

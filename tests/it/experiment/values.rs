@@ -121,7 +121,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(experiment.timeouts.recovery, Duration::from_secs(75));
     assert_eq!(experiment.timeouts.settle, Duration::from_secs(15));
     assert_eq!(experiment.guards.max_percent, 50);
-    assert_eq!(experiment.guards.deadline, Duration::from_mins(15));
+    assert_eq!(experiment.guards.deadline, Duration::from_mins(2));
     assert!(
         experiment
             .guards
@@ -168,6 +168,25 @@ faults:
 - {name: b, containerKill: {role: executor, container: main, signal: SEGV, labels: {app: x}}, mode: {percent: 34}, after: 1m30s}
 - {name: c, podKill: {}, mode: {fixed: 1}}
 - {name: d, podKill: {role: executor}, mode: all}
+- {name: e, podEvict: {role: executor, gracePeriod: 10s}, repeat: {times: 2, every: 5s}}
+- {name: f, processPause: {role: driver}, duration: 5s}
+- {name: g, memoryStress: {role: executor, size: 256Mi}, duration: 5s, injector: chaos-mesh}
+- {name: h, memoryStress: {role: executor, size: 120%}, duration: 5s}
+- {name: i, cpuStress: {workers: 2, load: 50%}, duration: 5s}
+- {name: j, diskFill: {path: /data, size: 1.5Gi, container: main}, duration: 5s}
+- {name: k, storageLoss: {path: /data/checkpoint/, how: unreadable}, duration: 5s}
+- {name: l, networkPartition: {role: executor, peer: {role: driver}, direction: to, ports: [7078]}, duration: 5s}
+- {name: m, networkPartition: {peer: {cidr: 10.9.0.0/16}, ports: [9000]}, duration: 5s, injector: chaos-mesh}
+- {name: nn, networkPartition: {role: driver, peer: {labels: {app: store}, namespace: other}}, duration: 5s}
+- {name: o, networkLoss: {percent: 25%}, duration: 5s}
+- {name: p, networkDelay: {latency: 100ms, jitter: 10ms}, duration: 5s}
+- {name: q, networkBandwidth: {rate: 1mbit}, duration: 5s}
+- {name: r, dnsFailure: {}, duration: 5s}
+- {name: s, nodeCordon: {role: executor}, duration: 5s}
+- {name: t, nodeDrain: {role: executor, gracePeriod: 5s}, duration: 5s}
+- {name: u, scale: {apiVersion: apps/v1, kind: Deployment, name: front, replicas: 0}, duration: 5s}
+- {name: v, deleteResource: {}, duration: 5s}
+- {name: w, chaosMesh: {role: driver, kind: IOChaos, spec: {action: latency, delay: 100ms, volumePath: /data}}, duration: 5s}
 slos:
   rto: "<= 1m30s"
   rtoFrom: impact
@@ -183,6 +202,7 @@ timeouts: {setup: 1m, baseline: 2m, recovery: 2m, settle: 30s}
 stop:
 - {name: others suffer, promql: {query: 'sum(errors)', is: "< 100"}}
 guards: {protectedNamespaces: [], maxPercent: 100, deadline: 10m}
+tools: {image: "tools.example/net:1"}
 "#;
     let loaded = read(text).map_err(|problems| problems.render(false)).unwrap().remove(0);
     let experiment = loaded.experiment;

@@ -1,0 +1,377 @@
+//! Faults through Chaos Mesh: an object of its own kinds, with the exact pods that chaosrun chose. Its status is believed as far as
+//! `specs/chaos-mesh.md` says that it can be, and never for the recovery: that is measured on the target.
+
+use super::partition;
+use super::pods::{container_ended, restarts};
+use super::prepare::Detail;
+use super::shot::{Called, Miss, Proof, count, shoot};
+use super::stage::{GuardOwner, InjectError, Stage};
+use super::traffic::{Route, Traffic};
+use crate::cluster::{api_of, run_in_pod};
+use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, Undo, chaos_mesh_object};
+use crate::model::{Interval, Mono};
+use crate::world::{Armed, RecordError};
+use k8s_openapi::api::core::v1::{Event as ClusterEvent, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DynamicObject, ListParams};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const API_VERSION: &str = "chaos-mesh.org/v1alpha1";
+
+/// How long the injection may take: the suggestion of `specs/chaos-mesh.md`, section 13.
+const INJECTION_LIMIT: Duration = Duration::from_mins(1);
+const INJECTION_LIMIT_PER_POD: Duration = Duration::from_secs(5);
+
+/// How much longer than the fault its `duration` is: the runner deletes it, the duration is for when the runner cannot.
+const DURATION_MARGIN: Duration = Duration::from_secs(30);
+
+/// What is to be created.
+pub(super) struct Plan {
+    object: ChaosMeshObject,
+    spec: Value,
+    /// For a partition: a connection for each target that it must stop.
+    routes: Vec<Route>,
+    /// For memory stress: bytes that must be held in each container on top of these.
+    held_before: Vec<u64>,
+    bytes: u64,
+}
+
+pub(super) async fn prepare(
+    stage: &Stage,
+    spec: &FaultSpec,
+    targets: &[FaultTarget],
+    token: &str,
+) -> Result<(Detail, Vec<Undo>), InjectError> {
+    let refuse = |why: String| InjectError::Refused(format!("fault {:?}: {why}", spec.name));
+    let object = chaos_mesh_object(&spec.kind).map_err(&refuse)?;
+    installed(stage, &object).await?.map_err(&refuse)?;
+    for target in targets {
+        reachable(stage, target).await?.map_err(&refuse)?;
+    }
+    let mut wanted = object.spec.clone();
+    let names: Vec<&str> = targets.iter().map(|target| target.pod.name.as_str()).collect();
+    let mut ours = json!({"mode": "all", "selector": {"pods": {stage.namespace.clone(): names}}});
+    if object.names_containers() {
+        let mut containers: Vec<&str> = targets
+            .iter()
+            .filter_map(|target| target.container.as_deref())
+            .collect();
+        containers.dedup();
+        if !containers.is_empty() {
+            json_patch::merge(&mut ours, &json!({"containerNames": containers}));
+        }
+    }
+    if let Some(duration) = spec.duration {
+        // A dead-man's switch of its own, besides the guard.
+        let seconds = (duration + DURATION_MARGIN).as_secs();
+        json_patch::merge(&mut ours, &json!({"duration": format!("{seconds}s")}));
+    }
+    json_patch::merge(&mut wanted, &ours);
+    let routes = if matches!(spec.kind, FaultKind::NetworkPartition { .. }) {
+        partition::survey(stage, spec, targets).await?.routes
+    } else {
+        Vec::new()
+    };
+    let mut held_before = Vec::new();
+    let mut bytes = 0;
+    if let FaultKind::MemoryStress {
+        amount: Amount::Bytes(wanted),
+        ..
+    } = spec.kind
+    {
+        bytes = wanted;
+        for target in targets {
+            held_before.push(held(stage, target).await.map_err(InjectError::Refused)?);
+        }
+    }
+    let undo = Undo::DeleteObject {
+        api_version: API_VERSION.to_owned(),
+        kind: object.kind.clone(),
+        plural: object.plural(),
+        namespace: Some(stage.namespace.clone()),
+        name: token.to_owned(),
+    };
+    let plan = Plan {
+        object,
+        spec: wanted,
+        routes,
+        held_before,
+        bytes,
+    };
+    Ok((Detail::ChaosMesh(plan), vec![undo]))
+}
+
+/// Whether the kind is served; in words why not.
+async fn installed(stage: &Stage, object: &ChaosMeshObject) -> Result<Result<(), String>, InjectError> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(stage.cluster.client());
+    let name = format!("{}.chaos-mesh.org", object.plural());
+    let found = stage
+        .cluster
+        .call_opt(format!("look for the definition {name}"), definitions.get(&name))
+        .await;
+    match found {
+        Ok(Some(_)) => Ok(Ok(())),
+        // Without the right to read definitions the creation will tell.
+        Err(error) if error.failed == crate::cluster::Failed::Forbidden => Ok(Ok(())),
+        Ok(None) => Ok(Err(format!(
+            "Chaos Mesh is not installed here, or has no {}: install it (its chart is chaos-mesh/chaos-mesh), or use injector: direct",
+            object.kind
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Chaos Mesh must have a daemon on the target's node, and never injects into a pod of its node's network.
+async fn reachable(stage: &Stage, target: &FaultTarget) -> Result<Result<(), String>, InjectError> {
+    let pods: Api<Pod> = Api::namespaced(stage.cluster.client(), &target.pod.namespace);
+    let name = &target.pod.name;
+    let pod = stage.cluster.call(format!("read pod {name}"), pods.get(name)).await?;
+    if pod.spec.is_some_and(|spec| spec.host_network == Some(true)) {
+        return Ok(Err(format!(
+            "pod {name} uses its node's network: Chaos Mesh never injects there, and its object could not be deleted again"
+        )));
+    }
+    Ok(Ok(()))
+}
+
+/// Creates the object and waits until every target is hit.
+pub(super) async fn fire(
+    stage: &Stage,
+    armed: &Armed,
+    token: &str,
+    plan: &Plan,
+    guard: &GuardOwner,
+) -> Result<usize, RecordError> {
+    let spec = armed.spec();
+    let api = api_of(
+        &stage.cluster,
+        (API_VERSION, &plan.object.kind, &plan.object.plural()),
+        Some(&stage.namespace),
+    );
+    let object = json!({
+        "apiVersion": API_VERSION,
+        "kind": plan.object.kind,
+        "metadata": stage.owned(token, guard),
+        "spec": plan.spec,
+    });
+    let creating = api.clone();
+    let made = async move {
+        let object: DynamicObject =
+            serde_json::from_value(object).map_err(|error| Miss::definite(error.to_string()))?;
+        let attempted = format!("create {} {}/{token}", plan.object.kind, stage.namespace);
+        match stage.cluster.create_strictly(attempted, &creating, &object).await {
+            Ok(_) => Ok::<(), Miss>(()),
+            // Nothing was created, and nothing will be while it is so.
+            Err(error) if error.why.contains("failed calling webhook") => Err(Miss::definite(format!(
+                "{error}; Chaos Mesh's controller-manager does not answer: is its Deployment ready?"
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    };
+    let made = futures::future::FutureExt::shared(made);
+    let pods = u32::try_from(armed.targets().len()).unwrap_or(u32::MAX);
+    let limit = INJECTION_LIMIT + INJECTION_LIMIT_PER_POD * pods;
+    // Opened before: what stops must have been seen to pass.
+    let mut opened = Vec::new();
+    for route in &plan.routes {
+        opened.push(
+            Traffic::open(stage, route.clone())
+                .await
+                .map_err(|error| error.to_string()),
+        );
+    }
+    let mut opened = opened.into_iter();
+    let shots = armed.targets().iter().enumerate().map(|(index, target)| {
+        let (made, api) = (made.clone(), &api);
+        let traffic = opened.next();
+        async move {
+            let before = restarts(stage, target);
+            let call = async {
+                made.await?;
+                Ok(Called::Accepted)
+            };
+            shoot(stage, spec, target, call, |requested| async move {
+                let said = injected(stage, api, plan, target, token, before, (requested, limit)).await?;
+                // Its word is not enough: some networks are out of its reach, and it says Injected all the same.
+                if let (Some(traffic), Some(route)) = (traffic, plan.routes.get(index)) {
+                    let limit = clock_limit(stage, requested, Duration::from_secs(15));
+                    return partition::stopped(stage, traffic?, route, (requested, limit))
+                        .await
+                        .map_err(|why| format!("{why}, although Chaos Mesh says Injected"));
+                }
+                if let Some(held_before) = plan.held_before.get(index) {
+                    return memory_held(stage, target, before, (*held_before, plan.bytes), said).await;
+                }
+                Ok(said)
+            })
+            .await
+        }
+    });
+    count(shots).await
+}
+
+/// So long from now, counted from `requested`.
+fn clock_limit(stage: &Stage, requested: Mono, more: Duration) -> Duration {
+    stage.recorder.clock().now().since(requested) + more
+}
+
+/// Resident memory of every process of a container.
+async fn held(stage: &Stage, target: &FaultTarget) -> Result<u64, String> {
+    const SUM: &str = "sum=0; for file in /proc/[0-9]*/status; do while read -r name value _; do [ \"$name\" = VmRSS: ] && \
+                       sum=$((sum + value)); done <\"$file\"; done 2>/dev/null; echo $sum";
+    let command = ["sh", "-c", SUM].map(str::to_owned);
+    let (namespace, name) = (&target.pod.namespace, &target.pod.name);
+    let container = target.container.as_deref();
+    let output = run_in_pod(
+        &stage.cluster,
+        namespace,
+        name,
+        container,
+        &command,
+        Duration::from_secs(10),
+    )
+    .await
+    .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let kilobytes: u64 = text.trim().parse().map_err(|_| {
+        format!(
+            "the memory of pod {name} cannot be read from /proc (is there a shell?): {}",
+            output.stderr
+        )
+    })?;
+    Ok(kilobytes * 1024)
+}
+
+/// Memory that is really held, or a container that the kernel killed for it.
+async fn memory_held(
+    stage: &Stage,
+    target: &FaultTarget,
+    restarts: i32,
+    (before, bytes): (u64, u64),
+    said: Proof,
+) -> Result<Proof, String> {
+    let clock = stage.recorder.clock();
+    let deadline = clock.now().plus(Duration::from_secs(20));
+    let mut last = String::new();
+    while clock.now() < deadline {
+        if let Some(pod) = stage.pods.get(&target.pod.uid)
+            && let Some(text) = container_ended(target, restarts, &pod)
+        {
+            return Ok(Proof {
+                effect: Interval {
+                    lower: said.effect.lower,
+                    upper: pod.at.max(said.effect.lower),
+                },
+                text,
+            });
+        }
+        match held(stage, target).await {
+            Ok(now) if now.saturating_sub(before) >= bytes / 10 * 8 => {
+                return Ok(Proof {
+                    effect: said.effect,
+                    text: format!("{}; {} bytes more are held in the container", said.text, now - before),
+                });
+            }
+            Ok(now) => last = format!("{} bytes more are held", now.saturating_sub(before)),
+            Err(why) => last = why,
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(format!(
+        "Chaos Mesh says Injected, but {bytes} bytes were not seen to be held: {last}"
+    ))
+}
+
+/// The record of one target: `ns/pod` or `ns/pod/container`.
+fn record_of<'a>(object: &'a DynamicObject, target: &FaultTarget) -> Option<&'a Value> {
+    let records = object.data.pointer("/status/experiment/containerRecords")?.as_array()?;
+    let id = format!("{}/{}", target.pod.namespace, target.pod.name);
+    records.iter().find(|record| {
+        let held = record.get("id").and_then(Value::as_str).unwrap_or_default();
+        record.get("selectorKey").and_then(Value::as_str).unwrap_or(".") == "."
+            && (held == id || held.starts_with(&format!("{id}/")))
+    })
+}
+
+async fn injected(
+    stage: &Stage,
+    api: &Api<DynamicObject>,
+    plan: &Plan,
+    target: &FaultTarget,
+    token: &str,
+    restarts: i32,
+    (requested, limit): (Mono, Duration),
+) -> Result<Proof, String> {
+    let clock = stage.recorder.clock();
+    let deadline = requested.plus(limit);
+    let mut lower = requested;
+    let mut why = "no record of the target appeared".to_owned();
+    while clock.now() < deadline {
+        let asked = clock.now();
+        // What the pod itself shows counts before any status.
+        if plan.object.is_one_shot()
+            && let Some(pod) = stage.pods.get(&target.pod.uid)
+        {
+            let seen = if target.container.is_some() {
+                container_ended(target, restarts, &pod)
+            } else {
+                (pod.gone.is_some() || pod.facts.deletion_at.is_some())
+                    .then(|| format!("pod UID {} is gone", target.pod.uid))
+            };
+            if let Some(text) = seen {
+                return Ok(Proof {
+                    effect: Interval {
+                        lower: requested,
+                        upper: pod.at.max(requested),
+                    },
+                    text,
+                });
+            }
+        }
+        match stage.cluster.call(format!("read {token}"), api.get(token)).await {
+            Ok(object) => {
+                let phase = record_of(&object, target)
+                    .and_then(|record| record.get("phase"))
+                    .and_then(Value::as_str);
+                let count = record_of(&object, target)
+                    .and_then(|record| record.get("injectedCount"))
+                    .and_then(Value::as_u64);
+                if phase == Some("Injected") && count.unwrap_or(0) > 0 && !plan.object.is_one_shot() {
+                    return Ok(Proof {
+                        effect: Interval {
+                            lower,
+                            upper: clock.now(),
+                        },
+                        text: format!("Chaos Mesh reports the target as Injected ({})", plan.object.kind),
+                    });
+                }
+                if let Some(phase) = phase {
+                    why = format!("Chaos Mesh says {phase:?}");
+                }
+                if phase != Some("Injected") {
+                    lower = asked;
+                }
+            }
+            Err(error) => why = error.to_string(),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let complaint = complaints(stage, token).await;
+    Err(format!("not injected within {} s: {why}{complaint}", limit.as_secs()))
+}
+
+/// The newest warning about the object, in Chaos Mesh's words.
+async fn complaints(stage: &Stage, token: &str) -> String {
+    let events: Api<ClusterEvent> = Api::namespaced(stage.cluster.client(), &stage.namespace);
+    let parameters = ListParams::default().fields(&format!("involvedObject.name={token},type=Warning"));
+    let listed = stage.cluster.call("list events", events.list(&parameters)).await;
+    let newest = listed.ok().and_then(|listed| {
+        listed
+            .items
+            .into_iter()
+            .max_by_key(|event| event.metadata.name.clone())
+            .and_then(|event| event.message)
+    });
+    newest.map_or(String::new(), |message| format!(". It complains: {message}"))
+}

@@ -1,0 +1,148 @@
+//! The verbs that a fault needs, in the target's namespace unless said otherwise.
+
+use crate::cluster::Verb;
+use crate::experiment::{Target, Workload};
+use crate::fault::{FaultKind, FaultSpec, Injector, ObjectRef, Peer, chaos_mesh_object};
+
+/// Group and plural of an object, as far as they can be told without the cluster: Kubernetes' own plurals are regular.
+fn plural_of(object: &ObjectRef) -> (String, String) {
+    let group = object.api_version.split_once('/').map_or("", |(group, _)| group);
+    (group.to_owned(), format!("{}s", object.kind.to_lowercase()))
+}
+
+fn own(target: &Target) -> Option<(String, String)> {
+    let (group, plural) = match &target.workload {
+        Workload::SparkApplication { .. } => ("sparkoperator.k8s.io", "sparkapplications"),
+        Workload::Deployment { .. } => ("apps", "deployments"),
+        Workload::StatefulSet { .. } => ("apps", "statefulsets"),
+        Workload::Job { .. } => ("batch", "jobs"),
+        Workload::Labels { .. } => return None,
+    };
+    Some((group.to_owned(), plural.to_owned()))
+}
+
+struct Verbs {
+    namespace: String,
+    verbs: Vec<Verb>,
+}
+
+impl Verbs {
+    fn add(&mut self, words: &[&'static str], group: &str, resource: &str, purpose: &'static str) {
+        let namespace = self.namespace.clone();
+        self.add_in(&namespace, words, (group, resource), purpose);
+    }
+
+    fn add_in(
+        &mut self,
+        namespace: &str,
+        words: &[&'static str],
+        (group, resource): (&str, &str),
+        purpose: &'static str,
+    ) {
+        self.verbs.extend(words.iter().map(|verb| Verb {
+            verb,
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            purpose,
+        }));
+    }
+}
+
+/// Every verb that a fault needs, to be done and to be taken back.
+pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
+    let mut verbs = Verbs {
+        namespace: target.namespace.clone(),
+        verbs: Vec::new(),
+    };
+    if fault.injector == Injector::ChaosMesh {
+        if let Ok(object) = chaos_mesh_object(&fault.kind) {
+            let purpose = "let Chaos Mesh do it";
+            let words = ["get", "create", "patch", "delete"];
+            verbs.add(&words, "chaos-mesh.org", &object.plural(), purpose);
+            verbs.add(&["list"], "", "events", "date what Chaos Mesh did");
+        }
+        return verbs.verbs;
+    }
+    match &fault.kind {
+        FaultKind::PodKill { .. } => verbs.add(&["delete"], "", "pods", "kill pods"),
+        FaultKind::PodEvict { .. } => verbs.add(&["create"], "", "pods/eviction", "evict pods"),
+        FaultKind::ContainerKill { .. } => verbs.add(&["create"], "", "pods/exec", "signal a container"),
+        FaultKind::ProcessPause { .. }
+        | FaultKind::MemoryStress { .. }
+        | FaultKind::CpuStress { .. }
+        | FaultKind::DiskFill { .. }
+        | FaultKind::StorageLoss { .. } => {
+            verbs.add(&["create"], "", "pods/exec", "run the fault in a container");
+            verbs.add(&["get"], "", "pods", "read limits and volumes");
+        }
+        FaultKind::NetworkPartition { peer, .. } => {
+            let words = ["get", "create", "delete"];
+            verbs.add(&words, "networking.k8s.io", "networkpolicies", "cut the network");
+            verbs.add(&["patch", "get"], "", "pods", "mark the pods that are cut off");
+            verbs.add(&["create"], "", "pods/exec", "see whether traffic passes");
+            if let Some(Peer::Pods { namespace, .. }) = peer
+                && *namespace != target.namespace
+            {
+                verbs.add_in(namespace, &["list"], ("", "pods"), "find the other side");
+                verbs.add_in(namespace, &["create"], ("", "pods/exec"), "see whether traffic passes");
+            }
+        }
+        FaultKind::NetworkLoss { .. }
+        | FaultKind::NetworkDelay { .. }
+        | FaultKind::NetworkBandwidth { .. }
+        | FaultKind::DnsFailure {} => {
+            verbs.add(&["patch"], "", "pods/ephemeralcontainers", "shape a pod's traffic");
+            verbs.add(&["get"], "", "pods", "see whether it runs");
+            verbs.add(&["get"], "", "pods/log", "read what it proves");
+            verbs.add(&["create"], "", "pods/exec", "end it");
+        }
+        FaultKind::NodeCordon {} => verbs.add_in("", &["get", "patch"], ("", "nodes"), "cordon a node"),
+        FaultKind::NodeDrain { .. } => {
+            verbs.add_in("", &["get", "patch"], ("", "nodes"), "cordon a node");
+            verbs.add(&["create"], "", "pods/eviction", "evict pods");
+        }
+        FaultKind::Scale { object, .. } => changed(&mut verbs, object.as_ref(), target, &["get", "patch"], "scale it"),
+        FaultKind::ImagePullFailure { .. } => changed(&mut verbs, None, target, &["get", "patch"], "change its image"),
+        FaultKind::DeleteResource { object } => {
+            let words = ["get", "delete", "create"];
+            changed(
+                &mut verbs,
+                object.as_ref(),
+                target,
+                &words,
+                "delete it and make it again",
+            );
+        }
+        FaultKind::ChaosMesh { .. } => {}
+    }
+    let keeps_a_record = matches!(
+        fault.kind,
+        FaultKind::DiskFill { .. } | FaultKind::StorageLoss { .. } | FaultKind::DeleteResource { .. }
+    );
+    if keeps_a_record {
+        let words = ["get", "create", "delete"];
+        verbs.add(&words, "", "configmaps", "keep a record of what cannot end by itself");
+    }
+    verbs.verbs
+}
+
+fn changed(
+    verbs: &mut Verbs,
+    object: Option<&ObjectRef>,
+    target: &Target,
+    words: &[&'static str],
+    purpose: &'static str,
+) {
+    match object {
+        Some(object) => {
+            let (group, plural) = plural_of(object);
+            verbs.add_in(&object.namespace, words, (&group, &plural), purpose);
+        }
+        None => {
+            if let Some((group, plural)) = own(target) {
+                verbs.add(words, &group, &plural, purpose);
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Traps of faults that last: symptoms that come late, and outages that begin when the fault ends.
+
+use crate::corpus::Case;
+use crate::dsl::{Log, at, between, experiment, good_unless, http};
+use chaosrun::evidence::{Event, Step};
+use chaosrun::experiment::Experiment;
+use chaosrun::model::Verdict;
+use chaosrun::timeline::Timeline;
+use std::time::Duration;
+
+/// A fault from 100 to 130.
+fn lasting(name: &str) -> Experiment {
+    let mut experiment = experiment(name, vec![http()], 60.0);
+    experiment.faults[0].duration = Some(Duration::from_secs(30));
+    experiment
+}
+
+fn ended() -> Event {
+    Event::FaultEnded {
+        fault: "kill".to_owned(),
+        within: between(130.0, 130.05),
+    }
+}
+
+/// The endpoint is down over `outage`, and the fault ends at 130.
+fn during(name: &str, outage: (f64, f64)) -> Log {
+    Log::of(&lasting(name))
+        .samples("endpoint", 95.0, 99.8, 0.2, |_| good_unless(false))
+        .fault(&["a"], 99.99, 100.01)
+        .samples("endpoint", 100.1, 129.9, 0.2, move |sent| {
+            good_unless(sent >= outage.0 && sent < outage.1)
+        })
+        .event(ended())
+        .samples("endpoint", 130.1, 149.9, 0.2, move |sent| {
+            good_unless(sent >= outage.0 && sent < outage.1)
+        })
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            name: "late-symptom-of-a-lasting-fault",
+            log: during("late-symptom-of-a-lasting-fault", (115.0, 132.0)).end(140.0, 150.0),
+            verdict: Verdict::Pass,
+            rto: Some((32.0, 0.5)),
+            says: "",
+        },
+        Case {
+            name: "outage-when-a-lasting-fault-ends",
+            log: during("outage-when-a-lasting-fault-ends", (130.5, 133.0)).end(140.0, 150.0),
+            verdict: Verdict::Pass,
+            rto: Some((33.0, 0.5)),
+            says: "",
+        },
+        Case {
+            name: "recovered-under-a-lasting-fault",
+            log: during("recovered-under-a-lasting-fault", (100.5, 107.0)).end(140.0, 150.0),
+            verdict: Verdict::Pass,
+            rto: Some((7.0, 0.5)),
+            says: "",
+        },
+    ]
+}
+
+/// While a fault is kept up the engine goes on watching, however good everything looks.
+#[test]
+fn service_is_not_back_before_a_lasting_fault_is_over() {
+    let name = "kept-up";
+    let log = during(name, (101.0, 105.0));
+    let mut timeline = Timeline::new(&lasting(name));
+    for event in &log.events {
+        if let Event::FaultEnded { .. } = event {
+            assert_eq!(timeline.recovered(at(129.5)), None, "the fault is still kept up");
+        }
+        timeline.apply(event);
+    }
+    assert!(timeline.recovered(at(145.0)).is_some());
+}
+
+/// The revert step takes back whatever is left, so what lasts is over then.
+#[test]
+fn the_revert_step_ends_every_fault() {
+    let name = "reverted";
+    let log = Log::of(&lasting(name))
+        .samples("endpoint", 95.0, 99.8, 0.2, |_| good_unless(false))
+        .fault(&["a"], 99.99, 100.01)
+        .samples("endpoint", 100.1, 120.0, 0.2, |_| good_unless(false))
+        .step(Step::Revert, 120.0);
+    let mut timeline = Timeline::new(&lasting(name));
+    for event in &log.events {
+        timeline.apply(event);
+    }
+    assert!(timeline.recovered(at(119.9)).is_some());
+}
