@@ -60,6 +60,8 @@ for part in "$@"; do
         "$(dirname "$0")/install-spark.sh"
         ;;
     test)
+        # Steps the clock of one process.
+        packages libfaketime
         # Debian's is old and does; one that is there already, of whatever origin, is better.
         command -v kubectl >/dev/null 2>&1 || packages kubernetes-client
         if ! cargo nextest --version >/dev/null 2>&1; then

@@ -198,6 +198,12 @@ pub(super) enum LabCommand {
     },
     /// Which labs are there.
     Status,
+    /// Let its API server drop every connection, be away for 3 s, and come back: what a client does then can be seen.
+    RestartApi {
+        /// Name.
+        #[arg(long, default_value = "default")]
+        name: String,
+    },
     /// Print the line that points kubectl at it: `eval "$(chaosrun lab env)"`.
     Env {
         /// Name.

@@ -77,7 +77,7 @@ pub(super) async fn prometheus_url(cluster: &Cluster) -> Option<String> {
     Some(format!("http://{address}:9090"))
 }
 
-/// `lab up|down|status|env`.
+/// `lab up|down|status|restart-api|env`.
 pub(super) fn lab(command: &LabCommand, streams: &mut Streams) -> Result<Exit, Failure> {
     match command {
         LabCommand::Up { name } => {
@@ -112,6 +112,10 @@ pub(super) fn lab(command: &LabCommand, streams: &mut Streams) -> Result<Exit, F
                     lab.kubeconfig.display()
                 ));
             }
+        }
+        LabCommand::RestartApi { name } => {
+            lifecycle::restart_api(&LabConfig::new(name.as_str())).map_err(failure)?;
+            streams.say(&format!("the API server of lab {name} is away for 3 s"));
         }
         LabCommand::Env { name } => {
             let line = lifecycle::environment(&LabConfig::new(name.as_str())).map_err(failure)?;

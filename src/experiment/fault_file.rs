@@ -54,6 +54,9 @@ pub(super) struct FaultFile {
     /// How long the effect is kept up; then it is taken back. Needed by every fault that lasts, refused by those that are over at
     /// once (podKill, podEvict, containerKill).
     pub(super) duration: Option<DurationText>,
+    /// The fault may end with its victim: that the system replaced (or restarted) it while the fault should have lasted counts as its
+    /// recovery. Default false: such a trial is inconclusive, because the fault was not kept up for its duration.
+    pub(super) may_be_replaced: Option<bool>,
     /// Who does it: `direct` (default: the Kubernetes API alone, nothing is installed) or `chaos-mesh`.
     #[schemars(extend("enum" = ["direct", "chaos-mesh", null]))]
     pub(super) injector: Option<String>,

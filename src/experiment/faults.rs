@@ -109,6 +109,7 @@ impl Resolver<'_> {
             labels: selection.labels,
             mode,
             injector,
+            may_be_replaced: file.may_be_replaced.unwrap_or_default(),
             after: self.duration(&format!("{pointer}/after"), file.after.as_ref(), Duration::ZERO),
         }
     }
@@ -134,6 +135,14 @@ impl Resolver<'_> {
     fn lasts(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind) -> Option<Duration> {
         let at = format!("{pointer}/duration");
         if kind.is_one_shot() {
+            if file.may_be_replaced == Some(true) {
+                self.error(
+                    "duration",
+                    self.at(&format!("{pointer}/mayBeReplaced")),
+                    format!("a {} is over at once: its victim is meant to be replaced", kind.word()),
+                    Some("leave it out"),
+                );
+            }
             if file.duration.is_some() {
                 self.error(
                     "duration",

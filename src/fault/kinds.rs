@@ -251,7 +251,48 @@ pub enum FaultKind {
     },
 }
 
+/// What a lasting fault ends with, besides its own end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It is in the pod's network namespace or in a folder of the pod.
+    Pod,
+    /// It is a process in a container, or the state of one.
+    Container,
+    /// The pod had to be marked to be told from others, and its replacement is not marked.
+    PodIfMarked,
+}
+
 impl FaultKind {
+    /// What the effect ends with; none when it outlives pods, or is over in an instant.
+    #[must_use]
+    pub fn life(&self, injector: super::Injector) -> Option<Life> {
+        match self {
+            Self::ProcessPause { .. } | Self::MemoryStress { .. } | Self::CpuStress { .. } => Some(Life::Container),
+            Self::NetworkLoss { .. }
+            | Self::NetworkDelay { .. }
+            | Self::NetworkBandwidth { .. }
+            | Self::DnsFailure {} => Some(Life::Pod),
+            Self::NetworkPartition { .. } if injector == super::Injector::Direct => Some(Life::PodIfMarked),
+            Self::NetworkPartition { .. } => Some(Life::Pod),
+            Self::ChaosMesh { resource, .. } => match resource.as_str() {
+                "StressChaos" | "TimeChaos" | "JVMChaos" => Some(Life::Container),
+                "PodChaos" => None,
+                _ => Some(Life::Pod),
+            },
+            // What is lost or full may be on a claim, which the replacement gets as well.
+            Self::DiskFill { .. }
+            | Self::StorageLoss { .. }
+            | Self::PodKill { .. }
+            | Self::PodEvict { .. }
+            | Self::ContainerKill { .. }
+            | Self::NodeCordon {}
+            | Self::NodeDrain { .. }
+            | Self::Scale { .. }
+            | Self::DeleteResource { .. }
+            | Self::ImagePullFailure { .. } => None,
+        }
+    }
+
     /// The key in an experiment file.
     #[must_use]
     pub fn word(&self) -> &'static str {

@@ -7,7 +7,7 @@ mod kinds;
 mod undo;
 
 pub use chaos_mesh::{ChaosMeshObject, chaos_mesh_object};
-pub use kinds::{Amount, Direction, FaultKind, ObjectRef, Peer, Signal, StorageLoss};
+pub use kinds::{Amount, Direction, FaultKind, Life, ObjectRef, Peer, Signal, StorageLoss};
 pub use undo::{Claim, Inside, Undo};
 
 use crate::model::{PodName, Role};
@@ -103,6 +103,9 @@ pub struct FaultSpec {
     /// How long the effect is kept up, for faults that last; none for those that are over in an instant.
     #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
     pub duration: Option<Duration>,
+    /// A lasting fault may end with its victim: that the system replaced it counts as its recovery. Else such a trial says nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_be_replaced: bool,
 }
 
 /// What a fault was planned for: a pod, or a container in it; for a fault on another object, that object.

@@ -8,6 +8,7 @@
 
 mod availability;
 mod clock;
+mod kept;
 mod ledger;
 mod ranges;
 mod replacement;

@@ -1,6 +1,7 @@
 //! One trial's numbers.
 
 use super::availability::{self, Lane};
+use super::kept;
 use super::ledger::{self, LedgerCounts, Outage};
 use super::replacement::{self, Replacement};
 use crate::evidence::{Step, TrialEnd};
@@ -192,6 +193,9 @@ fn spoiled(
     }
     if let Some(why) = not_proven(experiment, facts) {
         return Some(WhyNot::FaultNotProven { why });
+    }
+    if let Some(why) = kept::cut_short(experiment, timeline, facts, until) {
+        return Some(WhyNot::FaultCutShort { why });
     }
     let end = match restoration {
         Restoration::Back(back) => back.restored.within.upper,

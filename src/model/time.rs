@@ -121,6 +121,12 @@ pub enum WhyNot {
         /// What was missing.
         why: String,
     },
+    /// The fault should have lasted, and did not.
+    #[error("the fault did not last: {why}")]
+    FaultCutShort {
+        /// Which, and what ended it.
+        why: String,
+    },
     /// The steady state did not hold before the fault.
     #[error("the steady state did not hold before the fault: {why}")]
     BaselineNotSteady {

@@ -174,6 +174,7 @@ mod tests {
             injector: Injector::Direct,
             after: Duration::ZERO,
             duration: None,
+            may_be_replaced: false,
         }
     }
 

@@ -39,6 +39,7 @@ impl Value {
                     WhyNot::FaultNotProven { .. }
                     | WhyNot::BaselineNotSteady { .. }
                     | WhyNot::NoData { .. }
+                    | WhyNot::FaultCutShort { .. }
                     | WhyNot::NotMeasurable { .. }
                     | WhyNot::EndedEarly { .. } => None,
                 },

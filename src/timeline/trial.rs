@@ -2,7 +2,7 @@
 
 use super::moment::Moment;
 use crate::evidence::{AckedRange, Event, SinkRead, Step, TrialEnd};
-use crate::fault::FaultTarget;
+use crate::fault::{FaultTarget, Undo};
 use crate::model::{Interval, Mono};
 
 /// One target of a fault, and how far the fault got.
@@ -31,6 +31,8 @@ pub struct FaultFacts {
     pub targets: Vec<TargetFacts>,
     /// Its effect is kept up for a while.
     pub lasting: bool,
+    /// Its targets are told from other pods by a mark that they got for it.
+    pub marks_pods: bool,
     /// When its effect was taken back, while the trial went on.
     pub ended: Option<Interval>,
     /// Why it was not fired.
@@ -153,6 +155,7 @@ impl TrialFacts {
                 injector: String::new(),
                 targets: Vec::new(),
                 lasting: false,
+                marks_pods: false,
                 ended: None,
                 skipped: None,
             });
@@ -189,7 +192,7 @@ impl TrialFacts {
                 injector,
                 targets,
                 lasting,
-                ..
+                undo,
             } => {
                 for target in targets {
                     self.edit(fault, target, |_| {});
@@ -197,6 +200,9 @@ impl TrialFacts {
                 if let Some(known) = self.faults.iter_mut().find(|known| known.name == *fault) {
                     known.injector.clone_from(injector);
                     known.lasting = *lasting;
+                    known.marks_pods |= undo
+                        .iter()
+                        .any(|undo| matches!(undo, Undo::Restore { kind, .. } if kind == "Pod"));
                 }
             }
             Event::FaultSkipped { fault, why } => {

@@ -4,6 +4,7 @@
 mod accuracy;
 mod chaos_mesh;
 mod cluster_errors;
+mod disturbed;
 mod faults;
 mod kill_matrix;
 mod probes;

@@ -129,6 +129,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             injector: Injector::Direct,
             after: Duration::ZERO,
             duration: None,
+            may_be_replaced: false,
         }],
         slos: Slos {
             rto: Some(RtoSlo {

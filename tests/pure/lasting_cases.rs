@@ -1,9 +1,10 @@
 //! Traps of faults that last: symptoms that come late, and outages that begin when the fault ends.
 
 use crate::corpus::Case;
-use crate::dsl::{Log, at, between, experiment, good_unless, http};
-use chaosrun::evidence::{Event, Step};
+use crate::dsl::{Log, at, between, experiment, good_unless, http, pod};
+use chaosrun::evidence::{Event, Seen, Step};
 use chaosrun::experiment::Experiment;
+use chaosrun::fault::{Direction, FaultKind, FaultSpec};
 use chaosrun::model::Verdict;
 use chaosrun::timeline::Timeline;
 use std::time::Duration;
@@ -59,6 +60,63 @@ pub(crate) fn cases() -> Vec<Case> {
             rto: Some((7.0, 0.5)),
             says: "",
         },
+    ]
+    .into_iter()
+    .chain(replacements())
+    .collect()
+}
+
+/// The endpoint is down for a moment, and the pod that the fault lives in is replaced at 110, 20 s before its end.
+fn replaced(name: &str, change: impl FnOnce(&mut FaultSpec)) -> Log {
+    let mut experiment = lasting(name);
+    experiment.faults[0].kind = FaultKind::CpuStress {
+        container: None,
+        workers: 1,
+        load: 100,
+    };
+    change(&mut experiment.faults[0]);
+    Log::of(&experiment)
+        .pod(Seen::Listed, 51.0, pod("a"))
+        .samples("endpoint", 95.0, 99.8, 0.2, |_| good_unless(false))
+        .fault(&["a"], 99.99, 100.01)
+        .samples("endpoint", 100.1, 109.9, 0.2, |sent| good_unless(sent > 101.0))
+        .pod(Seen::Deleted, 110.0, pod("a"))
+        .pod(Seen::Added, 110.5, pod("b"))
+        .samples("endpoint", 110.1, 129.9, 0.2, |sent| good_unless(sent < 111.0))
+        .event(ended())
+        .samples("endpoint", 130.1, 149.9, 0.2, |_| good_unless(false))
+        .end(140.0, 150.0)
+}
+
+fn victim(name: &'static str, verdict: Verdict, says: &'static str, change: impl FnOnce(&mut FaultSpec)) -> Case {
+    Case {
+        name,
+        log: replaced(name, change),
+        verdict,
+        rto: Some((11.0, 0.5)),
+        says,
+    }
+}
+
+fn replacements() -> Vec<Case> {
+    vec![
+        victim(
+            "victim-replaced-while-the-fault-should-last",
+            Verdict::Inconclusive,
+            "pod shop-a was replaced 10.0 s into its 30.0 s",
+            |_| {},
+        ),
+        victim("victim-that-may-be-replaced", Verdict::Pass, "", |spec| {
+            spec.may_be_replaced = true;
+        }),
+        // A policy that selects the target by its own labels cuts the replacement off as well.
+        victim("victim-of-a-partition-by-labels", Verdict::Pass, "", |spec| {
+            spec.kind = FaultKind::NetworkPartition {
+                peer: None,
+                direction: Direction::Both,
+                ports: Vec::new(),
+            };
+        }),
     ]
 }
 

@@ -26,6 +26,8 @@ const INTERNAL: &str = "lab-internal";
 const UP_TIMEOUT: Duration = Duration::from_mins(1);
 /// A lab that is told to end removes itself within seconds.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a restarting API server is away: longer than a client's first retries, shorter than any lease.
+const AWAY: Duration = Duration::from_secs(3);
 
 /// What `status` tells about a lab.
 #[derive(Debug, Clone)]
@@ -160,6 +162,22 @@ async fn end_process(process: ProcessIdentity) {
     }
 }
 
+/// Makes the API server of a running lab end every connection, be away for 3 s, and serve again at the same address.
+///
+/// Returns at once: whoever watches sees it go and come back.
+pub fn restart_api(config: &LabConfig) -> Result<(), LabError> {
+    let record = Roots::of(config)
+        .record(&config.name)
+        .filter(|record| record.alive() && record.process != own_identity());
+    let record = record.ok_or_else(|| LabError::NotUp(config.name.clone()))?;
+    let not_told = |reason: String| LabError::NotReady {
+        name: config.name.clone(),
+        reason,
+    };
+    let pid = Pid::from_raw(record.process.pid).ok_or_else(|| not_told("it has no process id".to_owned()))?;
+    rustix::process::kill_process(pid, Signal::HUP).map_err(|error| not_told(format!("it cannot be told: {error}")))
+}
+
 /// All labs that this machine has a record of.
 #[must_use]
 pub fn status(config: &LabConfig) -> Vec<LabStatus> {
@@ -212,15 +230,18 @@ fn serve(controllers: fn() -> Vec<Controller>) -> ExitCode {
     };
     let outcome = runtime.block_on(Box::pin(async {
         let config = read_configuration()?;
-        let stop = StopSignal::install(config.owner)?;
+        let mut stop = StopSignal::install(config.owner)?;
         let log = config.state_root.join(&config.name).join("lab.log");
-        let lab = Lab::start(config, controllers())
+        let mut lab = Lab::start(config, controllers())
             .await
             .map_err(|error| error.to_string())?;
         log_to(&log).map_err(|error| error.to_string())?;
         tell("ready", ExitCode::SUCCESS);
         close_output();
-        stop.wait().await;
+        while stop.wait().await == Wanted::ApiRestart {
+            tracing::info!("the API server goes away for {} s", AWAY.as_secs());
+            lab.restart_api(AWAY).await.map_err(|error| error.to_string())?;
+        }
         tracing::info!("going down");
         lab.stop().await.map_err(|error| error.to_string())
     }));
@@ -269,8 +290,16 @@ fn log_to(path: &std::path::Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What ends the background process: SIGTERM, SIGINT, or the end of its owner.
+/// What the background process is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    End,
+    ApiRestart,
+}
+
+/// What ends the background process (SIGTERM, SIGINT, or the end of its owner), or makes its API server restart (SIGHUP).
 struct StopSignal {
+    hang_up: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     owner: Option<AsyncFd<std::os::fd::OwnedFd>>,
@@ -282,13 +311,14 @@ impl StopSignal {
         let text = |error: std::io::Error| error.to_string();
         let owner = owner.map(watch_owner).transpose()?;
         Ok(Self {
+            hang_up: signal(SignalKind::hangup()).map_err(text)?,
             terminate: signal(SignalKind::terminate()).map_err(text)?,
             interrupt: signal(SignalKind::interrupt()).map_err(text)?,
             owner,
         })
     }
 
-    async fn wait(mut self) {
+    async fn wait(&mut self) -> Wanted {
         let owner_gone = async {
             match &self.owner {
                 Some(owner) => drop(owner.readable().await),
@@ -296,9 +326,10 @@ impl StopSignal {
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            () = owner_gone => {}
+            _ = self.terminate.recv() => Wanted::End,
+            _ = self.interrupt.recv() => Wanted::End,
+            () = owner_gone => Wanted::End,
+            _ = self.hang_up.recv() => Wanted::ApiRestart,
         }
     }
 }

@@ -64,7 +64,8 @@ pub type Controller = Box<dyn FnOnce(kube::Client, LabInfo) -> BoxFuture<'static
 #[derive(Debug)]
 pub struct Lab {
     server: Arc<ApiServer>,
-    serving: ServeHandle,
+    serving: Option<ServeHandle>,
+    addresses: Vec<SocketAddr>,
     agent: NodeAgent,
     controllers: Vec<JoinHandle<()>>,
     record: Record,
@@ -141,13 +142,15 @@ impl Lab {
             server: Arc::clone(&server),
             extra: config.extra.clone(),
         };
+        let bound = serving.addresses().to_vec();
         let controllers = controllers
             .into_iter()
             .map(|controller| tokio::spawn(controller(server.client("chaosrun-lab-controllers"), info.clone())))
             .collect();
         Ok(Self {
             server,
-            serving,
+            serving: Some(serving),
+            addresses: bound,
             agent,
             controllers,
             record,
@@ -173,6 +176,16 @@ impl Lab {
         &self.info
     }
 
+    /// Ends every connection to the API server, and serves again at the same addresses after a while. Objects and pods live on.
+    pub async fn restart_api(&mut self, away: Duration) -> Result<(), LabError> {
+        if let Some(serving) = self.serving.take() {
+            serving.stop().await;
+        }
+        tokio::time::sleep(away).await;
+        self.serving = Some(self.server.serve(&self.addresses).await?);
+        Ok(())
+    }
+
     /// Takes the lab down; returns when nothing is left of it.
     pub async fn stop(self) -> Result<(), LabError> {
         for controller in &self.controllers {
@@ -185,7 +198,9 @@ impl Lab {
             }
         }
         self.agent.stop().await;
-        self.serving.stop().await;
+        if let Some(serving) = self.serving {
+            serving.stop().await;
+        }
         let roots = Roots::of_record(&self.record);
         let _lock = roots.lock().await?;
         sweep(&self.record).await

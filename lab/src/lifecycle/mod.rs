@@ -13,7 +13,7 @@ mod record;
 mod sweep;
 
 pub use config::{LabConfig, ProcessIdentity};
-pub use daemon::{LabStatus, TemporaryLab, down, environment, multicall, status, up, up_temporary};
+pub use daemon::{LabStatus, TemporaryLab, down, environment, multicall, restart_api, status, up, up_temporary};
 pub use error::LabError;
 pub use lab::{Controller, Lab, LabInfo};
 pub use record::Record;

@@ -101,6 +101,27 @@ impl Lab {
         })
     }
 
+    /// Lets the API server drop every connection, and come back after 3 s.
+    pub(crate) fn restart_api(&self) {
+        let restart = chaosrun(self.folder.path())
+            .args(["lab", "restart-api", "--name", &self.name])
+            .output()
+            .expect("chaosrun starts");
+        assert!(restart.status.success(), "{}", texts(&restart));
+        // The signal is on its way: what is asked in this moment may still be answered.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.answers() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let config: serde_json::Value =
+            serde_yaml::from_str(&std::fs::read_to_string(&self.kubeconfig).expect("the kubeconfig")).expect("YAML");
+        let server = config["clusters"][0]["cluster"]["server"].as_str().expect("a server");
+        std::net::TcpStream::connect(server.trim_start_matches("https://")).is_ok()
+    }
+
     /// What chaosrun asked of the API server: each row has verb, group, resource, namespace, userAgent, count.
     pub(crate) fn requests(&self) -> Vec<serde_json::Value> {
         let (code, answer) = self.api("GET", "/lab/requests", None);
