@@ -1,4 +1,4 @@
-//! `clean`: finds what a killed run left behind, by label only, from any machine, and removes it.
+//! `clean`: finds what a killed run left behind, by label only, from any machine, and takes it back.
 
 use super::arguments::{CleanArguments, Global};
 use super::cluster::Connected;
@@ -35,14 +35,14 @@ async fn sweep(
         streams.note(&format!("chaosrun: {warning}"));
     }
     if found.undos.is_empty() {
-        streams.say("nothing to clean: no object carries chaosrun's label");
+        streams.say("nothing to clean: nothing carries chaosrun's labels");
         return Ok(if found.unreadable.is_empty() {
             Exit::Pass
         } else {
             Exit::NotReverted
         });
     }
-    streams.say("found, by the label app.kubernetes.io/managed-by=chaosrun:");
+    streams.say("found, by chaosrun's labels:");
     for item in &found.undos {
         streams.say(&format!("  {}", describe(item)));
     }
@@ -50,7 +50,7 @@ async fn sweep(
         return Ok(Exit::Pass);
     }
     if !arguments.yes && !confirmed(streams)? {
-        streams.say("nothing was removed");
+        streams.say("nothing was touched");
         return Ok(Exit::Pass);
     }
     let mut left = Vec::new();
@@ -61,7 +61,7 @@ async fn sweep(
         }
     }
     if left.is_empty() {
-        streams.say(&format!("removed {} objects; nothing is left", found.undos.len()));
+        streams.say(&format!("took back {}; nothing is left", found.undos.len()));
         return Ok(Exit::Pass);
     }
     streams.note("chaosrun: still there:");
@@ -78,7 +78,7 @@ fn confirmed(streams: &mut Streams) -> Result<bool, Failure> {
             "clean asks before it removes, and there is no terminal to ask: give --yes".to_owned(),
         ));
     }
-    streams.note("remove them? [y/N]");
+    streams.note("take all of it back? [y/N]");
     let mut answer = String::new();
     // An unreadable answer is a no.
     drop(input.lock().read_line(&mut answer));

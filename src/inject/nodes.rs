@@ -150,7 +150,8 @@ async fn drain_node(stage: &Stage, node: &str, grace: Option<u32>) -> Result<(),
             match evict_pod(stage, &stage.namespace, name, None, grace).await {
                 Ok(()) => {}
                 // A disruption budget says: not now. As `kubectl drain` does, ask again.
-                Err(miss) => refused = Some(miss.why),
+                Err(miss) if miss.later || !miss.definite => refused = Some(miss.why),
+                Err(miss) => return Err(miss),
             }
         }
         let Some(why) = refused else { return Ok(()) };

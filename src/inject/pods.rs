@@ -2,7 +2,7 @@
 
 use super::shot::{Called, Miss, PROOF_LIMIT, Proof, count, shoot};
 use super::stage::Stage;
-use crate::cluster::run_in_pod;
+use crate::cluster::{Failed, run_in_pod};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget, Signal};
 use crate::model::{ContainerState, Interval, Mono};
 use crate::observe::LivePod;
@@ -108,8 +108,12 @@ pub(super) async fn evict_pod(
         post_options: kube::api::PostParams::default(),
     };
     let attempted = format!("evict pod {namespace}/{name}");
-    stage.cluster.call(attempted, api.evict(name, &parameters)).await?;
-    Ok(())
+    match stage.cluster.call(attempted, api.evict(name, &parameters)).await {
+        Ok(_) => Ok(()),
+        // A node is emptied of it all the same.
+        Err(error) if error.failed == Failed::NotFound && only_target.is_none() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn send_signal(stage: &Stage, target: &FaultTarget, signal: Signal) -> Result<Called, Miss> {

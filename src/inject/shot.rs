@@ -28,6 +28,8 @@ pub(super) struct Miss {
     pub(super) why: String,
     /// It surely had no effect; else it may have had one, and the proof decides.
     pub(super) definite: bool,
+    /// The answer was "not now": asking again may help.
+    pub(super) later: bool,
 }
 
 impl Miss {
@@ -36,6 +38,7 @@ impl Miss {
         Self {
             why: why.into(),
             definite: true,
+            later: false,
         }
     }
 }
@@ -52,6 +55,7 @@ impl From<ClusterError> for Miss {
                     | Failed::Unauthorized
                     | Failed::Throttled
             ),
+            later: error.failed == Failed::Throttled,
             why: error.to_string(),
         }
     }

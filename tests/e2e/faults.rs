@@ -259,15 +259,15 @@ fn partitioned(name: &str) -> Shop {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "store", "namespace": "shop"},
         "spec": {"selector": {"app": "store"}, "ports": [{"port": 80, "targetPort": 8080}]}});
     let web = json!({"name": "web", "image": "bash:5", "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"],
-        "readinessProbe": {"exec": {"command": ["timeout", "0.5", "bash", "-c", "exec 3<>/dev/tcp/store/80"]},
-            "periodSeconds": 1, "failureThreshold": 1}});
+        "readinessProbe": {"exec": {"command": ["timeout", "1", "bash", "-c", "exec 3<>/dev/tcp/store/80"]},
+            "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 3}});
     shop.create("/api/v1/namespaces/shop/services", &service);
     shop.create(
         "/apis/apps/v1/namespaces/shop/deployments",
         &deployment("store", 1, store),
     );
     shop.create("/apis/apps/v1/namespaces/shop/deployments", &deployment("web", 2, web));
-    shop.lab.wait("two ready pods", Duration::from_secs(30), || {
+    shop.lab.wait("two ready pods", Duration::from_secs(60), || {
         let (_, deployment) = shop
             .lab
             .api("GET", "/apis/apps/v1/namespaces/shop/deployments/web", None);

@@ -214,7 +214,12 @@ fn killed_at_any_step_clean_alone_removes_every_fault_object() {
 
 #[test]
 fn killed_at_any_step_faults_that_expire_are_over_by_waiting_alone() {
-    matrix("expiring-wait", EXPIRING, waiting_alone);
+    // One of each way to end by itself: the others end in the same way, and every step costs the wait.
+    let few: Vec<&str> = EXPIRING
+        .lines()
+        .filter(|line| !line.contains("name: busy") && !line.contains("name: delay"))
+        .collect();
+    matrix("expiring-wait", &few.join("\n"), waiting_alone);
 }
 
 #[test]

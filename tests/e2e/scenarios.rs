@@ -50,13 +50,11 @@ fn driver_kill_passes_with_the_built_in_pipeline_and_says_that_it_is_a_stand_in(
     assert!(run.text.contains("STAND-IN"), "{}", run.text);
     // Whoever watches sees how far the data is, and that it goes on.
     let reached: Vec<(u64, u64)> = run.text.lines().filter_map(records).collect();
-    assert!(reached.len() >= 2, "{}", run.text);
-    assert!(
-        reached
-            .windows(2)
-            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1),
-        "{reached:?}"
-    );
+    // Two lines in a row may show the same batch; none goes back, and in the end more is through.
+    let grows = |pair: &[(u64, u64)]| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1;
+    assert!(reached.windows(2).all(grows), "{reached:?}");
+    let (first, last) = (reached.first().unwrap(), reached.last().unwrap());
+    assert!(first.0 < last.0 && first.1 < last.1, "{reached:?}\n{}", run.text);
     assert!(lab.leftovers().is_empty(), "{:?}", lab.leftovers());
     let (code, _) = lab.api("GET", "/api/v1/namespaces/spark-pipeline", None);
     assert_eq!(code, 404, "the setup was removed again");

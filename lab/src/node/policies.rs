@@ -508,9 +508,13 @@ mod tests {
     #[test]
     fn a_pod_that_no_policy_selects_is_open() {
         let policy = serde_json::json!({"podSelector": {"matchLabels": {"app": "a"}}});
-        assert_eq!(of(&[policy.clone()], 1, Side::Ingress), None);
-        assert_eq!(of(&[policy.clone()], 2, Side::Ingress), None, "another namespace");
-        assert_eq!(of(&[policy.clone()], 0, Side::Ingress), Some(Vec::new()));
+        assert_eq!(of(std::slice::from_ref(&policy), 1, Side::Ingress), None);
+        assert_eq!(
+            of(std::slice::from_ref(&policy), 2, Side::Ingress),
+            None,
+            "another namespace"
+        );
+        assert_eq!(of(std::slice::from_ref(&policy), 0, Side::Ingress), Some(Vec::new()));
         assert_eq!(of(&[policy], 0, Side::Egress), None, "without types and egress rules");
     }
 
