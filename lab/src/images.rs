@@ -74,11 +74,7 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
         }
     }
     let pipeline = Image {
-        entrypoint: vec![
-            INSIDE.to_owned(),
-            "lab-internal".to_owned(),
-            "pipeline".to_owned(),
-        ],
+        entrypoint: vec![INSIDE.to_owned(), "lab-internal".to_owned(), "pipeline".to_owned()],
         binds: vec![ImageBind {
             source: program.to_owned(),
             target: PathBuf::from(INSIDE),
@@ -93,11 +89,7 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     }
     for repository in IDLE_REPOSITORIES {
         let idle = Image {
-            entrypoint: vec![
-                INSIDE.to_owned(),
-                "lab-internal".to_owned(),
-                "idle".to_owned(),
-            ],
+            entrypoint: vec![INSIDE.to_owned(), "lab-internal".to_owned(), "idle".to_owned()],
             bare: true,
             ..pipeline.clone()
         };

@@ -17,7 +17,10 @@ const PERIOD: Duration = Duration::from_millis(50);
 const PIECE: usize = 1 << 20;
 
 #[derive(Parser)]
-#[command(name = "intruder", about = "takes processors or memory from the control group it is in")]
+#[command(
+    name = "intruder",
+    about = "takes processors or memory from the control group it is in"
+)]
 struct Arguments {
     /// Threads that are busy.
     #[arg(long, default_value_t = 0)]

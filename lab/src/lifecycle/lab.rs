@@ -18,8 +18,8 @@ use super::error::LabError;
 use super::record::{Record, Roots, own_identity, write_private};
 use super::sweep::{sweep, sweep_dead};
 use crate::api::{ApiServer, ApiServerConfig, ServeHandle};
-use crate::node::network::free_octet;
 use crate::node::faults::Faults;
+use crate::node::network::free_octet;
 use crate::node::{LabNetwork, NodeAgent, NodeAgentConfig, NodeError, check_requirements};
 
 /// Port of the API server on the lab's network.

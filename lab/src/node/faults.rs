@@ -138,12 +138,7 @@ impl Faults {
     /// The pod's network namespace as a path.
     #[must_use]
     pub fn network_namespace(&self, pod_uid: &str) -> Option<String> {
-        self.pods
-            .get(pod_uid)?
-            .state()
-            .network
-            .as_ref()
-            .map(PodNetwork::path)
+        self.pods.get(pod_uid)?.state().network.as_ref().map(PodNetwork::path)
     }
 
     /// Has the lab's name server trouble a pod, on behalf of `owner`; `None` ends it. It ends with the pod as well.
@@ -158,12 +153,7 @@ impl Faults {
 
     /// Starts the lab's intruder program inside a container's control group: it counts against the container's limits and
     /// ends with it, but sees the host's files. `arguments` are those of [`intruder`](crate::intruder).
-    pub async fn intrude(
-        &self,
-        pod_uid: &str,
-        container: &str,
-        arguments: &[String],
-    ) -> Result<Intruder, NodeError> {
+    pub async fn intrude(&self, pod_uid: &str, container: &str, arguments: &[String]) -> Result<Intruder, NodeError> {
         let pod = self.pod(pod_uid)?;
         let id = {
             let state = pod.state();
@@ -194,9 +184,10 @@ impl Faults {
                 .take()
                 .ok_or_else(|| NodeError::Pod("the process has no standard input".to_owned()))?;
             // It waits for this line: nothing that it does is done outside of the control group.
-            held.write_all(b"go\n")
-                .await
-                .map_err(NodeError::io("write to", "the process in the container's control group"))?;
+            held.write_all(b"go\n").await.map_err(NodeError::io(
+                "write to",
+                "the process in the container's control group",
+            ))?;
             Ok(held)
         }
         .await;

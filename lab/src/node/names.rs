@@ -57,12 +57,7 @@ impl NameServer {
     }
 }
 
-async fn serve_datagrams(
-    socket: Arc<UdpSocket>,
-    directory: Directory,
-    troubles: NameTroubles,
-    limit: Arc<Semaphore>,
-) {
+async fn serve_datagrams(socket: Arc<UdpSocket>, directory: Directory, troubles: NameTroubles, limit: Arc<Semaphore>) {
     let mut buffer = vec![0; 4096];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
@@ -75,7 +70,11 @@ async fn serve_datagrams(
         let question = buffer.get(..length).unwrap_or_default().to_vec();
         let (socket, directory, troubles) = (Arc::clone(&socket), directory.clone(), troubles.clone());
         tokio::spawn(async move {
-            let asked = Asked { question: &question, from: from.ip(), troubles: &troubles };
+            let asked = Asked {
+                question: &question,
+                from: from.ip(),
+                troubles: &troubles,
+            };
             if let Some(answer) = respond(asked, &directory, Some(DATAGRAM_BYTES)).await
                 && let Err(error) = socket.send_to(&answer, from).await
             {
@@ -117,7 +116,11 @@ async fn serve_stream(
         };
         let mut question = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut question)).await??;
-        let asked = Asked { question: &question, from, troubles };
+        let asked = Asked {
+            question: &question,
+            from,
+            troubles,
+        };
         let Some(answer) = respond(asked, directory, None).await else {
             return Ok(());
         };

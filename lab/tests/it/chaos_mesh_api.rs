@@ -29,7 +29,13 @@ async fn the_api_is_that_of_chaos_mesh_and_needs_its_controller_manager() {
     let definitions: Api<CustomResourceDefinition> = Api::all(lab.client());
     let before = definitions.list(&ListParams::default()).await.unwrap();
     let foreign = |name: &str| name.ends_with("chaos-mesh.org");
-    assert!(!before.items.iter().any(|one| foreign(one.metadata.name.as_deref().unwrap())), "not installed yet");
+    assert!(
+        !before
+            .items
+            .iter()
+            .any(|one| foreign(one.metadata.name.as_deref().unwrap())),
+        "not installed yet"
+    );
     install(&lab).await;
 
     let network = Kind::new(&lab, "NetworkChaos", "networkchaos");
@@ -38,13 +44,20 @@ async fn the_api_is_that_of_chaos_mesh_and_needs_its_controller_manager() {
     let strict = "/apis/chaos-mesh.org/v1alpha1/namespaces/default/networkchaos?fieldValidation=Strict";
     let object = serde_json::to_value(network.object("strict", &spec)).unwrap();
     let error = post(&lab, strict, &object).await.unwrap_err().to_string();
-    assert!(error.contains("strict decoding error: unknown field \"spec.unknown\""), "{error}");
+    assert!(
+        error.contains("strict decoding error: unknown field \"spec.unknown\""),
+        "{error}"
+    );
     let created = network.create("filled", &spec).await;
     let filled = &created["spec"];
     assert!(filled.get("unknown").is_none(), "{filled}");
     assert_eq!(filled["selector"]["namespaces"], json!(["default"]));
     assert_eq!(
-        (&filled["direction"], &filled["delay"]["jitter"], &filled["delay"]["correlation"]),
+        (
+            &filled["direction"],
+            &filled["delay"]["jitter"],
+            &filled["delay"]["correlation"]
+        ),
         (&json!("to"), &json!("0ms"), &json!("0"))
     );
     // The schema answers 422, the webhook 403, and names fields as Go does.
@@ -53,22 +66,33 @@ async fn the_api_is_that_of_chaos_mesh_and_needs_its_controller_manager() {
         .await;
     assert_eq!(code, 422, "{text}");
     let pods = Kind::new(&lab, "PodChaos", "podchaos");
-    let kill = |duration: &str| json!({"action": "pod-kill", "mode": "all", "selector": only("none"), "duration": duration});
+    let kill =
+        |duration: &str| json!({"action": "pod-kill", "mode": "all", "selector": only("none"), "duration": duration});
     let (code, text) = pods.refused("x", &kill("5d")).await;
     assert_eq!(code, 403, "{text}");
-    assert!(text.starts_with("admission webhook \"vpodchaos.kb.io\" denied the request: Spec.Duration"), "{text}");
+    assert!(
+        text.starts_with("admission webhook \"vpodchaos.kb.io\" denied the request: Spec.Duration"),
+        "{text}"
+    );
     // A spec never changes; metadata does, and does not count.
     let patch = Patch::Merge(json!({"spec": {"direction": "both"}}));
     let error = network.api.patch("filled", &PatchParams::default(), &patch).await;
     assert!(error.unwrap_err().to_string().contains("Cannot update chaos spec"));
     // Nothing matches: told by an event only, and nothing is selected.
     let quiet = network
-        .wait("filled", "worked on", |object| !object["status"]["conditions"].is_null())
+        .wait("filled", "worked on", |object| {
+            !object["status"]["conditions"].is_null()
+        })
         .await;
-    assert!(!condition(&quiet, "Selected") && !condition(&quiet, "AllRecovered"), "{quiet:#}");
+    assert!(
+        !condition(&quiet, "Selected") && !condition(&quiet, "AllRecovered"),
+        "{quiet:#}"
+    );
     let generation = quiet["metadata"]["generation"].as_i64().unwrap();
     assert!(generation >= 3, "a status is no subresource and counts: {generation}");
-    let touched = network.patch("filled", json!({"metadata": {"labels": {"a": "b"}}})).await;
+    let touched = network
+        .patch("filled", json!({"metadata": {"labels": {"a": "b"}}}))
+        .await;
     assert_eq!(touched["metadata"]["generation"], json!(generation));
     let status = "/apis/chaos-mesh.org/v1alpha1/namespaces/default/networkchaos/filled/status";
     let request = http::Request::get(status).body(Vec::new()).unwrap();

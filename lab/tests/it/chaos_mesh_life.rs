@@ -31,8 +31,13 @@ async fn a_continuous_experiment_shows_each_of_its_versions_and_holds_memory_whe
     // Pausing recovers, and resuming works on the same record.
     let pause = |value: &str| json!({"metadata": {"annotations": {"experiment.chaos-mesh.org/pause": value}}});
     kind.patch("squeeze", pause("true")).await;
-    let paused = kind.wait("squeeze", "recovered", |object| condition(object, "AllRecovered")).await;
-    assert!(condition(&paused, "Paused") && record(&paused)["recoveredCount"] == 1, "{paused:#}");
+    let paused = kind
+        .wait("squeeze", "recovered", |object| condition(object, "AllRecovered"))
+        .await;
+    assert!(
+        condition(&paused, "Paused") && record(&paused)["recoveredCount"] == 1,
+        "{paused:#}"
+    );
     assert!(held().await < 40 << 20, "{} bytes are left", held().await);
     kind.patch("squeeze", pause("false")).await;
     kind.injected("squeeze").await;
@@ -84,16 +89,23 @@ async fn a_continuous_experiment_shows_each_of_its_versions_and_holds_memory_whe
         assert!(begun.elapsed() < Duration::from_secs(20), "nothing was killed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(condition(&kind.get("burst").await, "AllInjected"), "still said to be injected");
+    assert!(
+        condition(&kind.get("burst").await, "AllInjected"),
+        "still said to be injected"
+    );
     // Its time is up by itself, and the object stays.
-    let over = kind.wait("burst", "over", |object| condition(object, "AllRecovered")).await;
+    let over = kind
+        .wait("burst", "over", |object| condition(object, "AllRecovered"))
+        .await;
     assert_eq!(over["status"]["experiment"]["desiredPhase"], "Stop");
     assert_eq!(events(&lab, "burst", "TimeUp").await.len(), 1);
     lab.stop().await.unwrap();
 }
 
 fn jiff_now() -> i128 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     i128::try_from(now.as_nanos()).unwrap()
 }
 
@@ -101,24 +113,36 @@ fn jiff_now() -> i128 {
 async fn memory_folder(lab: &chaosrun_lab::lifecycle::Lab, pod: &str) -> std::path::PathBuf {
     let object = serde_json::to_value(pods(lab).get(pod).await.unwrap()).unwrap();
     let uid = object["metadata"]["uid"].as_str().unwrap().to_owned();
-    let id = first(&object)["containerID"].as_str().unwrap().trim_start_matches("runc://").to_owned();
+    let id = first(&object)["containerID"]
+        .as_str()
+        .unwrap()
+        .trim_start_matches("runc://")
+        .to_owned();
     let group = format!("{}/{uid}/{id}", lab.info().control_group.trim_start_matches('/'));
     let roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
-    let found = roots.iter().map(|root| std::path::Path::new(root).join(&group)).find(|folder| folder.is_dir());
+    let found = roots
+        .iter()
+        .map(|root| std::path::Path::new(root).join(&group))
+        .find(|folder| folder.is_dir());
     found.expect("the container's control group")
 }
 
 async fn memory_of(lab: &chaosrun_lab::lifecycle::Lab, pod: &str) -> u64 {
     let folder = memory_folder(lab, pod).await;
     let files = ["memory.usage_in_bytes", "memory.current"];
-    let text = files.iter().find_map(|file| std::fs::read_to_string(folder.join(file)).ok());
+    let text = files
+        .iter()
+        .find_map(|file| std::fs::read_to_string(folder.join(file)).ok());
     text.unwrap().trim().parse().unwrap()
 }
 
 async fn oom_kills(lab: &chaosrun_lab::lifecycle::Lab, pod: &str) -> u64 {
     let folder = memory_folder(lab, pod).await;
     let files = ["memory.oom_control", "memory.events"];
-    let text = files.iter().find_map(|file| std::fs::read_to_string(folder.join(file)).ok()).unwrap();
+    let text = files
+        .iter()
+        .find_map(|file| std::fs::read_to_string(folder.join(file)).ok())
+        .unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
     line.unwrap().trim().parse().unwrap()
 }
@@ -151,7 +175,14 @@ async fn pods_are_killed_restarted_and_made_to_fail() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(
         versions.all(),
-        ["free - --- ", "kept - --- ", "kept Run --- ", "kept Run FFF ", "kept Run FFF Injected", "kept Run TTF Injected"]
+        [
+            "free - --- ",
+            "kept - --- ",
+            "kept Run --- ",
+            "kept Run FFF ",
+            "kept Run FFF Injected",
+            "kept Run TTF Injected"
+        ]
     );
     kind.delete("kill").await;
     kind.gone("kill").await;
@@ -165,12 +196,18 @@ async fn pods_are_killed_restarted_and_made_to_fail() {
     kind.create("fail", &spec("pod-failure", "pay")).await;
     kind.injected("fail").await;
     let failing = wait_pod(&lab, "pay", "failing", |pod| !crate::node_support::holds(pod, "Ready")).await;
-    assert_eq!(failing["spec"]["containers"][0]["image"], "gcr.io/google-containers/pause:latest");
+    assert_eq!(
+        failing["spec"]["containers"][0]["image"],
+        "gcr.io/google-containers/pause:latest"
+    );
     let key = "chaos-mesh-fail-pod-failure-main-normal-image";
     assert_eq!(failing["metadata"]["annotations"][key], "busybox");
     kind.delete("fail").await;
     kind.gone("fail").await;
-    let healed = wait_pod(&lab, "pay", "well again", |pod| crate::node_support::holds(pod, "Ready")).await;
+    let healed = wait_pod(&lab, "pay", "well again", |pod| {
+        crate::node_support::holds(pod, "Ready")
+    })
+    .await;
     assert_eq!(healed["spec"]["containers"][0]["image"], "busybox");
     assert_eq!(healed["metadata"]["annotations"].get(key), None::<&Value>);
     assert_eq!(run(&lab, "pay", "echo here").await, (0, "here\n".to_owned()));

@@ -52,7 +52,9 @@ async fn flows(lab: &chaosrun_lab::lifecycle::Lab) -> bool {
 async fn select_nodes(lab: &chaosrun_lab::lifecycle::Lab, selector: Value) {
     let api: Api<DaemonSet> = Api::namespaced(lab.client(), "chaos-mesh");
     let patch = Patch::Merge(json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}}));
-    api.patch("chaos-daemon", &PatchParams::default(), &patch).await.unwrap();
+    api.patch("chaos-daemon", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,14 +80,23 @@ async fn a_partition_stops_what_is_established_and_hangs_without_a_daemon() {
     let versions = kind.versions("cut").await;
     kind.create("cut", &cut).await;
     let injected = kind.injected("cut").await;
-    assert_eq!(injected["status"]["experiment"]["containerRecords"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        injected["status"]["experiment"]["containerRecords"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
     assert!(!flows(&lab).await, "the established connection stops");
     let internal = Kind::new(&lab, "PodNetworkChaos", "podnetworkchaos");
     let rules = internal.get("cart").await;
     assert_eq!(rules["spec"]["iptables"][0]["source"], "default/cut");
     assert_eq!(rules["status"]["observedGeneration"], rules["metadata"]["generation"]);
     assert!(
-        versions.all().iter().any(|version| version.contains("Run TFF Not Injected/Wait,Not Injected/Wait")),
+        versions
+            .all()
+            .iter()
+            .any(|version| version.contains("Run TFF Not Injected/Wait,Not Injected/Wait")),
         "{:?}",
         versions.all()
     );
@@ -111,9 +122,14 @@ async fn a_partition_stops_what_is_established_and_hangs_without_a_daemon() {
     select_nodes(&lab, Value::Null).await;
     let unselect = json!({"spec": {"template": {"spec": {"nodeSelector": {"no": null}}}}});
     let api: Api<DaemonSet> = Api::namespaced(lab.client(), "chaos-mesh");
-    api.patch("chaos-daemon", &PatchParams::default(), &Patch::Merge(unselect)).await.unwrap();
+    api.patch("chaos-daemon", &PatchParams::default(), &Patch::Merge(unselect))
+        .await
+        .unwrap();
     components(&lab, 1, 3).await;
-    until("the daemon that is back clears what nobody wants any more", || flows(&lab)).await;
+    until("the daemon that is back clears what nobody wants any more", || {
+        flows(&lab)
+    })
+    .await;
 
     // Everything lost one way, then taken back by deletion, in one pass.
     let loss = json!({"action": "loss", "mode": "all", "selector": only("cart"), "loss": {"loss": "100"}, "externalTargets": [format!("{address}:7000")]});
@@ -128,7 +144,9 @@ async fn a_partition_stops_what_is_established_and_hangs_without_a_daemon() {
     let delay = json!({"action": "delay", "mode": "all", "selector": only("cart"), "delay": {"latency": "50ms"}});
     kind.create("late", &delay).await;
     let late = kind
-        .wait("late", "decided", |object| condition(object, "AllInjected") || object.to_string().contains("Specified qdisc not found"))
+        .wait("late", "decided", |object| {
+            condition(object, "AllInjected") || object.to_string().contains("Specified qdisc not found")
+        })
         .await;
     if condition(&late, "AllInjected") {
         kind.delete("late").await;
@@ -139,9 +157,16 @@ async fn a_partition_stops_what_is_established_and_hangs_without_a_daemon() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!kind.get("late").await.is_null(), "the dead end");
         // The way out: the object of the pod goes with the pod.
-        pods(&lab).delete("cart", &kube::api::DeleteParams::default().grace_period(0)).await.unwrap();
-        until("the pod is gone", || async { pods(&lab).get_opt("cart").await.unwrap().is_none() }).await;
-        kind.patch("late", json!({"metadata": {"annotations": {"touched": "1"}}})).await;
+        pods(&lab)
+            .delete("cart", &kube::api::DeleteParams::default().grace_period(0))
+            .await
+            .unwrap();
+        until("the pod is gone", || async {
+            pods(&lab).get_opt("cart").await.unwrap().is_none()
+        })
+        .await;
+        kind.patch("late", json!({"metadata": {"annotations": {"touched": "1"}}}))
+            .await;
         kind.gone("late").await;
     }
     lab.stop().await.unwrap();
@@ -162,7 +187,8 @@ async fn names_are_not_found_by_one_pod_and_switches_make_trouble() {
     };
     until("the name is known", || finds("cart")).await;
     let kind = Kind::new(&lab, "DNSChaos", "dnschaos");
-    let spec = json!({"action": "error", "patterns": ["kubernetes.default.*"], "mode": "all", "selector": only("cart")});
+    let spec =
+        json!({"action": "error", "patterns": ["kubernetes.default.*"], "mode": "all", "selector": only("cart")});
     kind.create("lost", &spec).await;
     kind.injected("lost").await;
     assert!(!finds("cart").await && finds("redis").await, "for this pod only");
@@ -172,29 +198,61 @@ async fn names_are_not_found_by_one_pod_and_switches_make_trouble() {
 
     // Two failures, then success; and a recovery that never succeeds, which force does not end.
     let mut object = kind.object("rough", &spec);
-    let switches = [("double.chaosrun.dev/applyErrors", "2"), ("double.chaosrun.dev/recoverError", "true")];
+    let switches = [
+        ("double.chaosrun.dev/applyErrors", "2"),
+        ("double.chaosrun.dev/recoverError", "true"),
+    ];
     object.metadata.annotations = Some(switches.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
-    kind.api.create(&kube::api::PostParams::default(), &object).await.unwrap();
+    kind.api
+        .create(&kube::api::PostParams::default(), &object)
+        .await
+        .unwrap();
     let rough = kind.injected("rough").await;
-    let failed = record(&rough)["events"].as_array().unwrap().iter().filter(|entry| entry["type"] == "Failed");
+    let failed = record(&rough)["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["type"] == "Failed");
     assert_eq!(failed.count(), 2);
     kind.delete("rough").await;
-    kind.wait("rough", "failing to recover", |object| record(object).to_string().contains("\"operation\":\"Recover\""))
-        .await;
+    kind.wait("rough", "failing to recover", |object| {
+        record(object).to_string().contains("\"operation\":\"Recover\"")
+    })
+    .await;
     assert!(!finds("cart").await, "still broken");
-    kind.patch("rough", json!({"metadata": {"annotations": {"double.chaosrun.dev/recoverError": null}}})).await;
+    kind.patch(
+        "rough",
+        json!({"metadata": {"annotations": {"double.chaosrun.dev/recoverError": null}}}),
+    )
+    .await;
     kind.gone("rough").await;
     assert!(finds("cart").await);
 
     // What the double cannot do it refuses, and what nobody can do upstream fails in upstream's words.
     for (kind, plural, spec, why) in [
-        ("TimeChaos", "timechaos", json!({"timeOffset": "-10m", "mode": "all", "selector": only("cart")}), "not injected by the double"),
-        ("IOChaos", "iochaos", json!({"action": "latency", "delay": "1ms", "volumePath": "/data", "mode": "all", "selector": only("cart")}), "no file system in user space"),
-        ("KernelChaos", "kernelchaos", json!({"failKernRequest": {"failtype": 0}, "mode": "all", "selector": only("cart")}), "too few parts of namespacedname"),
+        (
+            "TimeChaos",
+            "timechaos",
+            json!({"timeOffset": "-10m", "mode": "all", "selector": only("cart")}),
+            "not injected by the double",
+        ),
+        (
+            "IOChaos",
+            "iochaos",
+            json!({"action": "latency", "delay": "1ms", "volumePath": "/data", "mode": "all", "selector": only("cart")}),
+            "no file system in user space",
+        ),
+        (
+            "KernelChaos",
+            "kernelchaos",
+            json!({"failKernRequest": {"failtype": 0}, "mode": "all", "selector": only("cart")}),
+            "too few parts of namespacedname",
+        ),
     ] {
         let kind = Kind::new(&lab, kind, plural);
         kind.create("no", &spec).await;
-        kind.wait("no", why, |object| object["status"].to_string().contains(why)).await;
+        kind.wait("no", why, |object| object["status"].to_string().contains(why))
+            .await;
         assert!(!condition(&kind.get("no").await, "AllInjected"));
     }
     lab.stop().await.unwrap();

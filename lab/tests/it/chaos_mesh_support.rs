@@ -20,7 +20,10 @@ use chaosrun_lab::node::BackOff;
 use chaosrun_lab::standard::{configuration, controllers};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Event;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, WatchEvent,
+    WatchParams,
+};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
@@ -135,11 +138,17 @@ impl Kind {
     }
 
     pub async fn delete(&self, name: &str) {
-        self.api.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+        self.api
+            .delete(name, &kube::api::DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     pub async fn patch(&self, name: &str, patch: Value) -> Value {
-        let patched = self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let patched = self
+            .api
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         serde_json::to_value(patched.unwrap()).unwrap()
     }
 
@@ -231,7 +240,11 @@ fn version(object: &Value) -> String {
         mark("AllInjected"),
         mark("AllRecovered"),
         phases.join(","),
-        if object["metadata"]["deletionTimestamp"].is_null() { "" } else { " deleting" },
+        if object["metadata"]["deletionTimestamp"].is_null() {
+            ""
+        } else {
+            " deleting"
+        },
     )
 }
 

@@ -72,7 +72,9 @@ fn fill_experiment(kind: Experiment, spec: &mut Value, own: &str) {
         }
         Experiment::Io => set_default(spec, "/percent", 100),
         Experiment::Time => {
-            let empty = spec.get("clockIds").is_none_or(|list| list.as_array().is_some_and(Vec::is_empty));
+            let empty = spec
+                .get("clockIds")
+                .is_none_or(|list| list.as_array().is_some_and(Vec::is_empty));
             if empty && let Some(map) = spec.as_object_mut() {
                 map.insert("clockIds".to_owned(), json!(["CLOCK_REALTIME"]));
             }
@@ -100,7 +102,10 @@ mod tests {
         let spec = &object["spec"];
         assert_eq!(spec["selector"]["namespaces"], json!(["shop"]));
         assert_eq!(spec["target"]["selector"]["namespaces"], json!(["shop"]));
-        assert_eq!((spec["direction"].as_str(), spec["delay"]["jitter"].as_str()), (Some("to"), Some("0ms")));
+        assert_eq!(
+            (spec["direction"].as_str(), spec["delay"]["jitter"].as_str()),
+            (Some("to"), Some("0ms"))
+        );
         assert_eq!(spec["delay"]["correlation"], "0");
         let mut flow = json!({"metadata": {"namespace": "shop"}, "spec": {"templates": [{"networkChaos": chaos}]}});
         fill("Workflow", &mut flow);

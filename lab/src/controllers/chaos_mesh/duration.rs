@@ -45,7 +45,9 @@ pub(super) fn parse(text: &str) -> Result<SignedDuration, String> {
     }
     let total = if text.starts_with('-') { -total } else { total };
     // Go's durations are 64 bits of nanoseconds.
-    i64::try_from(total).map(SignedDuration::from_nanos).map_err(|_| invalid())
+    i64::try_from(total)
+        .map(SignedDuration::from_nanos)
+        .map_err(|_| invalid())
 }
 
 fn nanoseconds(number: &str, scale: i128) -> Option<i128> {

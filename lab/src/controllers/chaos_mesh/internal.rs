@@ -150,7 +150,9 @@ async fn set_rules(shared: &Shared, kind: Kind, key: &Key, object: &Value) -> Re
         return Err(format!("Pod \"{}\" not found", key.name));
     };
     let pod = serde_json::to_value(&pod).map_err(|error| error.to_string())?;
-    let wanted = LISTS.iter().any(|list| !array_at(object, &format!("/spec/{list}")).is_empty());
+    let wanted = LISTS
+        .iter()
+        .any(|list| !array_at(object, &format!("/spec/{list}")).is_empty());
     if kind == POD_NETWORK {
         refuse_host_network(&pod, "network")?;
         need_daemon(shared, &pod)?;
@@ -159,7 +161,9 @@ async fn set_rules(shared: &Shared, kind: Kind, key: &Key, object: &Value) -> Re
     need_daemon(shared, &pod)?;
     match kind {
         _ if !wanted => Ok(()),
-        POD_IO => Err(refusal("it has no file system in user space to put in front of a volume")),
+        POD_IO => Err(refusal(
+            "it has no file system in user space to put in front of a volume",
+        )),
         POD_HTTP => Err(refusal("it has no proxy to put in front of a port")),
         _ => Ok(()),
     }
@@ -182,7 +186,9 @@ async fn wake_experiments(shared: &Shared, kind: Kind, key: &Key) {
     match shared.objects.all(experiment.kind()).list(&ListParams::default()).await {
         Ok(listed) => {
             for object in &listed.items {
-                let Ok(object) = serde_json::to_value(object) else { continue };
+                let Ok(object) = serde_json::to_value(object) else {
+                    continue;
+                };
                 if waits(&object) {
                     shared.wake(experiment.kind(), Key::new(namespace(&object), name(&object)));
                 }
@@ -198,7 +204,8 @@ mod tests {
 
     #[test]
     fn entries_of_others_stay() {
-        let mut object = json!({"spec": {"iptables": [{"source": "a/x", "name": "1"}, {"source": "a/y", "name": "2"}]}});
+        let mut object =
+            json!({"spec": {"iptables": [{"source": "a/x", "name": "1"}, {"source": "a/y", "name": "2"}]}});
         let wanted = [("iptables", json!({"source": "a/x", "name": "3"}))];
         assert!(replace_entries(&mut object, "a/x", &wanted));
         let names: Vec<&str> = array_at(&object, "/spec/iptables")

@@ -64,7 +64,12 @@ impl Lifecycle {
                 })
                 .await?;
             self.tell("initFinalizers", &object, &switches, Told::FinalizerInited);
-            self.tell("initFinalizers", &object, &switches, Told::Updated { field: "finalizer" });
+            self.tell(
+                "initFinalizers",
+                &object,
+                &switches,
+                Told::Updated { field: "finalizer" },
+            );
         }
         let Some((object, desired)) = self.write_desired_phase(key, &object, &switches).await? else {
             return Ok(Again::OnChange);
@@ -90,7 +95,12 @@ impl Lifecycle {
                     })
                     .await?;
                 self.tell("cleanFinalizer", &object, &switches, Told::FinalizerRemoved);
-                self.tell("cleanFinalizer", &object, &switches, Told::Updated { field: "finalizer" });
+                self.tell(
+                    "cleanFinalizer",
+                    &object,
+                    &switches,
+                    Told::Updated { field: "finalizer" },
+                );
             }
             return Ok(Again::OnChange);
         }
@@ -147,7 +157,12 @@ impl Lifecycle {
                 Desired::Paused => Told::Paused,
             };
             self.tell("desiredphase", &written, switches, told);
-            self.tell("desiredphase", &written, switches, Told::Updated { field: "desiredPhase" });
+            self.tell(
+                "desiredphase",
+                &written,
+                switches,
+                Told::Updated { field: "desiredPhase" },
+            );
         }
         Ok(Some((written, desired)))
     }
@@ -213,7 +228,9 @@ impl Lifecycle {
         let before = (all.clone(), instances.clone());
         let mut retry = false;
         for index in 0..all.len() {
-            retry |= self.work_on(object, &mut all, index, desired, switches, &mut instances).await;
+            retry |= self
+                .work_on(object, &mut all, index, desired, switches, &mut instances)
+                .await;
         }
         if is_new || (&all, &instances) != (&before.0, &before.1) {
             let (listed, instances) = (json!(all), Value::Object(instances));
@@ -222,7 +239,9 @@ impl Lifecycle {
                 .objects
                 .change(self.kind.kind(), key, |object| {
                     set(object, "/status/experiment/containerRecords", listed.clone());
-                    if instances.as_object().is_some_and(|map| !map.is_empty()) || object.pointer("/status/instances").is_some() {
+                    if instances.as_object().is_some_and(|map| !map.is_empty())
+                        || object.pointer("/status/instances").is_some()
+                    {
                         set(object, "/status/instances", instances.clone());
                     }
                     true

@@ -132,7 +132,13 @@ impl Objects {
             let wanted = dynamic(kind, key, &object)?;
             let parameters = PostParams::default();
             let written = if status {
-                call("update the status of", kind, key, api.replace_status(&key.name, &parameters, &wanted)).await
+                call(
+                    "update the status of",
+                    kind,
+                    key,
+                    api.replace_status(&key.name, &parameters, &wanted),
+                )
+                .await
             } else {
                 call("update", kind, key, api.replace(&key.name, &parameters, &wanted)).await
             };

@@ -102,8 +102,7 @@ impl Changes {
 
 fn is_ready(pod: &Value) -> bool {
     let conditions = array_at(pod, "/status/conditions");
-    let ready = |condition: &Value| {
-        str_at(condition, "/type") == Some("Ready") && str_at(condition, "/status") == Some("True")
-    };
+    let ready =
+        |condition: &Value| str_at(condition, "/type") == Some("Ready") && str_at(condition, "/status") == Some("True");
     !is_deleting(pod) && conditions.iter().any(ready)
 }

@@ -190,7 +190,11 @@ pub(super) fn is_kept(object: &Value) -> bool {
 pub(super) fn left(object: &Value, switches: &Switches, now: Timestamp) -> Option<Duration> {
     let duration = super::duration::parse(str_at(object, "/spec/duration")?).ok()?;
     let created: Timestamp = str_at(object, "/metadata/creationTimestamp")?.parse().ok()?;
-    let end = created.checked_add(duration).ok()?.checked_add(switches.late_expiry).ok()?;
+    let end = created
+        .checked_add(duration)
+        .ok()?
+        .checked_add(switches.late_expiry)
+        .ok()?;
     Some(Duration::try_from(end.duration_since(now)).unwrap_or_default())
 }
 
@@ -237,7 +241,8 @@ mod tests {
             .iter()
             .map(|phase| json!({"id": "shop/a", "selectorKey": ".", "phase": phase, "injectedCount": 0, "recoveredCount": 0}))
             .collect();
-        let mut object = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"duration": "10s"}});
+        let mut object =
+            json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"duration": "10s"}});
         if !records.is_empty() {
             object["status"] = json!({"experiment": {"containerRecords": records}});
         }
@@ -280,7 +285,10 @@ mod tests {
         record.phase = Phase::Recovering;
         assert_eq!(record.next(Desired::Run), Some(Operation::Recover));
         record.phase = Phase::Injected;
-        assert_eq!((record.next(Desired::Run), record.next(Desired::TimeUp)), (None, Some(Operation::Recover)));
+        assert_eq!(
+            (record.next(Desired::Run), record.next(Desired::TimeUp)),
+            (None, Some(Operation::Recover))
+        );
     }
 
     #[test]

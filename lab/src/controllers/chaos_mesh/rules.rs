@@ -8,7 +8,9 @@ use super::kinds::Experiment;
 use crate::api::object::{array_at, i64_at, is_set, str_at};
 
 /// Verbs that an HTTPChaos may name.
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
+const METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE",
+];
 const RATE_UNITS: [&str; 10] = [
     "bit", "kbit", "mbit", "gbit", "tbit", "bps", "kbps", "mbps", "gbps", "tbps",
 ];
@@ -36,18 +38,20 @@ fn check_experiment(kind: Experiment, spec: &Value, path: &str, found: &mut Vec<
     }
     check_mode(spec, path, found);
     match kind {
-        Experiment::Pod => {
-            if str_at(spec, "/action") == Some("container-kill") && array_at(spec, "/containerNames").is_empty() {
-                let why = "the name of container is required on container-kill action";
-                found.push(invalid(&format!("{path}.ContainerNames"), "", why));
-            }
+        Experiment::Pod
+            if str_at(spec, "/action") == Some("container-kill") && array_at(spec, "/containerNames").is_empty() =>
+        {
+            let why = "the name of container is required on container-kill action";
+            found.push(invalid(&format!("{path}.ContainerNames"), "", why));
         }
         Experiment::Network => check_network(spec, path, found),
         Experiment::Stress => check_stress(spec, path, found),
-        Experiment::Io => {
-            if str_at(spec, "/action") == Some("fault") && i64_at(spec, "/errno").unwrap_or(0) == 0 {
-                found.push(invalid(&format!("{path}.Errno"), "0", "action fault: errno 0 is not supported"));
-            }
+        Experiment::Io if str_at(spec, "/action") == Some("fault") && i64_at(spec, "/errno").unwrap_or(0) == 0 => {
+            found.push(invalid(
+                &format!("{path}.Errno"),
+                "0",
+                "action fault: errno 0 is not supported",
+            ));
         }
         Experiment::Time => {
             if let Some(offset) = str_at(spec, "/timeOffset")
@@ -81,9 +85,21 @@ fn check_mode(spec: &Value, path: &str, found: &mut Vec<String>) {
     let value = str_at(spec, "/value").unwrap_or_default();
     let path = format!("{path}.Value");
     match value.parse::<i64>() {
-        Err(_) => found.push(invalid(&path, value, &format!("parse value field error: strconv.Atoi: parsing \"{value}\": invalid syntax"))),
-        Ok(number) if number <= 0 => found.push(invalid(&path, value, &format!("value must be greater than 0 with mode:{mode}"))),
-        Ok(number) if number > most => found.push(invalid(&path, value, &format!("value of {value} is invalid, Must be (0,100] with mode:{mode}"))),
+        Err(_) => found.push(invalid(
+            &path,
+            value,
+            &format!("parse value field error: strconv.Atoi: parsing \"{value}\": invalid syntax"),
+        )),
+        Ok(number) if number <= 0 => found.push(invalid(
+            &path,
+            value,
+            &format!("value must be greater than 0 with mode:{mode}"),
+        )),
+        Ok(number) if number > most => found.push(invalid(
+            &path,
+            value,
+            &format!("value of {value} is invalid, Must be (0,100] with mode:{mode}"),
+        )),
         Ok(_) => {}
     }
 }
@@ -112,7 +128,11 @@ fn check_network(spec: &Value, path: &str, found: &mut Vec<String>) {
                 && text.parse::<f32>().is_err()
             {
                 let why = format!("strconv.ParseFloat: parsing \"{text}\": invalid syntax");
-                found.push(invalid(&format!("{path}.{}.{}", capital(part), capital(field)), text, &why));
+                found.push(invalid(
+                    &format!("{path}.{}.{}", capital(part), capital(field)),
+                    text,
+                    &why,
+                ));
             }
         }
     }
@@ -159,14 +179,22 @@ fn check_stress(spec: &Value, path: &str, found: &mut Vec<String>) {
     if let Some(size) = str_at(stressors, "/memory/size").filter(|size| !size.is_empty())
         && let Err(why) = bytes_of(size, 100)
     {
-        found.push(invalid(&format!("{path}.Stressors.MemoryStressor.Size"), size, &format!("incorrect bytes format: {why}")));
+        found.push(invalid(
+            &format!("{path}.Stressors.MemoryStressor.Size"),
+            size,
+            &format!("incorrect bytes format: {why}"),
+        ));
     }
 }
 
 fn check_http(spec: &Value, path: &str, found: &mut Vec<String>) {
     let port = i64_at(spec, "/port").unwrap_or(0);
     if port <= 0 {
-        found.push(invalid(&format!("{path}.Port"), &port.to_string(), "port must be greater than 0"));
+        found.push(invalid(
+            &format!("{path}.Port"),
+            &port.to_string(),
+            "port must be greater than 0",
+        ));
     }
     if let Some(method) = str_at(spec, "/method")
         && str_at(spec, "/target") == Some("Request")
@@ -189,19 +217,31 @@ fn check_jvm(spec: &Value, path: &str, found: &mut Vec<String>) {
             need(is_set(spec, "/class"), "Class", "class not provided");
             need(is_set(spec, "/method"), "Method", "method not provided");
             match action {
-                "latency" => need(i64_at(spec, "/latency").is_some_and(|ms| ms > 0), "Latency", "latency not provided"),
+                "latency" => need(
+                    i64_at(spec, "/latency").is_some_and(|ms| ms > 0),
+                    "Latency",
+                    "latency not provided",
+                ),
                 "return" => need(is_set(spec, "/returnValue"), "ReturnValue", "return value not provided"),
                 _ => need(is_set(spec, "/exception"), "ThrowException", "exception not provided"),
             }
         }
         "stress" => {
             let (cpu, memory) = (i64_at(spec, "/cpuCount").unwrap_or(0) > 0, is_set(spec, "/memType"));
-            need(cpu != memory, "CPUCount", "exactly one of cpuCount and memType must be provided");
+            need(
+                cpu != memory,
+                "CPUCount",
+                "exactly one of cpuCount and memType must be provided",
+            );
         }
         "ruleData" => need(is_set(spec, "/ruleData"), "RuleData", "rule data not provided"),
         "mysql" => {
             let version = str_at(spec, "/mysqlConnectorVersion").unwrap_or_default();
-            need(matches!(version, "5" | "8"), "MySQLConnectorVersion", "MySQL connector version must be 5 or 8");
+            need(
+                matches!(version, "5" | "8"),
+                "MySQLConnectorVersion",
+                "MySQL connector version must be 5 or 8",
+            );
             let effect = is_set(spec, "/exception") || i64_at(spec, "/latency").is_some_and(|ms| ms > 0);
             need(effect, "ThrowException", "must set one of exception or latency");
         }
@@ -212,7 +252,11 @@ fn check_jvm(spec: &Value, path: &str, found: &mut Vec<String>) {
 fn check_schedule(spec: &Value, found: &mut Vec<String>) {
     let text = str_at(spec, "/schedule").unwrap_or_default();
     if let Err(why) = super::schedule::parse(text) {
-        found.push(invalid("Spec.Schedule", text, &format!("parse schedule field error: {why}")));
+        found.push(invalid(
+            "Spec.Schedule",
+            text,
+            &format!("parse schedule field error: {why}"),
+        ));
     }
     let kind = str_at(spec, "/type").unwrap_or_default();
     if let Some(experiment) = Experiment::of_kind(kind)
@@ -227,7 +271,11 @@ fn check_workflow(spec: &Value, found: &mut Vec<String>) {
     let names: Vec<&str> = templates.iter().filter_map(|one| str_at(one, "/name")).collect();
     let entry = str_at(spec, "/entry").unwrap_or_default();
     if !names.contains(&entry) {
-        found.push(invalid("Spec.Entry", entry, "can not find a template with name equals to entry"));
+        found.push(invalid(
+            "Spec.Entry",
+            entry,
+            "can not find a template with name equals to entry",
+        ));
     }
     for (index, template) in templates.iter().enumerate() {
         let path = format!("Spec.Templates[{index}]");
@@ -243,18 +291,30 @@ fn check_template(template: &Value, path: &str, names: &[&str], found: &mut Vec<
     let kind = str_at(template, "/templateType").unwrap_or_default();
     for child in array_at(template, "/children").iter().filter_map(Value::as_str) {
         if !names.contains(&child) {
-            found.push(invalid(&format!("{path}.Children"), child, "can not find a template with this name"));
+            found.push(invalid(
+                &format!("{path}.Children"),
+                child,
+                "can not find a template with this name",
+            ));
         }
     }
     let deadline = str_at(template, "/deadline").filter(|deadline| !deadline.is_empty());
     if kind == "Suspend" && deadline.is_none() {
-        found.push(invalid(&format!("{path}.Deadline"), "", "deadline in Suspend template must be set"));
+        found.push(invalid(
+            &format!("{path}.Deadline"),
+            "",
+            "deadline in Suspend template must be set",
+        ));
     }
     check_duration(template, "/deadline", &format!("{path}.Deadline"), found);
     for experiment in Experiment::ALL {
         let Some(embedded) = template.get(experiment.embedded_key()) else {
             if experiment.kind().kind == kind {
-                found.push(invalid(&format!("{path}.{kind}"), "null", "the spec of this type is missing"));
+                found.push(invalid(
+                    &format!("{path}.{kind}"),
+                    "null",
+                    "the spec of this type is missing",
+                ));
             }
             continue;
         };
@@ -265,7 +325,11 @@ fn check_template(template: &Value, path: &str, names: &[&str], found: &mut Vec<
         }
         if is_set(embedded, "/duration") {
             let why = "should not define duration in chaos when using Workflow, use Template#Deadline instead.";
-            found.push(invalid(&format!("{path}.{kind}.Duration"), str_at(embedded, "/duration").unwrap_or_default(), why));
+            found.push(invalid(
+                &format!("{path}.{kind}.Duration"),
+                str_at(embedded, "/duration").unwrap_or_default(),
+                why,
+            ));
         }
         check_experiment(experiment, embedded, &format!("{path}.{kind}"), found);
     }
@@ -280,20 +344,64 @@ mod tests {
     #[test]
     fn each_rule_refuses_with_the_name_of_its_go_field() {
         let cases = [
-            ("PodChaos", json!({"action": "container-kill", "mode": "all"}), "Spec.ContainerNames"),
-            ("PodChaos", json!({"action": "pod-kill", "mode": "all", "duration": "5d"}), "Spec.Duration"),
-            ("PodChaos", json!({"action": "pod-kill", "mode": "fixed-percent", "value": "101"}), "Spec.Value"),
-            ("NetworkChaos", json!({"action": "delay", "mode": "all", "direction": "both"}), "Spec.Target"),
-            ("NetworkChaos", json!({"action": "bandwidth", "mode": "all", "bandwidth": {"rate": "1mb"}}), "Spec.Bandwidth.Rate"),
-            ("NetworkChaos", json!({"action": "loss", "mode": "all", "loss": {"loss": "x"}}), "Spec.Loss.Loss"),
+            (
+                "PodChaos",
+                json!({"action": "container-kill", "mode": "all"}),
+                "Spec.ContainerNames",
+            ),
+            (
+                "PodChaos",
+                json!({"action": "pod-kill", "mode": "all", "duration": "5d"}),
+                "Spec.Duration",
+            ),
+            (
+                "PodChaos",
+                json!({"action": "pod-kill", "mode": "fixed-percent", "value": "101"}),
+                "Spec.Value",
+            ),
+            (
+                "NetworkChaos",
+                json!({"action": "delay", "mode": "all", "direction": "both"}),
+                "Spec.Target",
+            ),
+            (
+                "NetworkChaos",
+                json!({"action": "bandwidth", "mode": "all", "bandwidth": {"rate": "1mb"}}),
+                "Spec.Bandwidth.Rate",
+            ),
+            (
+                "NetworkChaos",
+                json!({"action": "loss", "mode": "all", "loss": {"loss": "x"}}),
+                "Spec.Loss.Loss",
+            ),
             ("StressChaos", json!({"mode": "all", "stressors": {}}), "Spec.Stressors"),
-            ("StressChaos", json!({"mode": "all", "stressors": {"memory": {"workers": 1, "size": "1XB"}}}), "Size"),
+            (
+                "StressChaos",
+                json!({"mode": "all", "stressors": {"memory": {"workers": 1, "size": "1XB"}}}),
+                "Size",
+            ),
             ("IOChaos", json!({"action": "fault", "mode": "all"}), "Spec.Errno"),
-            ("TimeChaos", json!({"timeOffset": "1d", "mode": "all"}), "Spec.TimeOffset"),
+            (
+                "TimeChaos",
+                json!({"timeOffset": "1d", "mode": "all"}),
+                "Spec.TimeOffset",
+            ),
             ("HTTPChaos", json!({"port": 0, "mode": "all"}), "Spec.Port"),
-            ("JVMChaos", json!({"action": "gc", "mode": "fixed", "value": "0"}), "Spec.Value"),
-            ("Schedule", json!({"schedule": "often", "type": "PodChaos"}), "Spec.Schedule"),
-            ("Workflow", json!({"entry": "a", "templates": [{"name": "b", "templateType": "Serial"}]}), "Spec.Entry"),
+            (
+                "JVMChaos",
+                json!({"action": "gc", "mode": "fixed", "value": "0"}),
+                "Spec.Value",
+            ),
+            (
+                "Schedule",
+                json!({"schedule": "often", "type": "PodChaos"}),
+                "Spec.Schedule",
+            ),
+            (
+                "Workflow",
+                json!({"entry": "a", "templates": [{"name": "b", "templateType": "Serial"}]}),
+                "Spec.Entry",
+            ),
         ];
         for (kind, spec, field) in cases {
             let found = problems(kind, &spec);
@@ -304,11 +412,20 @@ mod tests {
     #[test]
     fn what_upstream_forgets_to_check_passes() {
         for (kind, spec) in [
-            ("TimeChaos", json!({"timeOffset": "-10m", "mode": "all", "duration": "soon"})),
+            (
+                "TimeChaos",
+                json!({"timeOffset": "-10m", "mode": "all", "duration": "soon"}),
+            ),
             ("PodChaos", json!({"action": "pod-kill", "mode": "all", "duration": ""})),
             ("NetworkChaos", json!({"action": "delay", "mode": "all"})),
-            ("NetworkChaos", json!({"action": "partition", "mode": "all", "direction": "both"})),
-            ("StressChaos", json!({"mode": "all", "stressors": {"cpu": {"workers": 0}}})),
+            (
+                "NetworkChaos",
+                json!({"action": "partition", "mode": "all", "direction": "both"}),
+            ),
+            (
+                "StressChaos",
+                json!({"mode": "all", "stressors": {"cpu": {"workers": 0}}}),
+            ),
         ] {
             assert!(problems(kind, &spec).is_empty(), "{kind}: {:?}", problems(kind, &spec));
         }

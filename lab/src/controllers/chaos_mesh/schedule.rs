@@ -50,8 +50,9 @@ pub(super) fn parse(text: &str) -> Result<Times, String> {
         other => other,
     };
     let fields: Vec<&str> = standard.split_whitespace().collect();
-    let crontab =
-        |fields: &[&str]| cronexpr::parse_crontab(&format!("{} UTC", fields.join(" "))).map_err(|error| error.to_string());
+    let crontab = |fields: &[&str]| {
+        cronexpr::parse_crontab(&format!("{} UTC", fields.join(" "))).map_err(|error| error.to_string())
+    };
     match fields.as_slice() {
         [_, _, _, _, _] => Ok(Times::Cron(Box::new(crontab(&fields)?))),
         [first, rest @ ..] if rest.len() == 5 => Ok(Times::Seconds(seconds(first)?, Box::new(crontab(rest)?))),
@@ -68,7 +69,11 @@ fn seconds(field: &str) -> Result<Vec<u8>, String> {
     }
     if let Some(step) = field.strip_prefix("*/") {
         let step = usize::from(number(step)?);
-        return if step == 0 { Err(bad()) } else { Ok((0..60).step_by(step).collect()) };
+        return if step == 0 {
+            Err(bad())
+        } else {
+            Ok((0..60).step_by(step).collect())
+        };
     }
     let mut all: Vec<u8> = field.split(',').map(number).collect::<Result<_, _>>()?;
     all.sort_unstable();
@@ -79,7 +84,10 @@ impl Times {
     /// The first instant after this one.
     fn after(&self, instant: Timestamp) -> Option<Timestamp> {
         let next = |crontab: &Crontab, from: Timestamp| {
-            crontab.find_next(MakeTimestamp(from)).ok().map(|zoned| zoned.timestamp())
+            crontab
+                .find_next(MakeTimestamp(from))
+                .ok()
+                .map(|zoned| zoned.timestamp())
         };
         match self {
             Self::Every(every) => instant.checked_add(*every).ok(),
@@ -91,7 +99,9 @@ impl Times {
                 let mut minute = next(crontab, before)?;
                 loop {
                     let found = seconds.iter().find_map(|second| {
-                        let at = minute.checked_add(jiff::SignedDuration::from_secs(i64::from(*second))).ok()?;
+                        let at = minute
+                            .checked_add(jiff::SignedDuration::from_secs(i64::from(*second)))
+                            .ok()?;
                         (at > instant).then_some(at)
                     });
                     if found.is_some() {
@@ -156,7 +166,9 @@ async fn act(shared: &Shared, key: &Key) -> Result<Again, ObjectError> {
     if records::is_paused(&object) {
         if kind == WORKFLOW {
             let activity = "pause a workflow schedule";
-            shared.recorder.tell("schedule-pause", &object, &Told::NotSupported { activity });
+            shared
+                .recorder
+                .tell("schedule-pause", &object, &Told::NotSupported { activity });
         }
         return Ok(Again::OnChange);
     }
@@ -189,12 +201,16 @@ async fn fire(
         Ok(missed) => missed,
         Err(error) => {
             let activity = "get run time";
-            shared.recorder.tell("schedule-cron", object, &Told::Failed { activity, error });
+            shared
+                .recorder
+                .tell("schedule-cron", object, &Told::Failed { activity, error });
             return Ok(Again::OnChange);
         }
     };
     let Some(due) = missed else {
-        let next = times.after(last.max(now)).map_or(Duration::from_secs(60), |next| until(next, now));
+        let next = times
+            .after(last.max(now))
+            .map_or(Duration::from_secs(60), |next| until(next, now));
         return Ok(Again::After(next));
     };
     let late = object
@@ -204,7 +220,9 @@ async fn fire(
     let forbid = str_at(object, "/spec/concurrencyPolicy").unwrap_or("Forbid") == "Forbid";
     if late {
         let missed = stamp(due);
-        shared.recorder.tell("schedule-cron", object, &Told::MissSchedule { missed });
+        shared
+            .recorder
+            .tell("schedule-cron", object, &Told::MissSchedule { missed });
     } else if let Some(one) = running.first().filter(|_| forbid) {
         let running = name(one).to_owned();
         shared.recorder.tell("schedule-cron", object, &Told::Forbid { running });
@@ -222,7 +240,9 @@ async fn fire(
             true
         })
         .await?;
-    let next = times.after(now).map_or(Duration::from_secs(60), |next| until(next, now));
+    let next = times
+        .after(now)
+        .map_or(Duration::from_secs(60), |next| until(next, now));
     Ok(Again::After(next))
 }
 
@@ -234,7 +254,13 @@ fn until(next: Timestamp, now: Timestamp) -> Duration {
 fn child(object: &Value, kind: Kind) -> Value {
     let field = Experiment::of_kind(kind.kind).map_or("workflow", Experiment::embedded_key);
     let spec = object.pointer(&format!("/spec/{field}")).cloned().unwrap_or_default();
-    owned(kind, object, &format!("{}-{}", name(object), suffix()), spec, json!({"managed-by": name(object)}))
+    owned(
+        kind,
+        object,
+        &format!("{}-{}", name(object), suffix()),
+        spec,
+        json!({"managed-by": name(object)}),
+    )
 }
 
 /// Five letters by chance.
@@ -299,7 +325,10 @@ async fn copy_pause(shared: &Shared, kind: Kind, object: &Value, running: &[Valu
                 match child.pointer_mut(&pointer) {
                     Some(found) => *found = value,
                     None => {
-                        if let Some(map) = child.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+                        if let Some(map) = child
+                            .pointer_mut("/metadata/annotations")
+                            .and_then(Value::as_object_mut)
+                        {
                             map.insert(PAUSE.to_owned(), value);
                         }
                     }
@@ -313,10 +342,19 @@ async fn copy_pause(shared: &Shared, kind: Kind, object: &Value, running: &[Valu
 
 /// Deletes the oldest finished children above the limit, which is 0 when nobody set it.
 async fn collect(shared: &Shared, kind: Kind, object: &Value, mut finished: Vec<Value>) -> Result<(), ObjectError> {
-    let limit = object.pointer("/spec/historyLimit").and_then(Value::as_u64).unwrap_or(0);
-    let created = |child: &Value| str_at(child, "/metadata/creationTimestamp").unwrap_or_default().to_owned();
+    let limit = object
+        .pointer("/spec/historyLimit")
+        .and_then(Value::as_u64)
+        .unwrap_or(0);
+    let created = |child: &Value| {
+        str_at(child, "/metadata/creationTimestamp")
+            .unwrap_or_default()
+            .to_owned()
+    };
     finished.sort_by_key(created);
-    let excess = finished.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
+    let excess = finished
+        .len()
+        .saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
     for child in finished.iter().take(excess) {
         let key = Key::new(namespace(child), name(child));
         shared.objects.delete(kind, &key, uid(child)).await?;
@@ -335,7 +373,9 @@ async fn show_active(shared: &Shared, key: &Key, kind: Kind, running: &[Value]) 
         })
         .collect();
     let names = |list: &[Value]| -> Vec<String> {
-        list.iter().filter_map(|one| str_at(one, "/uid").map(str::to_owned)).collect()
+        list.iter()
+            .filter_map(|one| str_at(one, "/uid").map(str::to_owned))
+            .collect()
     };
     shared
         .objects
@@ -388,7 +428,10 @@ mod tests {
         let times = parse("@every 10s").unwrap();
         let begun = at("2026-01-01T00:00:00Z");
         assert_eq!(times.missed(begun, at("2026-01-01T00:00:09Z")), Ok(None));
-        assert_eq!(times.missed(begun, at("2026-01-01T00:00:25Z")), Ok(Some(at("2026-01-01T00:00:20Z"))));
+        assert_eq!(
+            times.missed(begun, at("2026-01-01T00:00:25Z")),
+            Ok(Some(at("2026-01-01T00:00:20Z")))
+        );
         assert!(times.missed(begun, at("2026-01-01T01:00:00Z")).is_err());
     }
 }

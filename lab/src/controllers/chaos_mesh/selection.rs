@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams};
-use rand::seq::SliceRandom;
 use rand::RngExt;
+use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use super::kinds::Experiment;
@@ -36,10 +36,7 @@ pub(super) async fn select(client: &Client, kind: Experiment, object: &Value) ->
     }
     for (key, side) in sides {
         let pods = chosen_pods(client, side, own).await?;
-        let found: Vec<Record> = pods
-            .iter()
-            .flat_map(|pod| records_of(kind, spec, pod, key))
-            .collect();
+        let found: Vec<Record> = pods.iter().flat_map(|pod| records_of(kind, spec, pod, key)).collect();
         if found.is_empty() {
             return Err("no target has been selected".to_owned());
         }
@@ -66,7 +63,10 @@ async fn chosen_pods(client: &Client, side: &Value, own: &str) -> Result<Vec<Val
 
 /// Every pod that a selector means.
 async fn matching_pods(client: &Client, selector: &Value, own: &str) -> Result<Vec<Value>, String> {
-    let named = selector.get("pods").and_then(Value::as_object).filter(|pods| !pods.is_empty());
+    let named = selector
+        .get("pods")
+        .and_then(Value::as_object)
+        .filter(|pods| !pods.is_empty());
     let mut found = Vec::new();
     if let Some(named) = named {
         for (namespace, names) in named {
@@ -81,15 +81,26 @@ async fn matching_pods(client: &Client, selector: &Value, own: &str) -> Result<V
         return Ok(found);
     }
     let nodes = wanted_nodes(client, selector).await?;
-    let listed: Vec<&str> = array_at(selector, "/namespaces").iter().filter_map(Value::as_str).collect();
+    let listed: Vec<&str> = array_at(selector, "/namespaces")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     let namespaces = if listed.is_empty() { vec![own] } else { listed };
     for namespace in namespaces {
         let spaces: Api<Namespace> = Api::all(client.clone());
-        if spaces.get_opt(namespace).await.map_err(|error| error.to_string())?.is_none() {
+        if spaces
+            .get_opt(namespace)
+            .await
+            .map_err(|error| error.to_string())?
+            .is_none()
+        {
             continue;
         }
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let pods = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let pods = api
+            .list(&ListParams::default())
+            .await
+            .map_err(|error| error.to_string())?;
         for pod in &pods.items {
             let pod = serde_json::to_value(pod).map_err(|error| error.to_string())?;
             let node = str_at(&pod, "/spec/nodeName").unwrap_or_default();
@@ -104,7 +115,10 @@ async fn matching_pods(client: &Client, selector: &Value, own: &str) -> Result<V
 /// The union of named nodes and nodes by label; `None` when the selector names neither.
 async fn wanted_nodes(client: &Client, selector: &Value) -> Result<Option<BTreeSet<String>>, String> {
     let named = array_at(selector, "/nodes");
-    let labels = selector.get("nodeSelectors").and_then(Value::as_object).filter(|labels| !labels.is_empty());
+    let labels = selector
+        .get("nodeSelectors")
+        .and_then(Value::as_object)
+        .filter(|labels| !labels.is_empty());
     if named.is_empty() && labels.is_none() {
         return Ok(None);
     }
@@ -170,7 +184,9 @@ fn fields_hold(selector: &Value, pod: &Value) -> bool {
 /// Several phases are alternatives; those with `!` are shut out.
 fn phase_fits(selector: &Value, pod: &Value) -> bool {
     let phase = str_at(pod, "/status/phase").unwrap_or_default();
-    let phases = array_at(selector, "/podPhaseSelectors").iter().filter_map(Value::as_str);
+    let phases = array_at(selector, "/podPhaseSelectors")
+        .iter()
+        .filter_map(Value::as_str);
     let (out, wanted): (Vec<&str>, Vec<&str>) = phases.partition(|phase| phase.starts_with('!'));
     !out.iter().any(|out| out.trim_start_matches('!') == phase) && (wanted.is_empty() || wanted.contains(&phase))
 }
@@ -211,8 +227,13 @@ fn records_of(kind: Experiment, spec: &Value, pod: &Value, key: &str) -> Vec<Rec
     if !kind.is_in_containers(spec) {
         return vec![Record::new(id, key)];
     }
-    let wanted: Vec<&str> = array_at(spec, "/containerNames").iter().filter_map(Value::as_str).collect();
-    let names = array_at(pod, "/spec/containers").iter().filter_map(|one| str_at(one, "/name"));
+    let wanted: Vec<&str> = array_at(spec, "/containerNames")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let names = array_at(pod, "/spec/containers")
+        .iter()
+        .filter_map(|one| str_at(one, "/name"));
     let chosen: Vec<&str> = if wanted.is_empty() {
         names.take(1).collect()
     } else {
@@ -242,15 +263,30 @@ mod tests {
     fn all_parts_of_a_selector_hold_together() {
         let cases = [
             (json!({}), true),
-            (json!({"labelSelectors": {"app": "cart"}, "annotationSelectors": {"a": "1"}}), true),
-            (json!({"labelSelectors": {"app": "cart"}, "annotationSelectors": {"a": "2"}}), false),
+            (
+                json!({"labelSelectors": {"app": "cart"}, "annotationSelectors": {"a": "1"}}),
+                true,
+            ),
+            (
+                json!({"labelSelectors": {"app": "cart"}, "annotationSelectors": {"a": "2"}}),
+                false,
+            ),
             (json!({"fieldSelectors": {"spec.nodeName": "n"}}), true),
             (json!({"fieldSelectors": {"spec.nodeName": "m"}}), false),
             (json!({"podPhaseSelectors": ["Pending", "Running"]}), true),
             (json!({"podPhaseSelectors": ["!Running"]}), false),
-            (json!({"expressionSelectors": [{"key": "app", "operator": "In", "values": ["cart"]}]}), true),
-            (json!({"expressionSelectors": [{"key": "app", "operator": "NotIn", "values": ["cart"]}]}), false),
-            (json!({"expressionSelectors": [{"key": "x", "operator": "DoesNotExist"}]}), true),
+            (
+                json!({"expressionSelectors": [{"key": "app", "operator": "In", "values": ["cart"]}]}),
+                true,
+            ),
+            (
+                json!({"expressionSelectors": [{"key": "app", "operator": "NotIn", "values": ["cart"]}]}),
+                false,
+            ),
+            (
+                json!({"expressionSelectors": [{"key": "x", "operator": "DoesNotExist"}]}),
+                true,
+            ),
         ];
         for (selector, expected) in cases {
             assert_eq!(matches(&selector, &pod("p")), expected, "{selector}");

@@ -15,8 +15,8 @@ use kube::runtime::watcher;
 use serde_json::Value;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub(super) use crate::controllers::runtime::Key;
 use crate::api::object::remove;
+pub(super) use crate::controllers::runtime::Key;
 use crate::controllers::runtime::Queue;
 
 /// Upstream's rate limiter: first and longest pause between two attempts.

@@ -96,11 +96,9 @@ pub(super) async fn apply(
         Experiment::Kernel => Err("too few parts of namespacedname".to_owned()),
         Experiment::Time => Err(refusal("no clock of a process can be set apart from the machine's")),
         Experiment::Jvm => Err(refusal("it has no agent for Java's virtual machine")),
-        Experiment::Block
-        | Experiment::Aws
-        | Experiment::Azure
-        | Experiment::Gcp
-        | Experiment::PhysicalMachine => Err(refusal("it knows the API of this kind only")),
+        Experiment::Block | Experiment::Aws | Experiment::Azure | Experiment::Gcp | Experiment::PhysicalMachine => {
+            Err(refusal("it knows the API of this kind only"))
+        }
     };
     outcome.map_err(|message| Failure { message, phase: stay })
 }
@@ -189,7 +187,11 @@ async fn rule(
         return Ok(Phase::NotInjected);
     };
     let pod = existing_pod(shared, record).await?;
-    let list = if target.kind == Experiment::Io { "actions" } else { "rules" };
+    let list = if target.kind == Experiment::Io {
+        "actions"
+    } else {
+        "rules"
+    };
     let entry = json!({"source": source, "type": str_at(target.spec(), "/action").unwrap_or("http")});
     commit(shared, kind, &pod, record, (&source, vec![(list, entry)]), instances).await?;
     Ok(Phase::Applying)

@@ -170,7 +170,9 @@ fn rules(target: &Target<'_>, is_target: bool, peers: &Peers) -> Result<Entries,
 /// The interface, without what follows an `@`.
 fn device(spec: &Value, is_target: bool) -> String {
     let field = if is_target { "/targetDevice" } else { "/device" };
-    let device = str_at(spec, field).filter(|device| !device.is_empty()).unwrap_or("eth0");
+    let device = str_at(spec, field)
+        .filter(|device| !device.is_empty())
+        .unwrap_or("eth0");
     device.split('@').next().unwrap_or(device).to_owned()
 }
 
@@ -204,7 +206,10 @@ mod tests {
         assert_eq!(entries(cut("to"), false), ["ipsets ", "iptables output"]);
         assert_eq!(entries(cut("to"), true), ["ipsets ", "iptables input"]);
         assert_eq!(entries(cut("from"), true), ["ipsets ", "iptables output"]);
-        assert_eq!(entries(cut("both"), false), ["ipsets ", "iptables output", "iptables input"]);
+        assert_eq!(
+            entries(cut("both"), false),
+            ["ipsets ", "iptables output", "iptables input"]
+        );
     }
 
     #[test]

@@ -64,11 +64,12 @@ fn chains(object: &Value) -> Result<Option<String>, String> {
     }
     for entry in array_at(object, "/spec/tcs").iter().filter(|entry| is_pure_loss(entry)) {
         let percent = str_at(entry, "/loss/loss").unwrap_or("0");
-        let share = share(percent).ok_or_else(|| format!("strconv.ParseFloat: parsing \"{percent}\": invalid syntax"))?;
+        let share =
+            share(percent).ok_or_else(|| format!("strconv.ParseFloat: parsing \"{percent}\": invalid syntax"))?;
         let device = str_at(entry, "/device").unwrap_or("eth0");
         let sets: Vec<&str> = str_at(entry, "/ipset").into_iter().collect();
         let source = str_at(entry, "/source").unwrap_or_default();
-        let chance = format!("numgen random mod {WHOLE} < {share} ");
+        let chance = chance(share);
         for (name, text) in &mut lines {
             if *name == "output" {
                 text.push_str(&dropped(object, "output", device, &sets, source, &chance));
@@ -95,6 +96,15 @@ fn is_pure_loss(entry: &Value) -> bool {
         && ["delay", "duplicate", "corrupt", "rate"]
             .iter()
             .all(|part| entry.get(part).is_none())
+}
+
+/// Matches so many of [`WHOLE`] packets. All of them is no match: `numgen` is compared with what it can be, and not more.
+fn chance(share: u32) -> String {
+    if share == WHOLE {
+        String::new()
+    } else {
+        format!("numgen random mod {WHOLE} < {share} ")
+    }
 }
 
 /// A percentage in parts of [`WHOLE`]; above a hundred is all.
@@ -198,9 +208,17 @@ fn disciplines(object: &Value) -> Result<Vec<Vec<String>>, String> {
             )));
             let source = str_at(entry, "/source").unwrap_or_default();
             let sets: Vec<&str> = str_at(entry, "/ipset").into_iter().collect();
-            let everywhere = if sets.is_empty() { vec![("0.0.0.0/0", 0)] } else { Vec::new() };
-            let listed = peers(object, &sets, source)
-                .map(|peer| (str_at(peer, "/cidr").unwrap_or("0.0.0.0/0"), i64_at(peer, "/port").unwrap_or(0)));
+            let everywhere = if sets.is_empty() {
+                vec![("0.0.0.0/0", 0)]
+            } else {
+                Vec::new()
+            };
+            let listed = peers(object, &sets, source).map(|peer| {
+                (
+                    str_at(peer, "/cidr").unwrap_or("0.0.0.0/0"),
+                    i64_at(peer, "/port").unwrap_or(0),
+                )
+            });
             for (cidr, port) in everywhere.into_iter().chain(listed) {
                 let port = if port == 0 {
                     String::new()
@@ -291,7 +309,14 @@ mod tests {
 
     #[test]
     fn a_share_is_exact_to_the_hundredth_of_a_percent() {
-        for (text, parts) in [("25", 2500), ("12.5", 1250), ("100", WHOLE), ("250", WHOLE), ("0", 0), ("0.01", 1)] {
+        for (text, parts) in [
+            ("25", 2500),
+            ("12.5", 1250),
+            ("100", WHOLE),
+            ("250", WHOLE),
+            ("0", 0),
+            ("0.01", 1),
+        ] {
             assert_eq!(share(text), Some(parts), "{text}");
         }
         assert_eq!(share("many"), None);
@@ -302,7 +327,10 @@ mod tests {
         let delay = json!({"source": "a/x", "device": "eth0", "type": "netem", "delay": {"latency": "10ms", "jitter": "0ms", "correlation": "0"}});
         let all = disciplines(&json!({"spec": {"tcs": [delay]}})).unwrap();
         assert_eq!(all.len(), 1);
-        assert_eq!(all[0].join(" "), "qdisc add dev eth0 root handle 1: netem delay 10ms 0ms 0");
+        assert_eq!(
+            all[0].join(" "),
+            "qdisc add dev eth0 root handle 1: netem delay 10ms 0ms 0"
+        );
         let mut some = delay.clone();
         some["ipset"] = json!("s");
         let object = json!({"spec": {"tcs": [some], "ipsets": [{"name": "s", "source": "a/x", "cidrAndPorts": [{"cidr": "10.0.0.1/32", "port": 0}]}]}});
@@ -313,10 +341,14 @@ mod tests {
 
     #[test]
     fn a_pure_loss_needs_no_discipline() {
-        let loss = json!({"source": "a/x", "device": "eth0", "type": "netem", "loss": {"loss": "25", "correlation": "0"}});
+        let loss =
+            json!({"source": "a/x", "device": "eth0", "type": "netem", "loss": {"loss": "25", "correlation": "0"}});
         let object = json!({"spec": {"tcs": [loss]}});
         assert!(disciplines(&object).unwrap().is_empty());
         let text = chains(&object).unwrap().unwrap();
-        assert!(text.contains("oifname \"eth0\" numgen random mod 10000 < 2500 drop"), "{text}");
+        assert!(
+            text.contains("oifname \"eth0\" numgen random mod 10000 < 2500 drop"),
+            "{text}"
+        );
     }
 }
