@@ -53,6 +53,9 @@ pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCo
     if is(1, "lab-internal") && is(2, shaper::HOLD_ARGUMENT) {
         return Some(shaper::hold(text(3)));
     }
+    if is(1, "lab-internal") && is(2, shaper::ATTENDED_ARGUMENT) {
+        return Some(shaper::hold_attended(text(3)));
+    }
     if is(1, "lab-internal") && is(2, "intruder") {
         return Some(crate::intruder::main(arguments.into_iter().skip(3)));
     }

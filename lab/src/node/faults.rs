@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::agent::PodTable;
@@ -23,6 +24,9 @@ use super::state::Life;
 
 /// The hidden arguments of the lab's executable that lead to [`intruder`](crate::intruder).
 pub(crate) const INTRUDER: [&str; 2] = ["lab-internal", "intruder"];
+
+/// How long an intruder may take to end by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Breaks the pods of one lab.
 #[derive(Clone)]
@@ -37,12 +41,12 @@ impl std::fmt::Debug for Faults {
     }
 }
 
-/// A foreign process inside a container's control group. It ends when this is dropped.
+/// A foreign process inside a container's control group or a pod's network. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Intruder {
     child: Child,
     /// The process ends when it can no longer read from here.
-    _held: ChildStdin,
+    held: ChildStdin,
 }
 
 impl Intruder {
@@ -59,6 +63,11 @@ impl Intruder {
 
     /// Ends it and waits until it has.
     pub async fn end(mut self) -> Result<(), NodeError> {
+        // It ends its child first, which a kill would leave behind for a moment.
+        drop(self.held);
+        if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, self.child.wait()).await {
+            return Ok(());
+        }
         self.child
             .kill()
             .await
@@ -152,20 +161,21 @@ impl Faults {
     }
 
     /// Starts the lab's intruder program inside a container's control group: it counts against the container's limits and
-    /// ends with it, but sees the host's files. `arguments` are those of [`intruder`](crate::intruder).
+    /// ends with it, and its processes are seen there, but it sees the host's files. `arguments` are those of [`intruder`](crate::intruder).
     pub async fn intrude(&self, pod_uid: &str, container: &str, arguments: &[String]) -> Result<Intruder, NodeError> {
         let pod = self.pod(pod_uid)?;
         let id = {
             let state = pod.state();
             let found = state.named(container).and_then(|found| found.instance.as_ref());
-            found.map(|instance| instance.id.clone())
+            found.map(|instance| (instance.id.clone(), instance.process.id()))
         };
-        let id = id.ok_or_else(|| not_running(&pod, container))?;
+        let (id, pid) = id.ok_or_else(|| not_running(&pod, container))?;
         let group = format!("{}/{id}", pod.control_group());
         let program = &self.context.config.program;
         let mut child = Command::new(program)
             .args(INTRUDER)
             .args(arguments)
+            .arg(format!("--pid-namespace=/proc/{pid}/ns/pid"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -192,11 +202,41 @@ impl Faults {
         }
         .await;
         match started {
-            Ok(held) => Ok(Intruder { child, _held: held }),
+            Ok(held) => Ok(Intruder { child, held }),
             Err(error) => {
                 drop(child.kill().await);
                 Err(error)
             }
+        }
+    }
+
+    /// Starts a program of the lab's executable in the pod's network namespace, and waits until it says `ready`. It sees the
+    /// host's files and ends when it can no longer read from its standard input. `arguments` follow `lab-internal`.
+    pub async fn attend(&self, pod_uid: &str, arguments: &[String], ready: &str) -> Result<Intruder, NodeError> {
+        let pod = self.pod(pod_uid)?;
+        let namespace = pod.state().network.as_ref().map(|network| network.name.clone());
+        let namespace =
+            namespace.ok_or_else(|| NodeError::Pod(format!("pod {}/{} has no network", pod.namespace, pod.name)))?;
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", namespace.as_str()])
+            .arg(&self.context.config.program)
+            .arg("lab-internal")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .current_dir("/")
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(NodeError::io("start", "ip"))?;
+        let what = || format!("{} in the network of pod {}/{}", arguments.join(" "), pod.namespace, pod.name);
+        let missing = || NodeError::Pod(format!("no pipes to {}", what()));
+        let held = child.stdin.take().ok_or_else(missing)?;
+        let output = child.stdout.take().ok_or_else(missing)?;
+        let mut lines = BufReader::new(output).lines();
+        match tokio::time::timeout(PATIENCE, lines.next_line()).await {
+            Ok(Ok(Some(line))) if line == ready => Ok(Intruder { child, held }),
+            _ => Err(NodeError::Pod(format!("{} did not become ready", what()))),
         }
     }
 
