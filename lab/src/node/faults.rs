@@ -229,7 +229,14 @@ impl Faults {
             .kill_on_drop(true)
             .spawn()
             .map_err(NodeError::io("start", "ip"))?;
-        let what = || format!("{} in the network of pod {}/{}", arguments.join(" "), pod.namespace, pod.name);
+        let what = || {
+            format!(
+                "{} in the network of pod {}/{}",
+                arguments.join(" "),
+                pod.namespace,
+                pod.name
+            )
+        };
         let missing = || NodeError::Pod(format!("no pipes to {}", what()));
         let held = child.stdin.take().ok_or_else(missing)?;
         let output = child.stdout.take().ok_or_else(missing)?;

@@ -134,9 +134,9 @@ fn hold(
                 let swing = netem.jitter.mul_f64(random.random::<f64>() * 2.0);
                 let delay = (netem.delay + swing).saturating_sub(netem.jitter);
                 let mut due = Instant::now() + delay;
-                if netem.rate > 0 {
-                    let bytes = u64::try_from(message.get_original_len()).unwrap_or(u64::MAX);
-                    let sending = bytes.saturating_mul(1_000_000_000) / netem.rate;
+                let bytes = u64::try_from(message.get_original_len()).unwrap_or(u64::MAX);
+                // A rate of 0 is no limit.
+                if let Some(sending) = bytes.saturating_mul(1_000_000_000).checked_div(netem.rate) {
                     due = due.max(free) + Duration::from_nanos(sending);
                     free = due;
                 }

@@ -140,34 +140,141 @@ async fn a_partition_stops_what_is_established_and_hangs_without_a_daemon() {
     kind.gone("lose").await;
     until("traffic flows again", || flows(&lab)).await;
 
-    // What the kernel cannot do is no success, and deletion waits for it for ever.
-    let delay = json!({"action": "delay", "mode": "all", "selector": only("cart"), "delay": {"latency": "50ms"}});
-    kind.create("late", &delay).await;
-    let late = kind
-        .wait("late", "decided", |object| {
-            condition(object, "AllInjected") || object.to_string().contains("Specified qdisc not found")
+    // What can never be applied is no success, and deletion waits for it for ever.
+    let absurd = json!({"action": "netem", "mode": "all", "selector": only("cart"), "delay": {"latency": "50ms"}, "loss": {"loss": "120"}});
+    kind.create("absurd", &absurd).await;
+    let stuck = kind
+        .wait("absurd", "refused", |object| {
+            object.to_string().contains("unable to set tcs")
         })
         .await;
-    if condition(&late, "AllInjected") {
-        kind.delete("late").await;
-        kind.gone("late").await;
-    } else {
-        assert_eq!(record(&late)["phase"], "Not Injected/Wait");
-        kind.delete("late").await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(!kind.get("late").await.is_null(), "the dead end");
-        // The way out: the object of the pod goes with the pod.
-        pods(&lab)
-            .delete("cart", &kube::api::DeleteParams::default().grace_period(0))
-            .await
-            .unwrap();
-        until("the pod is gone", || async {
-            pods(&lab).get_opt("cart").await.unwrap().is_none()
+    assert_eq!(record(&stuck)["phase"], "Not Injected/Wait");
+    kind.delete("absurd").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!kind.get("absurd").await.is_null(), "the dead end");
+    // The way out: the object of the pod goes with the pod.
+    pods(&lab)
+        .delete("cart", &kube::api::DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    until("the pod is gone", || async {
+        pods(&lab).get_opt("cart").await.unwrap().is_none()
+    })
+    .await;
+    kind.patch("absurd", json!({"metadata": {"annotations": {"touched": "1"}}}))
+        .await;
+    kind.gone("absurd").await;
+    lab.stop().await.unwrap();
+}
+
+/// The shortest of some round trips to an echo server on a new connection, in milliseconds.
+async fn round_trip(lab: &chaosrun_lab::lifecycle::Lab, address: &str) -> f64 {
+    let script = format!(
+        "python3 -c '
+import socket, time
+connection = socket.create_connection((\"{address}\", 7000), 10)
+lines = connection.makefile(\"rw\")
+times = []
+for _ in range(4):
+    begun = time.monotonic()
+    lines.write(\"x\\n\"); lines.flush(); lines.readline()
+    times.append(time.monotonic() - begun)
+print(min(times) * 1000)
+'"
+    );
+    let (code, text) = run(lab, "cart", &script).await;
+    assert_eq!(code, 0, "{text}");
+    text.trim().parse().unwrap()
+}
+
+/// Writes a line for each datagram that it gets.
+const LISTENER: &str = "exec python3 -c '
+import socket
+listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+listener.bind((\"\", 7001))
+while True:
+    with open(\"/tmp/got\", \"a\") as got:
+        got.write(listener.recv(100).decode(\"latin1\") + \"\\n\")
+'";
+
+/// How many datagrams arrive when ten are sent.
+async fn arrivals(lab: &chaosrun_lab::lifecycle::Lab, address: &str) -> usize {
+    let script = format!(
+        "python3 -c '
+import socket
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(10):
+    sender.sendto(b\"datagram\", (\"{address}\", 7001))
+'"
+    );
+    assert_eq!(run(lab, "cart", &script).await, (0, String::new()));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let got = run(lab, "list", "cat /tmp/got 2>/dev/null; rm -f /tmp/got").await.1;
+    got.lines().filter(|line| *line == "datagram").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_are_late_doubled_and_broken_for_the_peers_that_are_meant() {
+    let lab = lab("mesh-late").await;
+    install(&lab).await;
+    let mut addresses = Vec::new();
+    for (name, script) in [
+        ("redis", SERVER),
+        ("pay", SERVER),
+        ("list", LISTENER),
+        ("cart", "sleep 1000"),
+    ] {
+        create(&lab, shell(name, script)).await;
+        let pod = wait_pod(&lab, name, "running", phase("Running")).await;
+        addresses.push(pod["status"]["podIP"].as_str().unwrap().to_owned());
+    }
+    let (redis, pay, list) = (addresses[0].as_str(), addresses[1].as_str(), addresses[2].as_str());
+    for address in [redis, pay] {
+        until("the server answers", || async {
+            let probe = format!("python3 -c 'import socket; socket.create_connection((\"{address}\", 7000), 1)'");
+            run(&lab, "cart", &probe).await.0 == 0
         })
         .await;
-        kind.patch("late", json!({"metadata": {"annotations": {"touched": "1"}}}))
-            .await;
-        kind.gone("late").await;
+    }
+    until("datagrams arrive", || async { arrivals(&lab, list).await == 10 }).await;
+
+    let kind = Kind::new(&lab, "NetworkChaos", "networkchaos");
+    let late = json!({"action": "delay", "mode": "all", "selector": only("cart"), "delay": {"latency": "400ms"},
+        "target": {"mode": "all", "selector": only("redis")}});
+    kind.create("late", &late).await;
+    kind.injected("late").await;
+    let slow = round_trip(&lab, redis).await;
+    assert!(slow >= 400.0, "{slow} ms");
+    let other = round_trip(&lab, pay).await;
+    assert!(other < 400.0, "nobody else is late: {other} ms");
+    // A second one beside it, for everybody else.
+    let more = json!({"action": "delay", "mode": "all", "selector": only("cart"), "delay": {"latency": "200ms", "jitter": "10ms"}});
+    kind.create("more", &more).await;
+    kind.injected("more").await;
+    let (slow, other) = (round_trip(&lab, redis).await, round_trip(&lab, pay).await);
+    assert!(slow >= 400.0 && other >= 190.0, "{slow} ms and {other} ms");
+    for name in ["late", "more"] {
+        kind.delete(name).await;
+        kind.gone(name).await;
+    }
+    let well = round_trip(&lab, redis).await;
+    assert!(well < 400.0, "{well} ms");
+
+    let spoilt = |action: &str| {
+        let mut spec = json!({"action": action, "mode": "all", "selector": only("cart"),
+            "target": {"mode": "all", "selector": only("list")}});
+        spec[action] = json!({action: "100"});
+        spec
+    };
+    // Connection tracking on the way may take the first one and its copy for a clash, and drop one of them.
+    for (action, expected) in [("duplicate", 19..=20), ("corrupt", 0..=0)] {
+        kind.create(action, &spoilt(action)).await;
+        kind.injected(action).await;
+        let arrived = arrivals(&lab, list).await;
+        assert!(expected.contains(&arrived), "{action}: {arrived}");
+        kind.delete(action).await;
+        kind.gone(action).await;
+        assert_eq!(arrivals(&lab, list).await, 10, "after {action}");
     }
     lab.stop().await.unwrap();
 }

@@ -5,7 +5,10 @@
 //! replaced as a whole, from its object alone, so that experiments cannot leave each other's rules behind; the experiments
 //! learn by generation and `status.failedMessage` whether what they wrote holds.
 
+mod late;
 mod rules;
+
+pub(super) use self::late::Holders;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
@@ -120,6 +123,10 @@ pub(super) async fn pass(shared: &Shared, kind: Kind, key: Key) -> Again {
 
 async fn act(shared: &Shared, kind: Kind, key: &Key) -> Result<Again, ObjectError> {
     let Some(object) = shared.objects.get(kind, key).await? else {
+        if kind == POD_NETWORK {
+            // It went with its pod, and what held the packets of that has nothing to hold any more.
+            drop(shared.holders.forget(key));
+        }
         return Ok(Again::OnChange);
     };
     let generation = i64_at(&object, "/metadata/generation").unwrap_or(0);
@@ -156,7 +163,7 @@ async fn set_rules(shared: &Shared, kind: Kind, key: &Key, object: &Value) -> Re
     if kind == POD_NETWORK {
         refuse_host_network(&pod, "network")?;
         need_daemon(shared, &pod)?;
-        return rules::replace(shared, uid(&pod), object).await;
+        return rules::replace(shared, key, uid(&pod), object).await;
     }
     need_daemon(shared, &pod)?;
     match kind {

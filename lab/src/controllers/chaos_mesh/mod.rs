@@ -11,7 +11,7 @@
 //! (queue and retries), `lifecycle` and `records` (one pass over one experiment), `selection`, `injectors` (what breaks), `internal`
 //! (the objects of pods, where rules are set), `schedule` and `workflow`, `events`, `objects`, `duration`, `switches`.
 //!
-//! Injected for real: PodChaos; NetworkChaos partition and loss, and what else the kernel's `tc` can do; StressChaos; DNSChaos.
+//! Injected for real: PodChaos; NetworkChaos, by the kernel or by the lab's double of netem; StressChaos; DNSChaos.
 //! Refused by a failed Apply that says so: IOChaos, TimeChaos, HTTPChaos, JVMChaos, KernelChaos (upstream's own error) and
 //! everything outside of the cluster. Not there: StatusCheck and Task nodes of workflows, the `vauth` webhook, namespace filters.
 
@@ -54,6 +54,8 @@ struct Shared {
     faults: Faults,
     /// Stressors that run, by the id that the status has.
     intruders: Mutex<HashMap<String, Intruder>>,
+    /// What holds the packets of pods.
+    holders: internal::Holders,
     wakes: Mutex<HashMap<&'static str, Wake>>,
 }
 
@@ -94,6 +96,7 @@ async fn serve(client: kube::Client, info: LabInfo) {
         recorder,
         faults: info.faults,
         intruders: Mutex::default(),
+        holders: internal::Holders::default(),
         wakes: Mutex::default(),
     });
     let mut manager: Option<JoinSet<()>> = None;

@@ -2,49 +2,53 @@
 //!
 //! Upstream drops with iptables and loses, delays and limits with netem and tbf. Here a partition and a pure loss are nftables
 //! rules in the pod's network namespace, in front of connection tracking, so that what is established stops, too; everything
-//! else is told to the host's `tc`, which on a kernel without these disciplines fails as upstream's daemon does there. Differences: a loss has no
-//! correlation, and a sender may be told of a lost datagram by an error. Text in, text out, but for [`replace`].
+//! else is told to the host's `tc`, and where the kernel has no such discipline to the lab's double of it: `late`. Differences: a
+//! loss has no correlation, and a sender may be told of a lost datagram by an error. Text in, text out, but for [`replace`].
 
 use serde_json::Value;
 
+use super::late;
 use crate::api::object::{array_at, i64_at, str_at};
 use crate::controllers::chaos_mesh::Shared;
+use crate::controllers::chaos_mesh::worker::Key;
 
+/// What `tc` says when the kernel has no such discipline.
+const UNKNOWN: [&str; 2] = ["qdisc kind is unknown", "Specified qdisc not found"];
 /// Name of the table in the network namespace of a pod.
 const TABLE: &str = "chaos_mesh_double";
 /// Parts of a hundred percent, so that fractions of a percent count.
 const WHOLE: u32 = 10_000;
 
 /// Replaces everything that experiments want of a pod's network.
-pub(super) async fn replace(shared: &Shared, pod_uid: &str, object: &Value) -> Result<(), String> {
+pub(super) async fn replace(shared: &Shared, key: &Key, pod_uid: &str, object: &Value) -> Result<(), String> {
     let chains = chains(object)?;
     shared
         .faults
         .filter(pod_uid, TABLE, chains.as_deref())
         .await
         .map_err(|error| error.chain())?;
-    let devices = shaped_devices(object);
-    for device in devices {
-        // There may be none, and what was there of others is lost: upstream rebuilds all of them, too.
-        let delete = ["qdisc", "del", "dev", device, "root"];
-        drop(shared.faults.network_tool(pod_uid, "tc", &delete, None).await);
-    }
+    clear_devices(shared, pod_uid, object).await;
+    let mut held = Vec::new();
     for command in disciplines(object)? {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         if let Err(error) = shared.faults.network_tool(pod_uid, "tc", &words, None).await {
-            return Err(tc_failure(&error.chain()));
+            let words = error.chain();
+            if !UNKNOWN.iter().any(|unknown| words.contains(unknown)) {
+                return Err(format!("unable to set tcs: {words}"));
+            }
+            clear_devices(shared, pod_uid, object).await;
+            held = late::wanted(object)?;
+            break;
         }
     }
-    Ok(())
+    late::replace(shared, key, pod_uid, &held).await
 }
 
-/// In the words of upstream's daemon; the kernel's own are at the end.
-fn tc_failure(words: &str) -> String {
-    let unknown = words.contains("qdisc kind is unknown") || words.contains("Specified qdisc not found");
-    if unknown {
-        format!("unable to set tcs: error code: exit status 2, msg: Error: Specified qdisc not found. ({words})")
-    } else {
-        format!("unable to set tcs: {words}")
+/// There may be none, and what was there of others is lost: upstream rebuilds all of them, too.
+async fn clear_devices(shared: &Shared, pod_uid: &str, object: &Value) {
+    for device in shaped_devices(object) {
+        let delete = ["qdisc", "del", "dev", device, "root"];
+        drop(shared.faults.network_tool(pod_uid, "tc", &delete, None).await);
     }
 }
 
@@ -63,9 +67,7 @@ fn chains(object: &Value) -> Result<Option<String>, String> {
         }
     }
     for entry in array_at(object, "/spec/tcs").iter().filter(|entry| is_pure_loss(entry)) {
-        let percent = str_at(entry, "/loss/loss").unwrap_or("0");
-        let share =
-            share(percent).ok_or_else(|| format!("strconv.ParseFloat: parsing \"{percent}\": invalid syntax"))?;
+        let share = share(percent(str_at(entry, "/loss/loss").unwrap_or("0"))?);
         let device = str_at(entry, "/device").unwrap_or("eth0");
         let sets: Vec<&str> = str_at(entry, "/ipset").into_iter().collect();
         let source = str_at(entry, "/source").unwrap_or_default();
@@ -90,7 +92,7 @@ fn chains(object: &Value) -> Result<Option<String>, String> {
 }
 
 /// Nothing else is asked of this discipline than to lose packets.
-fn is_pure_loss(entry: &Value) -> bool {
+pub(super) fn is_pure_loss(entry: &Value) -> bool {
     str_at(entry, "/type") == Some("netem")
         && entry.get("loss").is_some()
         && ["delay", "duplicate", "corrupt", "rate"]
@@ -108,8 +110,7 @@ fn chance(share: u32) -> String {
 }
 
 /// A percentage in parts of [`WHOLE`]; above a hundred is all.
-fn share(percent: &str) -> Option<u32> {
-    let percent: f64 = percent.parse().ok()?;
+fn share(percent: f64) -> u32 {
     let (mut low, mut high) = (0, WHOLE);
     // A search, because a float cannot become an integer without a lossy cast.
     while low < high {
@@ -120,7 +121,13 @@ fn share(percent: &str) -> Option<u32> {
             high = middle;
         }
     }
-    Some(low)
+    low
+}
+
+/// As upstream reads a percentage.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    text.parse()
+        .map_err(|_| format!("strconv.ParseFloat: parsing \"{text}\": invalid syntax"))
 }
 
 /// The rules that drop what comes from or goes to the peers in these sets of `source`.
@@ -149,7 +156,7 @@ fn dropped(object: &Value, hook: &str, device: &str, sets: &[&str], source: &str
     text
 }
 
-fn peers<'a>(object: &'a Value, sets: &'a [&str], source: &'a str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn peers<'a>(object: &'a Value, sets: &'a [&str], source: &'a str) -> impl Iterator<Item = &'a Value> {
     array_at(object, "/spec/ipsets")
         .iter()
         .filter(move |set| {
@@ -317,9 +324,9 @@ mod tests {
             ("0", 0),
             ("0.01", 1),
         ] {
-            assert_eq!(share(text), Some(parts), "{text}");
+            assert_eq!(share(percent(text).unwrap()), parts, "{text}");
         }
-        assert_eq!(share("many"), None);
+        assert!(percent("many").is_err());
     }
 
     #[test]
