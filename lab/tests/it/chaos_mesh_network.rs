@@ -111,8 +111,7 @@ async fn a_partition_stops_what_is_established_and_hangs_without_a_daemon() {
         })
         .await;
     assert_eq!(record(&stuck)["phase"], "Injected/Wait");
-    let force = json!({"metadata": {"annotations": {"chaos-mesh.chaos-mesh.org/cleanFinalizer": "forced"}}});
-    kind.patch("cut", force).await;
+    kind.force("cut").await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!kind.get("cut").await.is_null(), "the force annotation does not help");
     assert!(!events(&lab, "cut", "Failed").await.is_empty());
@@ -304,16 +303,8 @@ async fn names_are_not_found_by_one_pod_and_switches_make_trouble() {
     assert!(finds("cart").await);
 
     // Two failures, then success; and a recovery that never succeeds, which force does not end.
-    let mut object = kind.object("rough", &spec);
-    let switches = [
-        ("double.chaosrun.dev/applyErrors", "2"),
-        ("double.chaosrun.dev/recoverError", "true"),
-    ];
-    object.metadata.annotations = Some(switches.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
-    kind.api
-        .create(&kube::api::PostParams::default(), &object)
-        .await
-        .unwrap();
+    kind.create_switched("rough", &spec, &[("applyErrors", "2"), ("recoverError", "true")])
+        .await;
     let rough = kind.injected("rough").await;
     let failed = record(&rough)["events"]
         .as_array()
@@ -327,11 +318,10 @@ async fn names_are_not_found_by_one_pod_and_switches_make_trouble() {
     })
     .await;
     assert!(!finds("cart").await, "still broken");
-    kind.patch(
-        "rough",
-        json!({"metadata": {"annotations": {"double.chaosrun.dev/recoverError": null}}}),
-    )
-    .await;
+    kind.force("rough").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!kind.get("rough").await.is_null(), "force does not help");
+    kind.unswitch("rough", "recoverError").await;
     kind.gone("rough").await;
     assert!(finds("cart").await);
 

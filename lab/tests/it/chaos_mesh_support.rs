@@ -124,6 +124,29 @@ impl Kind {
         serde_json::to_value(created.unwrap()).unwrap()
     }
 
+    /// With switches of the double, which are annotations.
+    pub async fn create_switched(&self, name: &str, spec: &Value, switches: &[(&str, &str)]) {
+        let mut object = self.object(name, spec);
+        let named = switches
+            .iter()
+            .map(|(key, value)| (format!("double.chaosrun.dev/{key}"), (*value).to_owned()));
+        object.metadata.annotations = Some(named.collect());
+        self.api.create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    /// Turns a switch off again.
+    pub async fn unswitch(&self, name: &str, switch: &str) {
+        let key = format!("double.chaosrun.dev/{switch}");
+        self.patch(name, json!({"metadata": {"annotations": {key: null}}}))
+            .await;
+    }
+
+    /// Asks for a deletion without recovery.
+    pub async fn force(&self, name: &str) {
+        let force = json!({"metadata": {"annotations": {"chaos-mesh.chaos-mesh.org/cleanFinalizer": "forced"}}});
+        self.patch(name, force).await;
+    }
+
     /// Code and message of the refusal.
     pub async fn refused(&self, name: &str, spec: &Value) -> (u16, String) {
         match self.api.create(&PostParams::default(), &self.object(name, spec)).await {

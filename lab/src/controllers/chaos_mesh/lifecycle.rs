@@ -109,14 +109,12 @@ impl Lifecycle {
 
     fn expiry(&self, object: &Value, switches: &Switches, desired: Desired) -> Again {
         let spec = object.get("spec").unwrap_or(&Value::Null);
-        let left = records::left(object, switches, Timestamp::now());
-        match left {
-            Some(left) if desired != Desired::TimeUp && !self.kind.is_one_shot(spec) => {
-                // Not a moment too early: then the pass would find that the time is not over yet.
-                Again::After(left + Duration::from_millis(1))
-            }
-            _ => Again::OnChange,
-        }
+        let left = records::left(object, switches, Timestamp::now())
+            .filter(|_| desired != Desired::TimeUp && !self.kind.is_one_shot(spec))
+            // Not a moment too early: then the pass would find that the time is not over yet.
+            .map(|left| left + Duration::from_millis(1));
+        let sooner = left.into_iter().chain(switches.restless).min();
+        sooner.map_or(Again::OnChange, Again::After)
     }
 
     fn tell(&self, component: &str, object: &Value, switches: &Switches, told: Told) {
@@ -175,6 +173,9 @@ impl Lifecycle {
         switches: &Switches,
     ) -> Result<Option<Value>, ObjectError> {
         if records::shows(&object, &records::conditions(&object, switches)) {
+            if switches.restless.is_some() {
+                return self.shared.objects.change(self.kind.kind(), key, records::touch).await;
+            }
             return Ok(Some(object));
         }
         self.shared

@@ -9,10 +9,12 @@
 //! | `applyErrors` | n | the first n attempts to apply each record fail |
 //! | `applyNever` | true | applying never succeeds; kinds that wait are stuck in `Not Injected/Wait` |
 //! | `recoverError` | true | recovering never succeeds: deletion hangs |
+//! | `recoverSilently` | true | recovering does nothing and says nothing, as a failed cancel of stress: deletion hangs, and force helps |
 //! | `partial` | n | all records from the n-th on fail to apply, the first n succeed |
 //! | `loseEvents` | true | no Event is written |
 //! | `conditionsBefore263` | true | AllInjected and AllRecovered are True while nothing is selected |
 //! | `lateExpiry` | duration | the end of `spec.duration` is noticed so much later |
+//! | `restless` | duration | a second writer touches the status so often: whoever writes what it has read is answered 409 |
 
 use std::time::Duration;
 
@@ -31,10 +33,12 @@ pub(super) struct Switches {
     pub apply_errors: usize,
     pub apply_never: bool,
     pub recover_error: bool,
+    pub recover_silently: bool,
     pub partial: Option<usize>,
     pub lose_events: bool,
     pub conditions_before_263: bool,
     pub late_expiry: Duration,
+    pub restless: Option<Duration>,
 }
 
 impl Switches {
@@ -52,18 +56,21 @@ impl Switches {
                 .and_then(Value::as_str)
                 .or_else(|| config_map.and_then(|map| str_at(map, &format!("/data/{name}"))))
         };
+        let time = |name: &str| {
+            let duration = super::duration::parse(value(name)?).ok()?;
+            Duration::try_from(duration).ok()
+        };
         let is_on = |name: &str| value(name) == Some("true");
         Self {
             apply_errors: value("applyErrors").and_then(|text| text.parse().ok()).unwrap_or(0),
             apply_never: is_on("applyNever"),
             recover_error: is_on("recoverError"),
+            recover_silently: is_on("recoverSilently"),
             partial: value("partial").and_then(|text| text.parse().ok()),
             lose_events: is_on("loseEvents"),
             conditions_before_263: is_on("conditionsBefore263"),
-            late_expiry: value("lateExpiry")
-                .and_then(|text| super::duration::parse(text).ok())
-                .and_then(|duration| Duration::try_from(duration).ok())
-                .unwrap_or_default(),
+            late_expiry: time("lateExpiry").unwrap_or_default(),
+            restless: time("restless"),
         }
     }
 }

@@ -108,7 +108,7 @@ impl Worker {
 }
 
 /// What a change has to touch to matter. As upstream's predicate: a record that only gained an event is no change, or every
-/// failure would be tried again at once.
+/// failure would be tried again at once. Neither is another order of the conditions.
 fn fingerprint(object: &DynamicObject) -> u64 {
     let mut hasher = DefaultHasher::new();
     let meta = &object.metadata;
@@ -121,6 +121,10 @@ fn fingerprint(object: &DynamicObject) -> u64 {
     let records = data.pointer_mut("/status/experiment/containerRecords");
     for record in records.and_then(Value::as_array_mut).into_iter().flatten() {
         remove(record, "/events");
+    }
+    let conditions = data.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    if let Some(conditions) = conditions {
+        conditions.sort_by_key(ToString::to_string);
     }
     data.to_string().hash(&mut hasher);
     hasher.finish()
