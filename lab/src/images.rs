@@ -15,12 +15,16 @@ const SPARK_ENTRYPOINT: &str = include_str!("../images/spark-entrypoint.sh");
 /// would stay in the command line of PID 1, where whoever looks for processes by name would find it.
 const SPARK_ENTRYPOINT_VARIABLE: &str = "CHAOSRUN_ENTRYPOINT";
 const SPARK_ENTRYPOINT_COMMAND: [&str; 4] = ["/bin/sh", "-c", "eval \"$CHAOSRUN_ENTRYPOINT\"", "entrypoint"];
+/// Where a container sees the lab's executable.
+const INSIDE: &str = "/opt/chaosrun/lab";
 /// Where a Spark distribution is looked for when the environment does not say.
 const DEFAULT_SPARK_HOME: &str = "/var/cache/chaosrun/spark-4.3.0";
 const SPARK_REPOSITORIES: [&str; 4] = ["apache/spark", "*/apache/spark", "spark", "docker.io/library/spark"];
 /// Network tools: the host's own, with a `tc` in front that also works where the kernel has no netem.
 const TOOLS_REPOSITORIES: [&str; 2] = ["nicolaka/netshoot", "*/nicolaka/netshoot"];
 const TOOLS_PATH: &str = "/opt/chaosrun/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Images that only live: the pods of doubles whose work the lab's process does, and the pause image.
+const IDLE_REPOSITORIES: [&str; 3] = ["chaosrun/chaos-mesh-double", "*/pause", "pause"];
 const PIPELINE_REPOSITORIES: [&str; 2] = ["chaosrun/pipeline", "*/chaosrun/pipeline"];
 
 /// A Spark distribution on this machine.
@@ -69,16 +73,11 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
             table.insert(repository, image.clone());
         }
     }
-    let inside = PathBuf::from("/opt/chaosrun/lab");
     let pipeline = Image {
-        entrypoint: vec![
-            inside.display().to_string(),
-            "lab-internal".to_owned(),
-            "pipeline".to_owned(),
-        ],
+        entrypoint: vec![INSIDE.to_owned(), "lab-internal".to_owned(), "pipeline".to_owned()],
         binds: vec![ImageBind {
             source: program.to_owned(),
-            target: inside,
+            target: PathBuf::from(INSIDE),
             writable: false,
         }],
         // With an init the program can be killed from inside its container: PID 1 cannot.
@@ -87,6 +86,14 @@ pub fn known_images(spark: Option<&SparkHome>, program: &Path) -> ImageTable {
     };
     for repository in PIPELINE_REPOSITORIES {
         table.insert(repository, pipeline.clone());
+    }
+    for repository in IDLE_REPOSITORIES {
+        let idle = Image {
+            entrypoint: vec![INSIDE.to_owned(), "lab-internal".to_owned(), "idle".to_owned()],
+            bare: true,
+            ..pipeline.clone()
+        };
+        table.insert(repository, idle);
     }
     let tools = Image {
         entrypoint: vec!["/bin/bash".to_owned()],

@@ -18,6 +18,7 @@ pub fn configuration(name: &str, program: &Path) -> LabConfig {
     let images = known_images(find_spark().as_ref(), program);
     LabConfig {
         images,
+        program: Some(program.to_owned()),
         ..LabConfig::new(name)
     }
 }
@@ -51,6 +52,15 @@ pub fn multicall(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCo
     }
     if is(1, "lab-internal") && is(2, shaper::HOLD_ARGUMENT) {
         return Some(shaper::hold(text(3)));
+    }
+    if is(1, "lab-internal") && is(2, shaper::ATTENDED_ARGUMENT) {
+        return Some(shaper::hold_attended(text(3)));
+    }
+    if is(1, "lab-internal") && is(2, "intruder") {
+        return Some(crate::intruder::main(arguments.into_iter().skip(3)));
+    }
+    if is(1, "lab-internal") && is(2, "idle") {
+        return Some(crate::intruder::idle());
     }
     if is(1, "lab-internal") && is(2, "pipeline") {
         return Some(crate::pipeline::main(arguments.into_iter().skip(3)));

@@ -58,7 +58,7 @@ fn run(shop: &Shop, name: &str, fault: &str) -> (Option<i32>, String, Value) {
 /// Objects of Chaos Mesh that are still there.
 fn chaos(shop: &Shop) -> Vec<String> {
     let mut found = Vec::new();
-    for plural in ["podchaos", "networkchaos", "stresschaos"] {
+    for plural in ["podchaos", "networkchaos", "stresschaos", "dnschaos", "timechaos"] {
         let (_, list) = shop
             .lab
             .api("GET", &format!("/apis/chaos-mesh.org/v1alpha1/{plural}"), None);
@@ -103,6 +103,12 @@ fn faults_by_chaos_mesh_are_proven_from_outside_and_leave_nothing() {
             "networkBandwidth: {rate: 1mbit}, duration: 2s",
             "Injected (NetworkChaos)",
         ),
+        (
+            "delay",
+            "networkDelay: {latency: 100ms}, duration: 2s",
+            "Injected (NetworkChaos)",
+        ),
+        ("names", "dnsFailure: {}, duration: 2s", "Injected (DNSChaos)"),
     ] {
         shop.ready();
         let (code, text, report) = run(&shop, name, fault);
@@ -113,13 +119,17 @@ fn faults_by_chaos_mesh_are_proven_from_outside_and_leave_nothing() {
         assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after {name}");
     }
 
-    // What the double (and no daemon) can do is no pass: the complaint is Chaos Mesh's own.
+    // What the double cannot do is no pass: the complaint is Chaos Mesh's own.
     shop.ready();
-    let (code, text, report) = run(&shop, "delay", "networkDelay: {latency: 100ms}, duration: 2s");
+    let (code, text, report) = run(
+        &shop,
+        "time",
+        "chaosMesh: {kind: TimeChaos, spec: {timeOffset: -10m}}, duration: 2s",
+    );
     assert_eq!(code, Some(2), "{text}");
     let why = report["experiments"][0]["claims"][0]["why"].to_string();
-    assert!(why.contains("does not inject NetworkChaos delay"), "{why}");
-    assert_eq!(chaos(&shop), Vec::<String>::new(), "after delay");
+    assert!(why.contains("not injected by the double"), "{why}");
+    assert_eq!(chaos(&shop), Vec::<String>::new(), "after time");
 
     // No controller-manager, no webhook.
     shop.kubectl(&[

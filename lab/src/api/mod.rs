@@ -3,8 +3,10 @@
 //! May depend on [`crate::backend`] only. The central type is [`ApiServer`]. Rooms: `store` (objects, history),
 //! `registry` (resource types), `server` (TLS, connections, in-process client), `handlers` (paths to verbs), `writes`
 //! (what create, update, patch and delete mean), `watch`, `selectors`, `patch`, `apply`, `defaults`, `validation`,
-//! `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `authorizer`, `metrics`, `status`.
+//! `admission`, `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `authorizer`,
+//! `metrics`, `status`.
 
+mod admission;
 mod apply;
 mod auth;
 mod authorizer;
@@ -42,6 +44,7 @@ mod validation;
 mod watch;
 mod writes;
 
+pub use admission::{Admission, AdmissionRequest};
 pub use metrics::RequestCount;
 pub use registry::{CustomType, Registry, ResourceType, ScalePaths};
 pub use selectors::{FieldSelector, LabelSelector};

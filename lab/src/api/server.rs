@@ -25,6 +25,7 @@ use tower::ServiceExt as _;
 
 use crate::backend::PodBackend;
 
+use super::admission::{Admission, AdmissionRequest};
 use super::auth::{Tokens, User, random_token};
 use super::authorizer::Attributes;
 use super::metrics::{Metrics, RequestCount};
@@ -107,6 +108,7 @@ pub struct ApiServer {
     ca_pem: String,
     tls: Arc<rustls::ServerConfig>,
     hooks: RwLock<Vec<AdmissionHook>>,
+    admissions: RwLock<Vec<Arc<dyn Admission>>>,
     backend: RwLock<Option<Arc<dyn PodBackend>>>,
     address: RwLock<Option<SocketAddr>>,
     services: AtomicU32,
@@ -142,6 +144,7 @@ impl ApiServer {
             ca_pem,
             tls: Arc::new(tls),
             hooks: RwLock::new(Vec::new()),
+            admissions: RwLock::new(Vec::new()),
             backend: RwLock::new(None),
             address: RwLock::new(None),
             services: AtomicU32::new(0),
@@ -221,14 +224,30 @@ impl ApiServer {
         self.hooks.write().unwrap_or_else(PoisonError::into_inner).push(hook);
     }
 
-    pub(crate) fn admit(
-        &self,
-        resource: &ResourceType,
-        operation: Operation,
-        object: &mut Value,
-    ) -> Result<(), ApiError> {
+    /// Adds somebody who changes and refuses objects; asked in the order they were added, after the hooks.
+    pub fn add_admission(&self, admission: Arc<dyn Admission>) {
+        let mut all = self.admissions.write().unwrap_or_else(PoisonError::into_inner);
+        all.push(admission);
+    }
+
+    fn admissions(&self) -> Vec<Arc<dyn Admission>> {
+        self.admissions.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn admit(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), ApiError> {
         let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner).clone();
-        hooks.iter().try_for_each(|hook| hook(resource, operation, object))
+        hooks
+            .iter()
+            .try_for_each(|hook| hook(request.resource, request.operation, object))?;
+        self.admissions()
+            .iter()
+            .try_for_each(|admission| admission.mutate(request, object))
+    }
+
+    pub(crate) fn admit_final(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
+        self.admissions()
+            .iter()
+            .try_for_each(|admission| admission.validate(request, object))
     }
 
     /// Address that clients are told; loopback before anything is served.

@@ -68,6 +68,44 @@ fn prune(schema: &Value, value: &mut Value) {
     }
 }
 
+/// Paths of all fields that pruning would drop.
+pub(crate) fn unknown_fields(schema: &Value, object: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    collect_unknown(schema, object, "", &mut found);
+    found
+}
+
+fn collect_unknown(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            let closed = !preserves(schema) && !open_map(schema) && schema.get("type").is_some();
+            for (name, child) in map {
+                if path.is_empty() && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+                    continue;
+                }
+                let below = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                match field_schema(schema, name) {
+                    Some(inner) => collect_unknown(inner, child, &below, found),
+                    None if closed => found.push(below),
+                    None => {}
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                if let Some(inner) = schema.get("items") {
+                    collect_unknown(inner, item, &format!("{path}[{index}]"), found);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 fn add_defaults(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -400,8 +400,16 @@ fn check_job_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Unknown top-level fields of kinds whose fields are few, for `fieldValidation=Strict`.
+/// Unknown fields, for `fieldValidation=Strict`: of custom resources all that their schema does not know, of built-in ones the
+/// top-level fields of kinds whose fields are few.
 pub(crate) fn unknown_fields(resource: &ResourceType, object: &Value) -> Vec<String> {
+    if let Some(custom) = &resource.custom {
+        return custom
+            .schema
+            .as_ref()
+            .map(|schema| super::structural::unknown_fields(schema, object))
+            .unwrap_or_default();
+    }
     let known: &[&str] = match resource.plural.as_str() {
         "configmaps" => &["data", "binaryData", "immutable"],
         "secrets" => &["data", "stringData", "type", "immutable"],

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rand::RngExt;
 use serde_json::{Value, json};
 
+use super::admission::AdmissionRequest;
 use super::object::{
     add_finalizer, copy, finalizers, has_finalizer, i64_at, is_deleting, is_set, map_mut, name, now, remove,
     remove_finalizer, set, set_default, stamp, str_at, uid,
@@ -94,7 +95,12 @@ impl ApiServer {
         }
         self.check_namespace(resource, &object)?;
         begin_life(resource, &mut object);
-        self.admit(resource, Operation::Create, &mut object)?;
+        let request = AdmissionRequest {
+            resource,
+            operation: Operation::Create,
+            old: None,
+        };
+        self.admit(&request, &mut object)?;
         let generate = str_at(&object, "/metadata/generateName").unwrap_or_default().to_owned();
         let generated = name(&object).is_empty() && !generate.is_empty();
         for _ in 0..8 {
@@ -111,6 +117,7 @@ impl ApiServer {
             self.check_pod_security(resource, &candidate)?;
             self.allocate(resource, None, &mut candidate)?;
             super::validation::on_create(resource, &candidate)?;
+            self.admit_final(&request, &candidate)?;
             if !options.tracked {
                 super::apply::track_update(None, &mut candidate, &options.manager, options.subresource, resource);
             }
@@ -173,13 +180,21 @@ impl ApiServer {
         check_preconditions(resource, key, &existing.value, &wanted)?;
         let old = &existing.value;
         prepare_update(resource, old, &mut wanted, options.part);
+        let request = AdmissionRequest {
+            resource,
+            operation: Operation::Update,
+            old: Some(old),
+        };
         if options.part == Part::Main {
-            self.admit(resource, Operation::Update, &mut wanted)?;
+            self.admit(&request, &mut wanted)?;
         }
         if options.part != Part::Internal {
             super::defaults::apply(resource, &mut wanted);
             self.allocate(resource, Some(old), &mut wanted)?;
             super::validation::on_update(resource, old, &wanted)?;
+        }
+        if options.part == Part::Main {
+            self.admit_final(&request, &wanted)?;
         }
         if resource.generation && spec_changed(resource, old, &wanted) {
             bump_generation(&mut wanted);

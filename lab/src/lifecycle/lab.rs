@@ -18,6 +18,7 @@ use super::error::LabError;
 use super::record::{Record, Roots, own_identity, write_private};
 use super::sweep::{sweep, sweep_dead};
 use crate::api::{ApiServer, ApiServerConfig, ServeHandle};
+use crate::node::faults::Faults;
 use crate::node::network::free_octet;
 use crate::node::{LabNetwork, NodeAgent, NodeAgentConfig, NodeError, check_requirements};
 
@@ -53,6 +54,8 @@ pub struct LabInfo {
     pub network: LabNetwork,
     /// The API server, for admission hooks.
     pub server: Arc<ApiServer>,
+    /// What breaks pods from outside.
+    pub faults: Faults,
     /// The configuration's `extra`.
     pub extra: serde_json::Value,
 }
@@ -119,6 +122,7 @@ impl Lab {
                 authority: server.ca_pem().to_owned(),
                 api_port: API_PORT,
                 back_off: config.back_off,
+                program: program(config)?,
             },
         ))
         .await?;
@@ -140,6 +144,7 @@ impl Lab {
             control_group: record.control_group.clone(),
             network: record.network.clone(),
             server: Arc::clone(&server),
+            faults: agent.faults(),
             extra: config.extra.clone(),
         };
         let bound = serving.addresses().to_vec();
@@ -217,6 +222,14 @@ pub(crate) fn check_name(name: &str) -> Result<(), LabError> {
         Ok(())
     } else {
         Err(LabError::Name(name.to_owned()))
+    }
+}
+
+/// The executable that serves the hidden commands.
+fn program(config: &LabConfig) -> Result<PathBuf, LabError> {
+    match &config.program {
+        Some(program) => Ok(program.clone()),
+        None => std::env::current_exe().map_err(LabError::io("find", "this executable")),
     }
 }
 

@@ -23,6 +23,7 @@ use super::directory::Directory;
 use super::error::NodeError;
 use super::events::Recorder;
 use super::image::ImageTable;
+use super::name_trouble::NameTroubles;
 use super::names::NameServer;
 use super::network::{AddressPool, LabNetwork};
 use super::pod::{Context, PodRuntime, Stop, Update, delete_now};
@@ -73,6 +74,8 @@ pub struct NodeAgentConfig {
     pub api_port: u16,
     /// Pauses between restarts.
     pub back_off: BackOff,
+    /// The executable that serves the lab's hidden commands.
+    pub program: PathBuf,
 }
 
 impl NodeAgentConfig {
@@ -125,6 +128,7 @@ impl NodeAgent {
             runc: Runc::new(state.join("runc"), state.join("scratch")),
             addresses: AddressPool::default(),
             recorder,
+            name_troubles: NameTroubles::default(),
             cpus: nodes::cpus(),
             memory: nodes::memory(),
             config,
@@ -143,7 +147,7 @@ impl NodeAgent {
                 client.clone(),
                 context.config.data_folder.join("claims"),
             )),
-            tokio::spawn(names.serve(directory.clone())),
+            tokio::spawn(names.serve(directory.clone(), context.name_troubles.clone())),
             tokio::spawn(services::maintain(
                 context.config.network.clone(),
                 context.config.api_port,
@@ -172,6 +176,12 @@ impl NodeAgent {
             Arc::clone(&self.context),
             PodTable(Arc::clone(&self.pods)),
         ))
+    }
+
+    /// What breaks pods from outside.
+    #[must_use]
+    pub fn faults(&self) -> super::faults::Faults {
+        super::faults::Faults::new(Arc::clone(&self.context), PodTable(Arc::clone(&self.pods)))
     }
 
     /// Ends all pods at once and removes everything that belongs to them.

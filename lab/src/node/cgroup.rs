@@ -101,6 +101,18 @@ impl Cgroups {
         below(&self.memory, group)
     }
 
+    /// Puts a process into the group, in every tree that has it.
+    pub(crate) fn join(&self, group: &str, pid: u32) -> Result<(), NodeError> {
+        for root in &self.roots {
+            let folder = below(root, group);
+            if folder.is_dir() {
+                let file = folder.join("cgroup.procs");
+                std::fs::write(&file, pid.to_string()).map_err(NodeError::io("write", &file))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every process in the group or below it, as this process sees them.
     pub(crate) fn processes(&self, group: &str) -> BTreeSet<i32> {
         let mut found = BTreeSet::new();

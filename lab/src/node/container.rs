@@ -98,26 +98,30 @@ pub(crate) async fn run(runtime: Arc<PodRuntime>, slot: Slot, volumes: Arc<Volum
         let Some(started) = task.start_when_possible(image.as_ref()).await else {
             return;
         };
-        let (code, lived) = match started {
+        let (code, replaced, lived) = match started {
             Ok(running) => {
                 let since = running.since;
-                let code = task.supervise(running).await;
+                let (code, replaced) = task.supervise(running).await;
                 (
                     code,
+                    replaced,
                     Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default(),
                 )
             }
             Err(error) => {
                 task.note_start_error(&error);
-                (128, Duration::ZERO)
+                (128, false, Duration::ZERO)
             }
         };
-        if *task.stop.borrow() != Stop::No || !task.restarts_after(code, sidecar) {
+        if *task.stop.borrow() != Stop::No || (!replaced && !task.restarts_after(code, sidecar)) {
             return;
         }
         // Watchers see the end before the next beginning.
         task.runtime.flushed().await;
-        if !task.back_off(lived).await {
+        if replaced {
+            // Another image is another container to the back-off, and it is wanted whatever the restart policy says.
+            task.pause = Duration::ZERO;
+        } else if !task.back_off(lived).await {
             return;
         }
     }
@@ -257,6 +261,7 @@ impl Task {
     async fn start(&self, container: &Container, image: Option<&Image>) -> Result<Running, Refusal> {
         let runtime = &self.runtime;
         refuse_unsupported(container).map_err(Refusal::Config)?;
+        refuse_missing_program(container, image).map_err(Refusal::Start)?;
         let variables = self.variables(container, image).await.map_err(Refusal::Config)?;
         let by_name: BTreeMap<String, String> = variables.iter().cloned().collect();
         let arguments =
@@ -396,11 +401,13 @@ impl Task {
         Ok((instance, since))
     }
 
-    /// Watches over a running instance until it has ended; returns its exit code.
-    async fn supervise(&mut self, running: Running) -> i32 {
+    /// Watches over a running instance until it has ended; returns its exit code, and whether it was ended because the
+    /// pod names another image now.
+    async fn supervise(&mut self, running: Running) -> (i32, bool) {
         let Some(container) = self.spec() else {
-            return 255;
+            return (255, false);
         };
+        let mut replaced = false;
         let (complain, mut complaints) = mpsc::channel(4);
         let mut watchers = JoinSet::new();
         self.watch_over(&container, &running.instance, &complain, &mut watchers);
@@ -412,6 +419,12 @@ impl Task {
                 watchers.abort_all();
                 self.note(&container.name, "Killing", format!("Stopping container {}", container.name));
                 self.stop_instance(&container, &running.instance, None).await;
+            }
+            () = self.image_changed(&container) => {
+                watchers.abort_all();
+                replaced = true;
+                self.note(&container.name, "Killing", format!("Container {} definition changed, will be restarted", container.name));
+                self.stop_instance(&container, &running.instance, Some(self.runtime.grace())).await;
             }
             Some(complaint) = complaints.recv() => {
                 watchers.abort_all();
@@ -429,7 +442,20 @@ impl Task {
         });
         self.note_end(&running, exit);
         remove_instance(&self.runtime, &running.instance.id, &running.workspace, &running.group);
-        exit.code
+        (exit.code, replaced)
+    }
+
+    /// Returns when the pod names another image for this container than the one it was started from.
+    async fn image_changed(&self, started: &Container) {
+        let mut revised = self.runtime.pod_changed.subscribe();
+        loop {
+            if self.spec().is_some_and(|now| now.image != started.image) {
+                return;
+            }
+            if revised.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Puts the end into the pod's state.
@@ -637,6 +663,16 @@ fn refuse_unsupported(container: &Container) -> Result<(), NodeError> {
         ));
     }
     Ok(())
+}
+
+/// An image without files has no program but its own.
+fn refuse_missing_program(container: &Container, image: Option<&Image>) -> Result<(), NodeError> {
+    match container.command.as_ref().and_then(|command| command.first()) {
+        Some(program) if image.is_some_and(|image| image.bare) => Err(NodeError::Pod(format!(
+            "exec: \"{program}\": executable file not found in $PATH"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The signal that asks a container to end.

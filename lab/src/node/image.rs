@@ -33,6 +33,9 @@ pub struct Image {
     pub binds: Vec<ImageBind>,
     /// Run under `tini -s --`, which forwards signals and reaps orphans, as images with an init do.
     pub init: bool,
+    /// Nothing is in it but its entry point: a container that names another command cannot start.
+    #[serde(default)]
+    pub bare: bool,
     /// Working directory when the container names none.
     pub working_directory: Option<String>,
 }

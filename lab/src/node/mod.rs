@@ -9,8 +9,8 @@
 //! (start, stop, restart), `observer` (its probes), `state` (what is known, and the status that follows), `bundle` and `workspace` (OCI
 //! description, files), `runc` (processes), `execution` and `probes` (further processes in a container), `environment`,
 //! `volumes`, `claims`, `image`, `logs`, `network` (bridge, namespaces), `loopback`,
-//! `directory`, `services`, `names` (service addresses and names), `policies` (network policies), `cgroup`, `descriptor`, `nodes`, `events`, `serving`
-//! (logs, exec, connect), `command`, `quantity`, `requirements`, `error`.
+//! `directory`, `services`, `names`, `name_trouble` (service addresses and names), `policies` (network policies), `cgroup`, `descriptor`, `nodes`, `events`, `serving`
+//! (logs, exec, connect), `faults` (breaking pods from outside), `command`, `quantity`, `requirements`, `error`.
 
 mod agent;
 mod body;
@@ -25,9 +25,11 @@ mod environment;
 mod error;
 mod events;
 mod execution;
+pub mod faults;
 mod image;
 mod logs;
 mod loopback;
+mod name_trouble;
 mod names;
 pub(crate) mod network;
 mod nodes;

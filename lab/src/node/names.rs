@@ -3,7 +3,7 @@
 //! Contract: `cluster.local` is answered from the directory, with a truth value for every name (an address, an empty
 //! answer, or "no such name"); all other names go to the host's own name servers, untouched.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::directory::{Backend, Directory, cluster_address, publishes_unready};
 use super::error::NodeError;
+use super::name_trouble::{NameTroubles, Trouble};
 
 const ZONE: &str = "cluster.local";
 /// As cluster name servers do.
@@ -47,16 +48,16 @@ impl NameServer {
     }
 
     /// Answers for ever.
-    pub(crate) async fn serve(self, directory: Directory) {
+    pub(crate) async fn serve(self, directory: Directory, troubles: NameTroubles) {
         let limit = Arc::new(Semaphore::new(CONCURRENT));
         tokio::join!(
-            serve_datagrams(self.datagrams, directory.clone(), Arc::clone(&limit)),
-            serve_streams(self.streams, directory, limit)
+            serve_datagrams(self.datagrams, directory.clone(), troubles.clone(), Arc::clone(&limit)),
+            serve_streams(self.streams, directory, troubles, limit)
         );
     }
 }
 
-async fn serve_datagrams(socket: Arc<UdpSocket>, directory: Directory, limit: Arc<Semaphore>) {
+async fn serve_datagrams(socket: Arc<UdpSocket>, directory: Directory, troubles: NameTroubles, limit: Arc<Semaphore>) {
     let mut buffer = vec![0; 4096];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
@@ -67,9 +68,14 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, directory: Directory, limit: Ar
             return;
         };
         let question = buffer.get(..length).unwrap_or_default().to_vec();
-        let (socket, directory) = (Arc::clone(&socket), directory.clone());
+        let (socket, directory, troubles) = (Arc::clone(&socket), directory.clone(), troubles.clone());
         tokio::spawn(async move {
-            if let Some(answer) = respond(&question, &directory, Some(DATAGRAM_BYTES)).await
+            let asked = Asked {
+                question: &question,
+                from: from.ip(),
+                troubles: &troubles,
+            };
+            if let Some(answer) = respond(asked, &directory, Some(DATAGRAM_BYTES)).await
                 && let Err(error) = socket.send_to(&answer, from).await
             {
                 tracing::debug!(%error, "answer not sent");
@@ -79,18 +85,18 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, directory: Directory, limit: Ar
     }
 }
 
-async fn serve_streams(listener: TcpListener, directory: Directory, limit: Arc<Semaphore>) {
+async fn serve_streams(listener: TcpListener, directory: Directory, troubles: NameTroubles, limit: Arc<Semaphore>) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
         let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
             return;
         };
-        let directory = directory.clone();
+        let (directory, troubles) = (directory.clone(), troubles.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve_stream(stream, &directory).await {
+            if let Err(error) = serve_stream(stream, from.ip(), &troubles, &directory).await {
                 tracing::debug!(%error, "name server connection ended");
             }
             drop(permit);
@@ -98,14 +104,24 @@ async fn serve_streams(listener: TcpListener, directory: Directory, limit: Arc<S
     }
 }
 
-async fn serve_stream(mut stream: TcpStream, directory: &Directory) -> std::io::Result<()> {
+async fn serve_stream(
+    mut stream: TcpStream,
+    from: IpAddr,
+    troubles: &NameTroubles,
+    directory: &Directory,
+) -> std::io::Result<()> {
     loop {
         let Ok(Ok(length)) = tokio::time::timeout(IDLE_TIMEOUT, stream.read_u16()).await else {
             return Ok(());
         };
         let mut question = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut question)).await??;
-        let Some(answer) = respond(&question, directory, None).await else {
+        let asked = Asked {
+            question: &question,
+            from,
+            troubles,
+        };
+        let Some(answer) = respond(asked, directory, None).await else {
             return Ok(());
         };
         let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
@@ -114,8 +130,17 @@ async fn serve_stream(mut stream: TcpStream, directory: &Directory) -> std::io::
     }
 }
 
+/// A question and who asks.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    question: &'a [u8],
+    from: IpAddr,
+    troubles: &'a NameTroubles,
+}
+
 /// The answer to a question, as bytes; `None` when it is no question.
-async fn respond(question: &[u8], directory: &Directory, limit: Option<usize>) -> Option<Vec<u8>> {
+async fn respond(asked: Asked<'_>, directory: &Directory, limit: Option<usize>) -> Option<Vec<u8>> {
+    let question = asked.question;
     let request = Message::from_vec(question)
         .ok()
         .filter(|request| request.metadata.message_type == MessageType::Query)?;
@@ -126,7 +151,16 @@ async fn respond(question: &[u8], directory: &Directory, limit: Option<usize>) -
     response.metadata.recursion_desired = request.metadata.recursion_desired;
     response.metadata.recursion_available = true;
     response.queries.clone_from(&request.queries);
-    if name == ZONE || name.ends_with(&format!(".{ZONE}")) {
+    let is_address = matches!(query.query_type(), RecordType::A | RecordType::AAAA);
+    let trouble = asked.troubles.of(asked.from, name).filter(|_| is_address);
+    if let Some(trouble) = trouble {
+        match trouble {
+            Trouble::Error => response.metadata.response_code = ResponseCode::ServFail,
+            Trouble::At(address) => {
+                response.answers = Found::Addresses(vec![address]).records(query.name(), query.query_type());
+            }
+        }
+    } else if name == ZONE || name.ends_with(&format!(".{ZONE}")) {
         response.metadata.authoritative = true;
         let relative = name.strip_suffix(ZONE).unwrap_or_default().trim_end_matches('.');
         match look_up(relative, directory) {

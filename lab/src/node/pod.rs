@@ -24,6 +24,7 @@ use super::cgroup::Cgroups;
 use super::container;
 use super::error::NodeError;
 use super::events::Recorder;
+use super::name_trouble::NameTroubles;
 use super::network::{AddressPool, PodNetwork};
 use super::runc::Runc;
 use super::state::{ContainerState, Life, PodState, Slot};
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub runc: Runc,
     pub addresses: AddressPool,
     pub recorder: Recorder,
+    pub name_troubles: NameTroubles,
     pub cpus: i64,
     pub memory: i64,
 }
@@ -379,6 +381,7 @@ impl PodRuntime {
         let network = self.state().network.take();
         if let Some(network) = network {
             network.remove().await;
+            self.context.name_troubles.forget(network.address);
             self.context
                 .addresses
                 .give_back(&self.context.config.network, network.address);

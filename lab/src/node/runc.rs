@@ -59,6 +59,11 @@ impl Process {
         *self.exit.borrow()
     }
 
+    /// Process id on this machine.
+    pub(crate) fn id(&self) -> i32 {
+        self.pid
+    }
+
     /// Sends a signal; a process that is gone already is fine.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Err(error) = rustix::process::pidfd_send_signal(self.pidfd.as_fd(), signal) {

@@ -4,7 +4,10 @@
 //! host's own `tc`: everything is handed on to that one, and only what it refuses because the kernel has no netem is done here, by a
 //! process that holds the packets of a netfilter queue. When that process is gone the queue lets everything pass.
 //!
-//! Offered: `delay TIME [JITTER]`, `loss PERCENT`, on the root of a device, for what is sent. Anything else is refused, as an unknown
+//! Doubles of chaos tools start a process of their own for a queue of their own ([`ATTENDED_ARGUMENT`]), and lead packets there
+//! themselves.
+//!
+//! Offered as words of `tc`: `delay TIME [JITTER]`, `loss PERCENT`, on the root of a device, for what is sent. Anything else is refused, as an unknown
 //! word is by `tc`, with its exit code 2.
 
 mod hold;
@@ -15,12 +18,15 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use self::words::{Call, Netem};
+use self::words::Call;
 
-pub(crate) use self::hold::main as hold;
+pub(crate) use self::hold::{READY, main as hold, main_attended as hold_attended};
+pub(crate) use self::words::Netem;
 
 /// The hidden argument after `lab-internal` that leads to [`hold`].
 pub(crate) const HOLD_ARGUMENT: &str = "netem";
+/// The hidden argument after `lab-internal` that leads to [`hold_attended`].
+pub(crate) const ATTENDED_ARGUMENT: &str = "netem-attended";
 /// Where the host's own program is looked for.
 const REAL: [&str; 2] = ["/sbin/tc", "/usr/sbin/tc"];
 /// What the kernel says when it has no such discipline.

@@ -5,20 +5,26 @@ use std::time::Duration;
 
 /// What shall happen to packets.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Netem {
+pub(crate) struct Netem {
     pub delay: Duration,
     pub jitter: Duration,
     /// Share of packets, 0 to 1.
     pub loss: f64,
+    /// Share of packets of which one bit is turned round, 0 to 1. Not offered as a word of `tc`.
+    pub corrupt: f64,
+    /// Bytes in a second; 0 is no limit. Not offered as a word of `tc`.
+    pub rate: u64,
 }
 
 impl Netem {
-    /// For the process that holds the packets: microseconds, microseconds, share.
-    pub(super) fn arguments(&self) -> [String; 3] {
+    /// For the process that holds the packets: microseconds, microseconds, share, share, bytes.
+    pub(crate) fn arguments(&self) -> [String; 5] {
         [
             self.delay.as_micros().to_string(),
             self.jitter.as_micros().to_string(),
             self.loss.to_string(),
+            self.corrupt.to_string(),
+            self.rate.to_string(),
         ]
     }
 
@@ -29,6 +35,8 @@ impl Netem {
             delay: micros(0)?,
             jitter: micros(1)?,
             loss: arguments.get(2)?.parse().ok()?,
+            corrupt: arguments.get(3)?.parse().ok()?,
+            rate: arguments.get(4)?.parse().ok()?,
         })
     }
 }

@@ -13,6 +13,12 @@
 )]
 
 mod api_server;
+mod chaos_mesh_api;
+mod chaos_mesh_life;
+mod chaos_mesh_network;
+mod chaos_mesh_support;
+mod chaos_mesh_switches;
+mod chaos_mesh_workflow;
 mod controllers_jobs;
 mod controllers_nodes;
 mod controllers_real_pods;

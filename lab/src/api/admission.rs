@@ -1,0 +1,31 @@
+//! The seam for what other clusters do with admission webhooks: changes and refusals by somebody who knows a kind.
+//!
+//! Depends on causes and resource types only; the server knows none of those who register. Central type: [`Admission`].
+//! Contract: called as webhooks are, for creations and updates of the main object and never for deletions or a status
+//! subresource; `mutate` before defaults and schema, `validate` after them.
+
+use serde_json::Value;
+
+use super::registry::ResourceType;
+use super::server::Operation;
+use super::status::ApiError;
+
+/// What a write is about.
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionRequest<'a> {
+    /// The resource in the path.
+    pub resource: &'a ResourceType,
+    /// What is done.
+    pub operation: Operation,
+    /// The stored state; absent on creation.
+    pub old: Option<&'a Value>,
+}
+
+/// Changes and refuses objects before they are stored. Must not write to the store.
+pub trait Admission: Send + Sync {
+    /// As a mutating webhook: the object as the client sent it.
+    fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), ApiError>;
+
+    /// As a validating webhook: the object as it would be stored.
+    fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError>;
+}
