@@ -165,6 +165,13 @@ pub(super) struct CleanArguments {
     /// Do not ask.
     #[arg(long, short = 'y')]
     pub(super) yes: bool,
+    /// How long taking one thing back may take.
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub(super) timeout: u64,
+    /// Let go of what does not go away: take the finalizers from objects whose controller is stuck or gone. What they did to pods
+    /// may remain, and is named.
+    #[arg(long)]
+    pub(super) force: bool,
     /// Only what this run left.
     #[arg(long, value_name = "RUN")]
     pub(super) run: Option<String>,

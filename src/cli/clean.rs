@@ -5,11 +5,9 @@ use super::cluster::Connected;
 use super::exit::{Exit, Failure};
 use super::run::describe;
 use super::streams::Streams;
-use crate::cluster::{find_labelled, undo};
+use crate::cluster::{Means, find_labelled, undo};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
-
-const UNDO_LIMIT: Duration = Duration::from_secs(60);
 
 /// Lists, asks, removes. Doing it twice is the same as doing it once.
 pub(super) async fn clean(global: Global, arguments: CleanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
@@ -54,8 +52,12 @@ async fn sweep(
         return Ok(Exit::Pass);
     }
     let mut left = Vec::new();
+    let means = Means {
+        limit: Duration::from_secs(arguments.timeout),
+        force: arguments.force,
+    };
     for item in &found.undos {
-        if let Err(error) = undo(&connected.cluster, item, UNDO_LIMIT).await {
+        if let Err(error) = undo(&connected.cluster, item, means).await {
             streams.note(&format!("chaosrun: {error}"));
             left.push(item);
         }

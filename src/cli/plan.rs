@@ -8,7 +8,10 @@ use super::streams::Streams;
 use crate::cluster::{Failed, missing_permissions};
 use crate::engine::{EngineError, Loaded, needed_permissions, needed_setup, snapshot_candidates, uses_prometheus};
 use crate::experiment::Experiment;
+use crate::fault::{Injector, chaos_mesh_object};
+use crate::inject::survey_chaos_mesh;
 use crate::plan::{explain, protected_namespace, select};
+use std::collections::BTreeSet;
 
 /// Shows the plan of every experiment. Exit 77 when something would be refused.
 pub(super) async fn plan(global: Global, arguments: PlanArguments, streams: &mut Streams) -> Result<Exit, Failure> {
@@ -65,6 +68,7 @@ async fn describe(
         experiment.target.namespace,
         experiment.guards.deadline.as_secs()
     ));
+    chaos_mesh(connected, experiment, &mut refusals, streams).await?;
     let needed = needed_permissions(experiment);
     let missing = missing_permissions(&connected.cluster, &needed).await?;
     streams.say(&format!(
@@ -89,6 +93,30 @@ async fn describe(
         streams.say(&format!("  would be REFUSED: {refusal}"));
     }
     Ok(Exit::Refused)
+}
+
+/// What is installed of Chaos Mesh, when a fault is done through it.
+async fn chaos_mesh(
+    connected: &Connected,
+    experiment: &Experiment,
+    refusals: &mut Vec<String>,
+    streams: &mut Streams,
+) -> Result<(), Failure> {
+    let through = experiment
+        .faults
+        .iter()
+        .filter(|fault| fault.injector == Injector::ChaosMesh);
+    let kinds: BTreeSet<String> = through
+        .filter_map(|fault| chaos_mesh_object(&fault.kind).ok())
+        .map(|object| object.plural())
+        .collect();
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    let installed = survey_chaos_mesh(&connected.cluster, &experiment.target.namespace, &kinds).await?;
+    streams.say(&format!("  Chaos Mesh: {}", installed.line()));
+    refusals.extend(installed.problems);
+    Ok(())
 }
 
 async fn setup(

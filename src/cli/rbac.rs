@@ -6,6 +6,7 @@ use super::load;
 use super::streams::Streams;
 use crate::cluster::Verb;
 use crate::engine::needed_permissions;
+use crate::fault::Injector;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -13,9 +14,21 @@ use std::fmt::Write as _;
 pub(super) fn rbac(arguments: &ValidateArguments, streams: &mut Streams) -> Result<Exit, Failure> {
     let mut verbs: BTreeSet<Verb> = BTreeSet::new();
     let mut setup = BTreeSet::new();
+    let mut mesh = false;
     for from in load::experiments(&arguments.paths, &arguments.variables, streams)? {
+        mesh |= from
+            .experiment
+            .faults
+            .iter()
+            .any(|fault| fault.injector == Injector::ChaosMesh);
         verbs.extend(needed_permissions(&from.experiment));
         setup.extend(from.experiment.setup.manifests);
+    }
+    if mesh {
+        streams.say(
+            "# Worth having besides: get customresourcedefinitions.apiextensions.k8s.io, and list deployments.apps and pods in all namespaces.\n\
+             # With that the version of Chaos Mesh and a missing controller-manager or daemon are told before anything is touched.",
+        );
     }
     streams.say(&roles(&verbs, &setup));
     Ok(Exit::Pass)

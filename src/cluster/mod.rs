@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod labelled;
 mod manifests;
+mod stuck;
 mod undo;
 mod watch;
 
@@ -19,5 +20,6 @@ pub(crate) use error::{ClusterError, Failed};
 pub(crate) use exec::{Session, run_in_pod};
 pub(crate) use labelled::{UNDOS_KEY, find_labelled};
 pub(crate) use manifests::{Manifest, ManifestError, parse_manifests};
+pub(crate) use stuck::Means;
 pub(crate) use undo::{STOP_SCRIPT, api_of, mark, undo, words};
 pub(crate) use watch::{WatchMessage, watch};

@@ -3,8 +3,9 @@
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
 use super::exec::run_in_pod;
+use super::stuck::{Means, delete};
 use crate::fault::{Claim, Inside, Undo};
-use crate::model::{FAULTED_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PodName, RESTORE_ANNOTATION, RUN_LABEL};
+use crate::model::{FAULTED_LABEL, PodName, RESTORE_ANNOTATION, RUN_LABEL};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
@@ -43,8 +44,8 @@ fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
 /// Takes something back. "Gone" and "never was" succeed; nothing that does not carry our label is deleted or changed.
 ///
 /// # Errors
-/// When a call fails for another reason, or something is still there when `limit` is over.
-pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Result<(), ClusterError> {
+/// When a call fails for another reason, or something is still there when its time is over.
+pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, means: Means) -> Result<(), ClusterError> {
     match undo {
         Undo::Nothing => Ok(()),
         Undo::DeleteObject {
@@ -61,7 +62,7 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Res
                 &api,
                 name,
                 format!("delete {}", title(kind, namespace, name)),
-                limit,
+                means,
             )
             .await
         }
@@ -76,7 +77,7 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Res
             let api = api_of(cluster, (api_version, kind, plural), namespace);
             restore(cluster, &api, name, &title(kind, namespace, name)).await
         }
-        Undo::Recreate { object, plural } => recreate(cluster, object, plural, limit).await,
+        Undo::Recreate { object, plural } => recreate(cluster, object, plural, means.limit).await,
         Undo::Inside {
             pod,
             container,
@@ -93,7 +94,7 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Res
         }
         Undo::Record { namespace, name, undos } => {
             for inner in undos {
-                Box::pin(self::undo(cluster, inner, limit)).await?;
+                Box::pin(self::undo(cluster, inner, means)).await?;
             }
             let api: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
             cluster
@@ -105,44 +106,6 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Res
                 .map(drop)
         }
     }
-}
-
-async fn delete(
-    cluster: &Cluster,
-    api: &Api<DynamicObject>,
-    name: &str,
-    attempted: String,
-    limit: Duration,
-) -> Result<(), ClusterError> {
-    let Some(found) = cluster.call_opt(attempted.clone(), api.get(name)).await? else {
-        return Ok(());
-    };
-    let ours = found
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
-        .is_some_and(|value| value == MANAGED_BY_VALUE);
-    if !ours {
-        // Somebody else's object under the same name: never touched.
-        return Ok(());
-    }
-    cluster
-        .call_opt(attempted.clone(), api.delete(name, &DeleteParams::background()))
-        .await?;
-    let uid = found.metadata.uid;
-    let gone = async {
-        loop {
-            match cluster.call_opt(attempted.clone(), api.get(name)).await {
-                Ok(None) => return,
-                Ok(Some(object)) if object.metadata.uid != uid => return,
-                Ok(Some(_)) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-    };
-    tokio::time::timeout(limit, gone)
-        .await
-        .map_err(|_elapsed| ClusterError::timed_out(format!("{attempted} (it is still there)"), limit))
 }
 
 /// Puts back what the annotation says; an object without it was never changed, or was put back already.

@@ -4,7 +4,7 @@ use super::error::EngineError;
 use super::guard::Owner;
 use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, title, uses_prometheus};
 use super::trial::Trial;
-use crate::cluster::{Cluster, Manifest, undo};
+use crate::cluster::{Cluster, Manifest, Means, undo};
 use crate::evidence::{Event, Step, TrialEnd, open_undos};
 use crate::experiment::{Check, Experiment};
 use crate::fault::Undo;
@@ -15,8 +15,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long one revert may take.
-const UNDO_LIMIT: Duration = Duration::from_secs(60);
 
 /// What an experiment runs with. Owned, so that its body can run in a task of its own.
 pub(crate) struct Body {
@@ -148,7 +146,8 @@ impl Body {
                 })?;
             }
             self.recorder.record(Event::StepStarted { step: Step::Revert, at })?;
-            let left = revert(&self.cluster, &self.recorder, |open| !setup_undos.contains(open)).await;
+            let limit = self.experiment.guards.revert;
+            let left = revert(&self.cluster, &self.recorder, limit, |open| !setup_undos.contains(open)).await;
             if !left.is_empty() {
                 tracing::warn!(
                     count = left.len(),
@@ -208,13 +207,18 @@ fn trial_end(result: &Result<(), EngineError>) -> TrialEnd {
 
 /// Reverts everything that the log says is open and `which` accepts, newest first; tries each, logs each, and returns what
 /// is left.
-pub(crate) async fn revert(cluster: &Cluster, recorder: &Recorder, which: impl Fn(&Undo) -> bool) -> Vec<Undo> {
+pub(crate) async fn revert(
+    cluster: &Cluster,
+    recorder: &Recorder,
+    limit: Duration,
+    which: impl Fn(&Undo) -> bool,
+) -> Vec<Undo> {
     let mut left = Vec::new();
     for open in open_undos(&recorder.events()).into_iter().filter(which) {
-        let mut outcome = undo(cluster, &open, UNDO_LIMIT).await;
+        let mut outcome = undo(cluster, &open, Means::within(limit)).await;
         if outcome.is_err() {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            outcome = undo(cluster, &open, UNDO_LIMIT).await;
+            outcome = undo(cluster, &open, Means::within(limit)).await;
         }
         let error = outcome.err().map(|error| error.to_string());
         let failed = error.is_some();

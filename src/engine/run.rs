@@ -53,8 +53,11 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
         started_at: started_at.to_string(),
     })?;
     let mut errors = Vec::new();
+    let mut longest = crate::experiment::default_revert();
     for (index, loaded) in request.experiments.into_iter().enumerate() {
         let name = loaded.experiment.name.clone();
+        let limit = loaded.experiment.guards.revert;
+        longest = if index == 0 { limit } else { longest.max(limit) };
         recorder.begin_experiment(&loaded.experiment);
         recorder.record(Event::ExperimentStarted {
             index,
@@ -82,7 +85,7 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
             step: Step::Teardown,
             at,
         }));
-        let left = revert(&request.cluster, &recorder, |_| true).await;
+        let left = revert(&request.cluster, &recorder, limit, |_| true).await;
         let error = result.as_ref().err().map(ToString::to_string);
         drop(recorder.record(Event::ExperimentEnded { index, error }));
         let fatal = matches!(
@@ -96,7 +99,7 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
             break;
         }
     }
-    let left = revert(&request.cluster, &recorder, |_| true).await;
+    let left = revert(&request.cluster, &recorder, longest, |_| true).await;
     recorder.record(Event::RunEnded {
         at: recorder.clock().now(),
         left: left.clone(),

@@ -92,7 +92,10 @@ impl Shots {
 async fn end(stage: &Stage, fault: String, undo: &[Undo]) {
     let clock = stage.recorder.clock();
     let began = clock.now();
-    let left = revert(&stage.cluster, &stage.recorder, |open| undo.contains(open)).await;
+    let left = revert(&stage.cluster, &stage.recorder, stage.revert, |open| {
+        undo.contains(open)
+    })
+    .await;
     if !left.is_empty() {
         return;
     }

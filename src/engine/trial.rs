@@ -141,6 +141,7 @@ impl Trial<'_> {
             run: self.run.to_owned(),
             experiment: self.experiment.name.clone(),
             trial: self.number,
+            revert: self.experiment.guards.revert,
             tools_image: self.experiment.tools_image.clone(),
         }
     }

@@ -415,6 +415,8 @@ pub(super) struct GuardsFile {
     /// Largest share of a role's pods that one fault may hit, in percent (default 50). A single pod may always be hit.
     #[schemars(range(min = 1, max = 100))]
     pub(super) max_percent: Option<u8>,
+    /// How long taking one thing back may take before it is reported as left (default 1m, at least 2s). It is tried four times.
+    pub(super) revert: Option<DurationText>,
     /// How long a fault outlives a runner that died, before the cluster itself removes it (default 2m). A runner that lives renews it.
     pub(super) deadline: Option<DurationText>,
 }

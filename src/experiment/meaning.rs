@@ -254,6 +254,14 @@ impl Resolver<'_> {
                 );
             }
         }
+        if experiment.guards.revert < Duration::from_secs(2) {
+            self.error(
+                "deadline",
+                self.at("/guards/revert"),
+                "nothing can be taken back within less than two seconds",
+                None,
+            );
+        }
         if experiment.guards.deadline < Duration::from_secs(1) {
             self.error(
                 "deadline",

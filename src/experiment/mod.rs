@@ -22,7 +22,7 @@ pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
 pub use types::{
     Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe, RtoSlo, RtoStart, Setup,
-    SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
+    SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload, default_revert,
 };
 
 use std::collections::BTreeSet;

@@ -477,6 +477,7 @@ impl<'a> Resolver<'a> {
                 .unwrap_or_else(|| PROTECTED.iter().map(|held| (*held).to_owned()).collect()),
             max_percent: file.max_percent.unwrap_or(50),
             deadline: self.duration("/guards/deadline", file.deadline.as_ref(), Duration::from_mins(2)),
+            revert: self.duration("/guards/revert", file.revert.as_ref(), super::types::default_revert()),
         }
     }
 }

@@ -452,4 +452,13 @@ pub struct Guards {
     /// How long a fault outlives a runner that died, before the cluster itself removes it.
     #[serde(with = "duration_millis")]
     pub deadline: Duration,
+    /// How long taking one thing back may take, before it is reported as left.
+    #[serde(with = "duration_millis", default = "default_revert")]
+    pub revert: Duration,
+}
+
+/// How long taking one thing back may take, unless the file says otherwise.
+#[must_use]
+pub fn default_revert() -> Duration {
+    Duration::from_mins(1)
 }

@@ -28,6 +28,13 @@ impl ChaosMeshObject {
         self.kind == "PodChaos" && matches!(action, Some("pod-kill" | "container-kill"))
     }
 
+    /// Whether a daemon on the target's node does it; pods are deleted and patched by the controller-manager alone.
+    #[must_use]
+    pub fn needs_daemon(&self) -> bool {
+        let action = self.spec.get("action").and_then(Value::as_str);
+        !(self.kind == "PodChaos" && matches!(action, Some("pod-kill" | "pod-failure")))
+    }
+
     /// Whether it acts on containers, so that `containerNames` counts.
     #[must_use]
     pub fn names_containers(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Faults through Chaos Mesh: an object of its own kinds, with the exact pods that chaosrun chose. Its status is believed as far as
 //! `specs/chaos-mesh.md` says that it can be, and never for the recovery: that is measured on the target.
 
+use super::chaos_mesh_install::{Installed, survey};
 use super::partition;
 use super::pods::{container_ended, restarts};
 use super::prepare::Detail;
@@ -12,7 +13,6 @@ use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, U
 use crate::model::{Interval, Mono};
 use crate::world::{Armed, RecordError};
 use k8s_openapi::api::core::v1::{Event as ClusterEvent, Pod};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -28,6 +28,8 @@ const DURATION_MARGIN: Duration = Duration::from_secs(30);
 
 /// What is to be created.
 pub(super) struct Plan {
+    /// What to call Chaos Mesh in a proof.
+    who: String,
     object: ChaosMeshObject,
     spec: Value,
     /// For a partition: a connection for each target that it must stop.
@@ -45,9 +47,13 @@ pub(super) async fn prepare(
 ) -> Result<(Detail, Vec<Undo>), InjectError> {
     let refuse = |why: String| InjectError::Refused(format!("fault {:?}: {why}", spec.name));
     let object = chaos_mesh_object(&spec.kind).map_err(&refuse)?;
-    installed(stage, &object).await?.map_err(&refuse)?;
+    let kinds = std::collections::BTreeSet::from([object.plural()]);
+    let installed = Box::pin(survey(&stage.cluster, &stage.namespace, &kinds)).await?;
+    if !installed.problems.is_empty() {
+        return Err(refuse(installed.problems.join("; ")));
+    }
     for target in targets {
-        reachable(stage, target).await?.map_err(&refuse)?;
+        reachable(stage, target, &installed, &object).await?.map_err(&refuse)?;
     }
     let mut wanted = object.spec.clone();
     let names: Vec<&str> = targets.iter().map(|target| target.pod.name.as_str()).collect();
@@ -93,6 +99,7 @@ pub(super) async fn prepare(
         name: token.to_owned(),
     };
     let plan = Plan {
+        who: installed.who,
         object,
         spec: wanted,
         routes,
@@ -102,34 +109,28 @@ pub(super) async fn prepare(
     Ok((Detail::ChaosMesh(plan), vec![undo]))
 }
 
-/// Whether the kind is served; in words why not.
-async fn installed(stage: &Stage, object: &ChaosMeshObject) -> Result<Result<(), String>, InjectError> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(stage.cluster.client());
-    let name = format!("{}.chaos-mesh.org", object.plural());
-    let found = stage
-        .cluster
-        .call_opt(format!("look for the definition {name}"), definitions.get(&name))
-        .await;
-    match found {
-        Ok(Some(_)) => Ok(Ok(())),
-        // Without the right to read definitions the creation will tell.
-        Err(error) if error.failed == crate::cluster::Failed::Forbidden => Ok(Ok(())),
-        Ok(None) => Ok(Err(format!(
-            "Chaos Mesh is not installed here, or has no {}: install it (its chart is chaos-mesh/chaos-mesh), or use injector: direct",
-            object.kind
-        ))),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Chaos Mesh must have a daemon on the target's node, and never injects into a pod of its node's network.
-async fn reachable(stage: &Stage, target: &FaultTarget) -> Result<Result<(), String>, InjectError> {
+/// Chaos Mesh needs a daemon on the target's node (but to delete or patch a pod), and never injects into a pod of its node's network.
+async fn reachable(
+    stage: &Stage,
+    target: &FaultTarget,
+    installed: &Installed,
+    object: &ChaosMeshObject,
+) -> Result<Result<(), String>, InjectError> {
     let pods: Api<Pod> = Api::namespaced(stage.cluster.client(), &target.pod.namespace);
     let name = &target.pod.name;
     let pod = stage.cluster.call(format!("read pod {name}"), pods.get(name)).await?;
-    if pod.spec.is_some_and(|spec| spec.host_network == Some(true)) {
+    let spec = pod.spec.unwrap_or_default();
+    if spec.host_network == Some(true) {
         return Ok(Err(format!(
             "pod {name} uses its node's network: Chaos Mesh never injects there, and its object could not be deleted again"
+        )));
+    }
+    let node = spec.node_name.as_deref();
+    if object.needs_daemon() && !installed.has_daemon(node) {
+        return Ok(Err(format!(
+            "no daemon of Chaos Mesh is ready on node {} of pod {name}: nothing would be injected, and its object could not be deleted \
+             again; look at the DaemonSet chaos-daemon",
+            node.unwrap_or_default()
         )));
     }
     Ok(Ok(()))
@@ -198,7 +199,7 @@ pub(super) async fn fire(
                     let limit = clock_limit(stage, requested, Duration::from_secs(15));
                     return partition::stopped(stage, traffic?, route, (requested, limit))
                         .await
-                        .map_err(|why| format!("{why}, although Chaos Mesh says Injected"));
+                        .map_err(|why| format!("{why}, although {} says Injected", plan.who));
                 }
                 if let Some(held_before) = plan.held_before.get(index) {
                     return memory_held(stage, target, before, (*held_before, plan.bytes), said).await;
@@ -305,10 +306,8 @@ async fn injected(
 ) -> Result<Proof, String> {
     let clock = stage.recorder.clock();
     let deadline = requested.plus(limit);
-    let mut lower = requested;
     let mut why = "no record of the target appeared".to_owned();
     while clock.now() < deadline {
-        let asked = clock.now();
         // What the pod itself shows counts before any status.
         if plan.object.is_one_shot()
             && let Some(pod) = stage.pods.get(&target.pod.uid)
@@ -338,19 +337,22 @@ async fn injected(
                     .and_then(|record| record.get("injectedCount"))
                     .and_then(Value::as_u64);
                 if phase == Some("Injected") && count.unwrap_or(0) > 0 && !plan.object.is_one_shot() {
+                    let upper = clock.now();
+                    let applied = applied(stage, target, token).await;
                     return Ok(Proof {
+                        // Its records are written once all targets were tried: one that is not there yet proves no absence.
                         effect: Interval {
-                            lower,
-                            upper: clock.now(),
+                            lower: requested,
+                            upper,
                         },
-                        text: format!("Chaos Mesh reports the target as Injected ({})", plan.object.kind),
+                        text: format!(
+                            "{} reports the target as Injected ({}){applied}",
+                            plan.who, plan.object.kind
+                        ),
                     });
                 }
                 if let Some(phase) = phase {
                     why = format!("Chaos Mesh says {phase:?}");
-                }
-                if phase != Some("Injected") {
-                    lower = asked;
                 }
             }
             Err(error) => why = error.to_string(),
@@ -359,6 +361,30 @@ async fn injected(
     }
     let complaint = complaints(stage, token).await;
     Err(format!("not injected within {} s: {why}{complaint}", limit.as_secs()))
+}
+
+/// When the controller applied it, by its own clock, as the name of its Event says it (section 4). Events may be lost.
+async fn applied(stage: &Stage, target: &FaultTarget, token: &str) -> String {
+    let events: Api<ClusterEvent> = Api::namespaced(stage.cluster.client(), &stage.namespace);
+    let parameters = ListParams::default().fields(&format!("involvedObject.name={token},reason=Applied"));
+    let listed = stage.cluster.call("list events", events.list(&parameters)).await;
+    let pod = format!("{}/{}", target.pod.namespace, target.pod.name);
+    let name = listed.ok().and_then(|listed| {
+        let mine = listed.items.into_iter().find(|event| {
+            let annotations = event.metadata.annotations.as_ref();
+            let id = annotations.and_then(|annotations| annotations.get("chaos-mesh.org/id"));
+            id.is_some_and(|id| *id == pod || id.starts_with(&format!("{pod}/")))
+        });
+        mine.and_then(|event| event.metadata.name)
+    });
+    name.and_then(|name| stamp_of(&name))
+        .map_or(String::new(), |stamp| format!(", applied at {stamp} by its own clock"))
+}
+
+/// `<object>.<nanoseconds since the epoch, hexadecimal>`.
+fn stamp_of(event: &str) -> Option<jiff::Timestamp> {
+    let (_, hex) = event.rsplit_once('.')?;
+    jiff::Timestamp::from_nanosecond(i128::from(i64::from_str_radix(hex, 16).ok()?)).ok()
 }
 
 /// The newest warning about the object, in Chaos Mesh's words.
@@ -374,4 +400,17 @@ async fn complaints(stage: &Stage, token: &str) -> String {
             .and_then(|event| event.message)
     });
     newest.map_or(String::new(), |message| format!(". It complains: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_event_is_its_time() {
+        let stamp = stamp_of("chaosrun-7f3a-delay.18a1c2f0b5d3e9c1").unwrap();
+        assert_eq!(stamp.as_nanosecond(), 0x18a1_c2f0_b5d3_e9c1);
+        assert_eq!(stamp_of("chaosrun-7f3a"), None);
+        assert_eq!(stamp_of("a.xyz"), None);
+    }
 }

@@ -48,7 +48,7 @@ impl Stage {
     ) -> Result<Prepared, InjectError> {
         let token = self.token(index);
         let (detail, undo) = if spec.injector == Injector::ChaosMesh {
-            chaos_mesh::prepare(self, spec, &targets, &token).await?
+            Box::pin(chaos_mesh::prepare(self, spec, &targets, &token)).await?
         } else {
             self.prepare_direct(spec, &targets, &token).await?
         };

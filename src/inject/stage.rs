@@ -50,6 +50,8 @@ pub(crate) struct Stage {
     pub(crate) run: String,
     pub(crate) experiment: String,
     pub(crate) trial: u32,
+    /// How long taking one thing back may take.
+    pub(crate) revert: std::time::Duration,
     /// Image of the containers that are put beside a target to shape its traffic.
     pub(crate) tools_image: String,
 }

@@ -51,6 +51,9 @@ pub(super) struct Traffic {
     route: Route,
 }
 
+/// How often a connection that should pass is tried.
+const ATTEMPTS: usize = 4;
+
 /// How long one question may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -114,11 +117,19 @@ pub(super) async fn first_open(stage: &Stage, fault: &str, routes: &[Route]) -> 
                 continue;
             }
         };
-        match traffic.passes(stage).await {
-            Ok((_, true)) => return Ok(route.clone()),
-            Ok((_, false)) => tried.push(format!("{route}: no connection")),
-            Err(why) => tried.push(why),
+        let mut said = String::new();
+        // On a busy machine one attempt may run out of its time.
+        for _ in 0..ATTEMPTS {
+            match traffic.passes(stage).await {
+                Ok((_, true)) => return Ok(route.clone()),
+                Ok((_, false)) => said = format!("{route}: no connection"),
+                Err(why) => {
+                    said = why;
+                    break;
+                }
+            }
         }
+        tried.push(said);
     }
     let tried = if tried.is_empty() {
         "there is no pair of pods and port to try; name the port by `ports`".to_owned()

@@ -64,6 +64,13 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             verbs.add(&["get"], "", "pods", "see whether Chaos Mesh can reach them");
         }
         if let FaultKind::NetworkPartition { peer, .. } = &fault.kind {
+            // Its rights check asks for the right to create the fault on the other side as well.
+            if let Some(Peer::Pods { namespace, .. }) = peer
+                && *namespace != target.namespace
+            {
+                let purpose = "be allowed by Chaos Mesh to name pods there";
+                verbs.add_in(namespace, &["create"], ("chaos-mesh.org", "networkchaos"), purpose);
+            }
             traffic(&mut verbs, peer.as_ref(), target);
         }
         if matches!(fault.kind, FaultKind::MemoryStress { .. }) {

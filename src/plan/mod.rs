@@ -182,6 +182,7 @@ mod tests {
         Guards {
             protected_namespaces: vec!["kube-*".to_owned()],
             max_percent,
+            revert: Duration::from_mins(1),
             deadline: Duration::from_secs(60),
         }
     }

@@ -3,7 +3,7 @@
 use crate::support::file;
 use crate::support::lab::Lab;
 use crate::support::shop::Shop;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Installs the double, and waits until its controller-manager and its daemons are ready.
@@ -56,7 +56,7 @@ fn run(shop: &Shop, name: &str, fault: &str) -> (Option<i32>, String, Value) {
 }
 
 /// Objects of Chaos Mesh that are still there.
-fn chaos(shop: &Shop) -> Vec<String> {
+pub(crate) fn chaos(shop: &Shop) -> Vec<String> {
     let mut found = Vec::new();
     for plural in ["podchaos", "networkchaos", "stresschaos", "dnschaos", "timechaos"] {
         let (_, list) = shop
@@ -131,27 +131,220 @@ fn faults_by_chaos_mesh_are_proven_from_outside_and_leave_nothing() {
     assert!(why.contains("not injected by the double"), "{why}");
     assert_eq!(chaos(&shop), Vec::<String>::new(), "after time");
 
-    // No controller-manager, no webhook.
-    shop.kubectl(&[
+    // No controller-manager, no webhook: told before anything is touched.
+    scale_manager(&shop, 0);
+    let (code, text, _) = run(&shop, "webhook", "podKill: {}");
+    assert_eq!(code, Some(77), "{text}");
+    assert!(text.contains("controller-manager is not ready"), "{text}");
+}
+
+/// Scales the controller-manager of the double, and waits for it.
+fn scale_manager(shop: &Shop, replicas: u32) {
+    let replicas_word = replicas.to_string();
+    let deployment = [
         "-n",
         "chaos-mesh",
         "scale",
         "deployment",
         "chaos-controller-manager",
         "--replicas",
-        "0",
-    ]);
-    shop.lab.wait("no controller-manager", Duration::from_secs(10), || {
+    ];
+    shop.kubectl(&[&deployment[..], &[replicas_word.as_str()]].concat());
+    shop.lab.wait("the controller-manager", Duration::from_secs(20), || {
         let path =
             "/api/v1/namespaces/chaos-mesh/pods?labelSelector=app.kubernetes.io%2Fcomponent%3Dcontroller-manager";
-        shop.lab.api("GET", path, None).1["items"]
-            .as_array()
-            .is_some_and(Vec::is_empty)
+        let pods = shop.lab.api("GET", path, None).1;
+        let ready = |pod: &&Value| pod["status"]["conditions"].to_string().contains("\"Ready\"") && is_ready(pod);
+        let ready = pods["items"].as_array().unwrap().iter().filter(ready).count();
+        ready == replicas as usize && (replicas > 0 || pods["items"] == json!([]))
     });
-    let (code, text, report) = run(&shop, "webhook", "podKill: {}");
-    assert_eq!(code, Some(2), "{text}");
-    let why = report["experiments"][0]["claims"][0]["why"].to_string();
-    assert!(why.contains("failed calling webhook"), "{why}");
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|held| {
+        held.iter()
+            .any(|held| held["type"] == "Ready" && held["status"] == "True")
+    })
+}
+
+/// Lets the daemons of the double run on every node, or on none.
+fn daemons(shop: &Shop, everywhere: bool) {
+    let selector = if everywhere { "null" } else { r#"{"no": "node"}"# };
+    let patch = format!(r#"{{"spec": {{"template": {{"spec": {{"nodeSelector": {selector}}}}}}}}}"#);
+    shop.kubectl(&[
+        "-n",
+        "chaos-mesh",
+        "patch",
+        "daemonset",
+        "chaos-daemon",
+        "--type=merge",
+        "-p",
+        &patch,
+    ]);
+    shop.lab.wait("the daemons", Duration::from_secs(20), || {
+        let path = "/api/v1/namespaces/chaos-mesh/pods?labelSelector=app.kubernetes.io%2Fcomponent%3Dchaos-daemon";
+        let pods = shop.lab.api("GET", path, None).1;
+        let pods = pods["items"].as_array().unwrap();
+        if everywhere {
+            pods.iter().filter(|pod| is_ready(pod)).count() == 3
+        } else {
+            pods.is_empty()
+        }
+    });
+}
+
+/// Sets the switches of the double.
+fn switches(shop: &Shop, data: &Value) {
+    let path = "/api/v1/namespaces/chaos-mesh/configmaps";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "chaosrun-double-switches"}, "data": data});
+    shop.lab
+        .api("DELETE", &format!("{path}/chaosrun-double-switches"), None);
+    shop.create(path, &map);
+}
+
+/// A run with a short patience for what does not go.
+fn impatient(name: &str, fault: &str) -> String {
+    experiment(name, fault)
+        .replace("guards: {", "guards: {revert: 4s, ")
+        .replace("recovery: 45s", "recovery: 12s")
+        .replace("'< 40s'", "'< 10s'")
+}
+
+fn clean(shop: &Shop, more: &[&str]) -> (Option<i32>, String) {
+    let mut arguments = vec!["clean", "--yes", "--timeout", "4"];
+    arguments.extend(more);
+    let clean = shop.lab.command(&arguments).output().unwrap();
+    (clean.status.code(), crate::support::texts(&clean))
+}
+
+/// Runs to the proof, does something to Chaos Mesh, and waits for the end.
+fn disturbed(shop: &Shop, name: &str, fault: &str, disturb: impl FnOnce()) -> (Option<i32>, String) {
+    shop.ready();
+    let path = file(shop.lab.folder(), &format!("{name}.yaml"), &impatient(name, fault));
+    let out = shop.lab.folder().join(name);
+    let child = shop
+        .lab
+        .command(&["run", "--out"])
+        .arg(&out)
+        .arg(&path)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    shop.lab.wait("the fault is proven", Duration::from_secs(60), || {
+        let folder = std::fs::read_dir(&out)
+            .ok()
+            .and_then(|mut folders| folders.next()?.ok());
+        folder
+            .and_then(|folder| std::fs::read_to_string(folder.path().join("events.jsonl")).ok())
+            .is_some_and(|log| log.contains("\"faultProven\""))
+    });
+    disturb();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), crate::support::texts(&output))
+}
+
+#[test]
+fn what_chaos_mesh_does_not_take_back_is_said_and_cleaned_when_it_can_be() {
+    let shop = Shop::open("mesh-stuck");
+    shop.store();
+    install(&shop.lab);
+    let before = shop.machine();
+
+    // A daemon that goes in mid-fault: nobody ends the fault, and the object hangs on its finalizer.
+    let fault = "cpuStress: {workers: 1, load: 20%}, duration: 6s";
+    let (code, text) = disturbed(&shop, "daemon", fault, || daemons(&shop, false));
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("held by its finalizer chaos-mesh/records"), "{text}");
+    assert!(text.contains("cannot find daemonIP on node"), "{text}");
+    let (code, text) = clean(&shop, &[]);
+    assert_eq!(code, Some(4), "{text}");
+    daemons(&shop, true);
+    let (code, text) = clean(&shop, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(chaos(&shop), Vec::<String>::new());
+    shop.same(&before, "after the daemons came back");
+
+    // A controller-manager that goes in mid-fault: the webhook refuses even to let go.
+    let fault = "networkLoss: {percent: 5%}, duration: 3s";
+    let (code, text) = disturbed(&shop, "manager", fault, || scale_manager(&shop, 0));
+    assert_eq!(code, Some(4), "{text}");
+    let (code, text) = clean(&shop, &["--force"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("chaos-mesh-mutation, chaos-mesh-validation"), "{text}");
+    scale_manager(&shop, 1);
+    let (code, text) = clean(&shop, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(chaos(&shop), Vec::<String>::new());
+    shop.same(&before, "after the controller-manager came back");
+
+    // A recovery that always fails: force lets go of the object, and says what to do about the pod.
+    let fault = "networkLoss: {percent: 5%}, duration: 2s";
+    let (code, text) = disturbed(&shop, "recover", fault, || {
+        switches(&shop, &json!({"recoverError": "true"}))
+    });
+    assert_eq!(code, Some(4), "{text}");
+    let (code, text) = clean(&shop, &["--force"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(
+        text.contains("removed by force") && text.contains("delete shop/web-"),
+        "{text}"
+    );
+    assert_eq!(chaos(&shop), Vec::<String>::new());
+    let (code, text) = clean(&shop, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    switches(&shop, &json!({}));
+    shop.kubectl(&["-n", "shop", "delete", "pods", "-l", "app=web", "--now"]);
+    shop.ready();
+    shop.same(&before, "after the pods were deleted as it was said");
+}
+
+#[test]
+fn what_chaos_mesh_reports_too_late_in_part_or_not_at_all_makes_no_pass() {
+    let shop = Shop::open("mesh-odd");
+    shop.store();
+    install(&shop.lab);
+    let before = shop.machine();
+    let cpu = "cpuStress: {workers: 1, load: 20%}, duration: 2s";
+    for (name, data, fault, code, says) in [
+        ("slow", json!({"applyErrors": "3"}), cpu.to_owned(), 0, ""),
+        ("silent", json!({"loseEvents": "true"}), cpu.to_owned(), 0, ""),
+        ("old", json!({"conditionsBefore263": "true"}), cpu.to_owned(), 0, ""),
+        ("restless", json!({"restless": "50ms"}), cpu.to_owned(), 0, ""),
+        (
+            "never",
+            json!({"applyNever": "true"}),
+            cpu.to_owned(),
+            2,
+            "not injected within",
+        ),
+        (
+            "part",
+            json!({"partial": "1"}),
+            format!("{cpu}, mode: all"),
+            2,
+            "not injected within",
+        ),
+    ] {
+        shop.ready();
+        switches(&shop, &data);
+        let (found, text, report) = run(&shop, name, &fault);
+        assert_eq!(found, Some(code), "{name}: {text}");
+        let why = report["experiments"][0]["claims"][0]["why"].to_string();
+        assert!(why.contains(says), "{name}: {why}");
+        assert_eq!(chaos(&shop), Vec::<String>::new(), "after {name}");
+        shop.same(&before, name);
+    }
+    switches(&shop, &json!({}));
+    // A node without a daemon is seen before anything is touched.
+    daemons(&shop, false);
+    let (code, text, _) = run(&shop, "no-daemon", cpu);
+    assert_eq!(code, Some(77), "{text}");
+    assert!(text.contains("no daemon of Chaos Mesh is ready on node"), "{text}");
+    // What needs none goes on.
+    let (code, text, _) = run(&shop, "kill-without-daemon", "podKill: {}");
+    assert_eq!(code, Some(0), "{text}");
 }
 
 /// One word switches the injector; what is measured stays the same.

@@ -140,7 +140,12 @@ fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
 fn matrix(name: &str, experiment: &str, after: impl Fn(&Shop, &str)) {
     let shop = Shop::open(name);
     shop.store();
+    matrix_in(&shop, experiment, after);
+}
+
+fn matrix_in(shop: &Shop, experiment: &str, after: impl Fn(&Shop, &str)) {
     let before = shop.state();
+    let machine = shop.machine();
     let experiment = file(shop.lab.folder(), "killed.yaml", experiment);
     let experiment = experiment.to_str().unwrap();
     let mut died_at = Vec::new();
@@ -148,11 +153,12 @@ fn matrix(name: &str, experiment: &str, after: impl Fn(&Shop, &str)) {
         shop.ready();
         match kill_at(&shop.lab, experiment, halt_at) {
             Ended::Killed(step) => {
-                after(&shop, &step);
+                after(shop, &step);
                 shop.ready();
                 for (now, then) in shop.state().iter().zip(&before) {
                     assert_eq!(now, then, "after death at {step}");
                 }
+                shop.same(&machine, &format!("after death at {step}"));
                 died_at.push(step);
             }
             Ended::Finished => break,
@@ -220,6 +226,53 @@ fn killed_at_any_step_faults_that_expire_are_over_by_waiting_alone() {
         .filter(|line| !line.contains("name: busy") && !line.contains("name: delay"))
         .collect();
     matrix("expiring-wait", &few.join("\n"), waiting_alone);
+}
+
+/// Objects of Chaos Mesh: owned by the guard, kept by a finalizer until they are taken back.
+const MESH: &str = r#"
+apiVersion: chaosrun.dev/v1
+kind: Experiment
+metadata: {name: killed}
+claim: {text: "it holds"}
+target: {namespace: shop, deployment: web}
+steadyState:
+  probes:
+    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
+faults:
+  - {name: memory, memoryStress: {size: 20Mi}, duration: 1s, injector: chaos-mesh}
+  - {name: lossy, networkLoss: {percent: 5%}, duration: 1s, injector: chaos-mesh}
+slos: {rto: "< 20s"}
+timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
+guards: {deadline: 5s, maxPercent: 100}
+"#;
+
+fn mesh_matrix(name: &str, after: impl Fn(&Shop, &str)) {
+    let shop = Shop::open(name);
+    shop.store();
+    crate::chaos_mesh::install(&shop.lab);
+    matrix_in(&shop, MESH, |shop, step| {
+        after(shop, step);
+        assert_eq!(
+            crate::chaos_mesh::chaos(shop),
+            Vec::<String>::new(),
+            "after death at {step}"
+        );
+    });
+}
+
+#[test]
+fn killed_at_any_step_faults_by_chaos_mesh_are_over_by_waiting_alone() {
+    mesh_matrix("mesh-wait", |shop, step| {
+        let what = format!("expiry after death at {step}");
+        shop.lab.wait(&what, Duration::from_secs(20), || {
+            shop.traces().is_empty() && crate::chaos_mesh::chaos(shop).is_empty()
+        });
+    });
+}
+
+#[test]
+fn killed_at_any_step_faults_by_chaos_mesh_are_over_by_clean_alone() {
+    mesh_matrix("mesh-clean", clean_alone);
 }
 
 #[test]

@@ -161,6 +161,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             protected_namespaces: vec!["kube-*".to_owned()],
             max_percent: 100,
             deadline: Duration::from_mins(5),
+            revert: Duration::from_mins(1),
         },
         tools_image: "docker.io/nicolaka/netshoot:v0.13".to_owned(),
         prometheus_url: None,

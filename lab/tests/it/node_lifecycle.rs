@@ -131,7 +131,13 @@ async fn nothing_is_left_of_a_lab_that_is_taken_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_a_lab_that_was_killed_and_then_taken_down() {
-    let config = background("kill");
+    // Folders of its own: any other lab that boots meanwhile would remove what the dead one left.
+    let folder = tempfile::tempdir().unwrap();
+    let config = LabConfig {
+        state_root: folder.path().join("state"),
+        data_root: folder.path().join("data"),
+        ..background("kill")
+    };
     let lab = up(&config).await.expect("root, runc, iproute2 and nftables are needed");
     let marker = format!("97{}.5", std::process::id());
     busy_pod(&client(&config).await, &marker).await;

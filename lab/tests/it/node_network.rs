@@ -6,6 +6,7 @@ use crate::node_support::{create, first, holds, lab, logs, phase, pods, referenc
 use chaosrun_lab::backend::{ExecRequest, LogOptions};
 use chaosrun_lab::lifecycle::Lab;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Service};
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -138,6 +139,14 @@ async fn a_service_is_found_by_name_and_leads_to_ready_pods_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_reaches_the_api_with_its_service_account() {
     let lab = lab("api").await;
+    let bindings: Api<RoleBinding> = Api::namespaced(lab.client(), "default");
+    let binding = json!({
+        "metadata": {"name": "view"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}],
+    });
+    let binding = serde_json::from_value(binding).unwrap();
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
     let script = r#"
 import json, ssl, urllib.request
 base = "/var/run/secrets/kubernetes.io/serviceaccount/"

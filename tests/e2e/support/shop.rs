@@ -172,4 +172,77 @@ impl Shop {
         }
         state
     }
+
+    /// What faults leave on the machine: processes in the lab's control groups, the control groups themselves, filters and shaping in
+    /// the network namespaces of the lab. Names of pods and containers are left out: they are new in every run.
+    pub(crate) fn machine(&self) -> Vec<String> {
+        let text =
+            std::fs::read_to_string(self.lab.kubeconfig.with_file_name("record.json")).expect("the lab's record");
+        let record: Value = serde_json::from_str(&text).expect("JSON");
+        let group = record["control_group"].as_str().expect("a control group").to_owned();
+        let id = record["network"]["id"].as_str().expect("an id").to_owned();
+        let mut found = Vec::new();
+        for process in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let read = |name: &str| std::fs::read(process.path().join(name)).unwrap_or_default();
+            if !String::from_utf8_lossy(&read("cgroup")).contains(&group) {
+                continue;
+            }
+            let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+            // The probes of the kubelet, and what the shells of the test pods wait with, come and go.
+            let passing = ["sleep 0.2", "cat /data", "runc ", "/proc/self/exe"];
+            if !words.trim().is_empty() && !passing.iter().any(|passing| words.starts_with(passing)) {
+                found.push(format!("process {}", words.trim()));
+            }
+        }
+        for namespace in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            let name = namespace.file_name().to_string_lossy().into_owned();
+            if !name.contains(&id) {
+                continue;
+            }
+            for tool in [&["nft", "list", "ruleset"][..], &["tc", "qdisc", "show"]] {
+                let output = std::process::Command::new("ip")
+                    .args(["netns", "exec", &name])
+                    .args(tool)
+                    .output();
+                let text = output
+                    .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+                    .unwrap_or_default();
+                let lines = text
+                    .lines()
+                    .filter(|line| !line.contains("noqueue") && !line.trim().is_empty());
+                found.extend(lines.map(|line| format!("network {line}")));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Waits until the machine is what it was; what is on its way out may take a moment.
+    pub(crate) fn same(&self, before: &[String], when: &str) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let now = self.machine();
+            if now == before {
+                return;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{when}: {}",
+                difference(before, &now)
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+fn difference(before: &[String], now: &[String]) -> String {
+    let mut gone = before.to_vec();
+    let mut new = Vec::new();
+    for line in now {
+        match gone.iter().position(|held| held == line) {
+            Some(at) => drop(gone.remove(at)),
+            None => new.push(line.clone()),
+        }
+    }
+    format!("new: {new:#?}\ngone: {gone:#?}")
 }
