@@ -7,6 +7,7 @@ mod cluster_errors;
 mod faults;
 mod kill_matrix;
 mod probes;
+mod rbac;
 mod refusals;
 mod scenarios;
 mod spark;

@@ -3,11 +3,13 @@
 //! May depend on [`crate::backend`] only. The central type is [`ApiServer`]. Rooms: `store` (objects, history),
 //! `registry` (resource types), `server` (TLS, connections, in-process client), `handlers` (paths to verbs), `writes`
 //! (what create, update, patch and delete mean), `watch`, `selectors`, `patch`, `apply`, `defaults`, `validation`,
-//! `admission`, `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `metrics`, `status`.
+//! `admission`, `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `authorizer`,
+//! `metrics`, `status`.
 
 mod admission;
 mod apply;
 mod auth;
+mod authorizer;
 mod body;
 mod crds;
 mod defaults;
