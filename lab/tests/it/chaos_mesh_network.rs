@@ -192,8 +192,10 @@ import socket
 listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 listener.bind((\"\", 7001))
 while True:
+    # First the datagram: an open file may be removed meanwhile.
+    line = listener.recv(100).decode(\"latin1\") + \"\\n\"
     with open(\"/tmp/got\", \"a\") as got:
-        got.write(listener.recv(100).decode(\"latin1\") + \"\\n\")
+        got.write(line)
 '";
 
 /// How many datagrams arrive when ten are sent.
@@ -265,8 +267,7 @@ async fn packets_are_late_doubled_and_broken_for_the_peers_that_are_meant() {
         spec[action] = json!({action: "100"});
         spec
     };
-    // Whether datagrams are complete is no promise of any network, so it is asked again. And connection tracking on the way may
-    // take the first one and its copy for a clash, and drop one of them.
+    // Connection tracking on the way may take the first one and its copy for a clash, and drop one of them.
     for (action, expected) in [("duplicate", 19..=20), ("corrupt", 0..=0)] {
         kind.create(action, &spoilt(action)).await;
         kind.injected(action).await;
