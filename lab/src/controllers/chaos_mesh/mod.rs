@@ -13,7 +13,7 @@
 //!
 //! Injected for real: PodChaos; NetworkChaos, by the kernel or by the lab's double of netem; StressChaos; DNSChaos.
 //! Refused by a failed Apply that says so: IOChaos, TimeChaos, HTTPChaos, JVMChaos, KernelChaos (upstream's own error) and
-//! everything outside of the cluster. Not there: StatusCheck and Task nodes of workflows, the `vauth` webhook, namespace filters.
+//! everything outside of the cluster. Not there: StatusCheck and Task nodes of workflows, namespace filters.
 
 mod admission;
 mod defaults;
