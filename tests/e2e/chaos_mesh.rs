@@ -387,3 +387,28 @@ fn direct_and_chaos_mesh_measure_the_same() {
         );
     }
 }
+
+/// What only the direct injector was compared with above, and the double's packets that are really late.
+#[test]
+fn scenarios_that_slow_something_down_pass_by_chaos_mesh() {
+    let lab = Lab::up("slower");
+    install(&lab);
+    for scenario in ["network-delay", "cpu-stress"] {
+        let path = format!("scenarios/{scenario}.yaml");
+        let arguments = [
+            path.as_str(),
+            "--var",
+            "MANIFEST=../kind-config/builtin-pipeline.yaml",
+            "--var",
+            "INJECTOR=chaos-mesh",
+            "--var",
+            "DURATION=4s",
+        ];
+        let run = lab.run(&arguments);
+        assert_eq!(run.code, Some(0), "{scenario}: {}", run.text);
+        let report = run.report(lab.folder());
+        let trial = &report["experiments"][0]["trials"][0];
+        assert_eq!(trial["faults"][0]["injector"], "chaos-mesh");
+        assert_eq!(trial["ledger"]["lost"], 0);
+    }
+}

@@ -6,8 +6,9 @@
 
 use serde_json::Value;
 
+use super::auth::User;
 use super::registry::ResourceType;
-use super::server::Operation;
+use super::server::{ApiServer, Operation};
 use super::status::ApiError;
 
 /// What a write is about.
@@ -19,6 +20,22 @@ pub struct AdmissionRequest<'a> {
     pub operation: Operation,
     /// The stored state; absent on creation.
     pub old: Option<&'a Value>,
+    /// Who asks.
+    pub(crate) user: &'a User,
+}
+
+impl AdmissionRequest<'_> {
+    /// Name of who asks.
+    #[must_use]
+    pub fn user_name(&self) -> &str {
+        &self.user.name
+    }
+
+    /// Whether who asks may create objects of a resource (group, plural) in a namespace, as a review would answer.
+    #[must_use]
+    pub fn user_may_create(&self, server: &ApiServer, resource: (&str, &str), namespace: &str) -> bool {
+        server.may_create(self.user, resource, namespace)
+    }
 }
 
 /// Changes and refuses objects before they are stored. Must not write to the store.

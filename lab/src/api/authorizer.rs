@@ -117,6 +117,18 @@ impl ApiServer {
                 .any(|rule| wanted.is_allowed_by(rule))
     }
 
+    /// Whether somebody may create objects of a resource in a namespace.
+    pub(crate) fn may_create(&self, user: &User, (group, resource): (&str, &str), namespace: &str) -> bool {
+        let wanted = Attributes {
+            verb: "create".to_owned(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            ..Attributes::default()
+        };
+        self.is_allowed(user, &wanted)
+    }
+
     /// Refuses what is not allowed.
     pub(crate) fn authorize(&self, user: &User, wanted: &Attributes) -> Result<(), ApiError> {
         if self.is_allowed(user, wanted) {

@@ -139,7 +139,7 @@ async fn collection(server: &Arc<ApiServer>, target: Target, request: Request) -
             if target.resource.create_only {
                 return super::auth::review(server, &target, request).await;
             }
-            let options = target.write_options(Part::Main, request.headers());
+            let options = target.write_options(Part::Main, &request);
             let body = read_object(request).await?;
             let warnings = check_fields(&target, &body)?;
             let stored = server.create_object(&target.resource, target.namespace.as_deref(), body, &options)?;
@@ -165,7 +165,7 @@ async fn named(server: &Arc<ApiServer>, target: Target, request: Request) -> Res
             Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         Method::PUT => {
-            let options = target.write_options(Part::Main, request.headers());
+            let options = target.write_options(Part::Main, &request);
             let body = read_object(request).await?;
             let warnings = check_fields(&target, &body)?;
             Ok(with_warnings(put(server, &target, &body, &options)?, &warnings))

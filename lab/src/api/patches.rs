@@ -49,7 +49,7 @@ pub(crate) async fn read_patch(
     part: Part,
     request: Request,
 ) -> Result<(PatchKind, WriteOptions, Value), ApiError> {
-    let mut options = target.write_options(part, request.headers());
+    let mut options = target.write_options(part, &request);
     let kind = match media_type(request.headers()).as_str() {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,

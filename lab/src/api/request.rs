@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::auth::User;
 use super::object::str_at;
 use super::registry::ResourceType;
 use super::selectors::{FieldSelector, LabelSelector};
@@ -136,8 +138,9 @@ impl Target {
         })
     }
 
-    pub(crate) fn write_options(&self, part: Part, headers: &HeaderMap) -> WriteOptions {
-        let agent = headers
+    pub(crate) fn write_options(&self, part: Part, request: &Request) -> WriteOptions {
+        let agent = request
+            .headers()
             .get(header::USER_AGENT)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("unknown");
@@ -154,6 +157,7 @@ impl Target {
                 (_, Some("scale")) => Some("scale"),
                 _ => None,
             },
+            user: request.extensions().get::<User>().cloned().unwrap_or_else(User::admin),
         }
     }
 }

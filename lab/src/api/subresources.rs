@@ -32,7 +32,7 @@ pub(crate) async fn serve_subresource(
             Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         ("status", Method::PUT) => {
-            let options = target.write_options(Part::Status, request.headers());
+            let options = target.write_options(Part::Status, &request);
             let body = read_object(request).await?;
             let stored = server.change_object(&target.resource, &target.key(), &options, &|_| Ok(body.clone()))?;
             Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
@@ -52,7 +52,7 @@ pub(crate) async fn serve_subresource(
             bind(server, &target, &body)
         }
         ("ephemeralcontainers" | "resize", Method::PUT) => {
-            let options = target.write_options(Part::Internal, request.headers());
+            let options = target.write_options(Part::Internal, &request);
             let body = read_object(request).await?;
             let change = |existing: &Value| only_containers(server, &target.resource, subresource, existing, &body);
             let stored = server.change_object(&target.resource, &target.key(), &options, &change)?;
@@ -68,7 +68,7 @@ pub(crate) async fn serve_subresource(
             Ok(target.render.response(StatusCode::OK, &target.resource, &stored))
         }
         ("finalize", Method::PUT) => {
-            let options = target.write_options(Part::Internal, request.headers());
+            let options = target.write_options(Part::Internal, &request);
             let body = read_object(request).await?;
             let change = |existing: &Value| {
                 let mut next = existing.clone();
@@ -177,7 +177,7 @@ async fn scale(server: &Arc<ApiServer>, target: &Target, request: Request) -> Re
     let stored = match *request.method() {
         Method::GET => server.existing(&target.resource, &key)?,
         Method::PUT => {
-            let options = target.write_options(Part::Main, request.headers());
+            let options = target.write_options(Part::Main, &request);
             let body = read_object(request).await?;
             server.change_object(&target.resource, &key, &options, &|existing| replaced(existing, &body))?
         }

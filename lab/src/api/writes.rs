@@ -9,6 +9,7 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::admission::AdmissionRequest;
+use super::auth::User;
 use super::object::{
     add_finalizer, copy, finalizers, has_finalizer, i64_at, is_deleting, is_set, map_mut, name, now, remove,
     remove_finalizer, set, set_default, stamp, str_at, uid,
@@ -42,6 +43,8 @@ pub(crate) struct WriteOptions {
     pub(crate) tracked: bool,
     /// Subresource noted in the managed fields.
     pub(crate) subresource: Option<&'static str>,
+    /// Who writes.
+    pub(crate) user: User,
 }
 
 impl WriteOptions {
@@ -53,6 +56,7 @@ impl WriteOptions {
             part: Part::Internal,
             tracked: true,
             subresource: None,
+            user: User::admin(),
         }
     }
 }
@@ -99,6 +103,7 @@ impl ApiServer {
             resource,
             operation: Operation::Create,
             old: None,
+            user: &options.user,
         };
         self.admit(&request, &mut object)?;
         let generate = str_at(&object, "/metadata/generateName").unwrap_or_default().to_owned();
@@ -184,6 +189,7 @@ impl ApiServer {
             resource,
             operation: Operation::Update,
             old: Some(old),
+            user: &options.user,
         };
         if options.part == Part::Main {
             self.admit(&request, &mut wanted)?;

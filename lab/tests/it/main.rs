@@ -16,6 +16,7 @@ mod api_server;
 mod chaos_mesh_api;
 mod chaos_mesh_life;
 mod chaos_mesh_network;
+mod chaos_mesh_rights;
 mod chaos_mesh_support;
 mod chaos_mesh_switches;
 mod chaos_mesh_workflow;

@@ -3,11 +3,14 @@
 //! Central type: [`Webhooks`]. Contract: they work while their configurations are there; without a ready controller-manager they
 //! answer as an API server does whose webhook cannot be called (failurePolicy Fail).
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::kinds::{Experiment, GROUP};
 use super::presence::Presence;
 use super::{defaults, rules};
+use crate::api::object::array_at;
 use crate::api::{Admission, AdmissionRequest, ApiError, Operation, ResourceType};
 
 /// Kinds with webhooks, besides the experiments.
@@ -17,7 +20,10 @@ const OTHERS: [&str; 4] = ["Schedule", "Workflow", "WorkflowNode", "StatusCheck"
 const MUTATION: (&str, &str) = ("mutatingwebhookconfigurations", "chaos-mesh-mutation");
 const VALIDATION: (&str, &str) = ("validatingwebhookconfigurations", "chaos-mesh-validation");
 
-/// Both webhooks.
+/// The check of rights, which the chart leaves out with `dashboard.securityMode=false`.
+const RIGHTS: (&str, &str) = ("validatingwebhookconfigurations", "chaos-mesh-validation-auth");
+
+/// The webhooks.
 pub(super) struct Webhooks {
     presence: Presence,
 }
@@ -43,11 +49,33 @@ impl Webhooks {
             return Ok(true);
         }
         let kind = resource.kind.to_lowercase();
+        let name = if prefix == "vauth" {
+            prefix.to_owned()
+        } else {
+            format!("{prefix}{kind}")
+        };
         Err(ApiError::internal(format!(
-            "failed calling webhook \"{prefix}{kind}.kb.io\": failed to call webhook: Post \
+            "failed calling webhook \"{name}.kb.io\": failed to call webhook: Post \
              \"https://chaos-mesh-controller-manager.chaos-mesh.svc:443/{path}-chaos-mesh-org-v1alpha1-{kind}?timeout=5s\": \
              no endpoints available for service \"chaos-mesh-controller-manager\""
         )))
+    }
+}
+
+impl Webhooks {
+    /// Who asks must be allowed to create the kind (by its name in lower case, whatever its plural) in every namespace that is
+    /// selected from.
+    fn check_rights(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
+        let mut namespaces = BTreeSet::new();
+        selected_namespaces(object.get("spec").unwrap_or(&Value::Null), &mut namespaces);
+        let kind = request.resource.kind.to_lowercase();
+        let forbidden = namespaces
+            .iter()
+            .find(|namespace| !self.presence.may_create(request, &kind, namespace));
+        forbidden.map_or(Ok(()), |namespace| {
+            let why = format!("{} is forbidden on namespace {namespace}", request.user_name());
+            Err(denied("vauth", &why))
+        })
     }
 }
 
@@ -61,30 +89,56 @@ impl Admission for Webhooks {
 
     fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), ApiError> {
         let resource = request.resource;
+        if self.is_asked(resource, RIGHTS, "vauth", "validate-auth")? {
+            self.check_rights(request, object)?;
+        }
         if !self.is_asked(resource, VALIDATION, "v", "validate")? {
             return Ok(());
         }
         let kind = resource.kind.as_str();
         let changed = request.old.is_some_and(|old| old.get("spec") != object.get("spec"));
         if request.operation == Operation::Update && changed && Experiment::of_kind(kind).is_some() {
-            return Err(denied(kind, "Cannot update chaos spec"));
+            return Err(denied(&webhook(kind), "Cannot update chaos spec"));
         }
         let problems = rules::problems(kind, object.get("spec").unwrap_or(&Value::Null));
         match problems.as_slice() {
             [] => Ok(()),
-            [one] => Err(denied(kind, one)),
-            many => Err(denied(kind, &format!("[{}]", many.join(", ")))),
+            [one] => Err(denied(&webhook(kind), one)),
+            many => Err(denied(&webhook(kind), &format!("[{}]", many.join(", ")))),
         }
     }
 }
 
+fn webhook(kind: &str) -> String {
+    format!("v{}", kind.to_lowercase())
+}
+
+/// Every namespace that a selector somewhere in a spec names, also the peers'.
+fn selected_namespaces(spec: &Value, found: &mut BTreeSet<String>) {
+    match spec {
+        Value::Object(map) => {
+            for (key, value) in map {
+                if key == "selector" {
+                    let listed = array_at(value, "/namespaces").iter().filter_map(Value::as_str);
+                    found.extend(listed.map(str::to_owned));
+                    let named = value.get("pods").and_then(Value::as_object);
+                    found.extend(named.into_iter().flat_map(|pods| pods.keys().cloned()));
+                } else {
+                    selected_namespaces(value, found);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| selected_namespaces(item, found)),
+        _ => {}
+    }
+}
+
 /// As an API server passes a webhook's refusal on.
-fn denied(kind: &str, why: &str) -> ApiError {
-    let kind = kind.to_lowercase();
+fn denied(webhook: &str, why: &str) -> ApiError {
     ApiError {
         code: 403,
         reason: "Forbidden".to_owned(),
-        message: format!("admission webhook \"v{kind}.kb.io\" denied the request: {why}"),
+        message: format!("admission webhook \"{webhook}.kb.io\" denied the request: {why}"),
         details: None,
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! Injected for real: PodChaos; NetworkChaos, by the kernel or by the lab's double of netem; StressChaos; DNSChaos.
 //! Refused by a failed Apply that says so: IOChaos, TimeChaos, HTTPChaos, JVMChaos, KernelChaos (upstream's own error) and
-//! everything outside of the cluster. Not there: StatusCheck and Task nodes of workflows, the `vauth` webhook, namespace filters.
+//! everything outside of the cluster. Not there: StatusCheck and Task nodes of workflows, namespace filters.
 
 mod admission;
 mod defaults;
@@ -33,7 +33,7 @@ mod switches;
 mod worker;
 mod workflow;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::JoinSet;
@@ -99,16 +99,20 @@ async fn serve(client: kube::Client, info: LabInfo) {
         holders: internal::Holders::default(),
         wakes: Mutex::default(),
     });
-    let mut manager: Option<JoinSet<()>> = None;
+    let mut manager: Option<Manager> = None;
     loop {
         let wanted = presence.serves(Experiment::Pod.kind()) && presence.has_controller();
-        if wanted && manager.is_none() {
-            tracing::info!("the double of Chaos Mesh works");
-            manager = Some(start(&shared));
-        } else if !wanted && manager.is_some() {
+        if wanted {
+            // Definitions may come after the controller-manager: each time some are added its workers are.
+            manager
+                .get_or_insert_with(|| {
+                    tracing::info!("the double of Chaos Mesh works");
+                    Manager::default()
+                })
+                .start_missing(&shared);
+        } else if manager.take().is_some() {
             // As if its process had died: whatever it was at is cut off.
             tracing::info!("the double of Chaos Mesh rests");
-            manager = None;
         }
         if !changes.next().await {
             return;
@@ -116,32 +120,54 @@ async fn serve(client: kube::Client, info: LabInfo) {
     }
 }
 
-/// One worker for each kind that is served.
-fn start(shared: &Arc<Shared>) -> JoinSet<()> {
-    let mut workers = JoinSet::new();
-    let worker = |kind: Kind| Worker::new(shared.objects.all(kind), shared.new_wake(kind));
-    for experiment in Experiment::ALL {
-        if !shared.presence.serves(experiment.kind()) {
-            continue;
-        }
-        let (worker, shared) = (worker(experiment.kind()), Arc::clone(shared));
-        workers.spawn(async move {
+/// The workers of a controller-manager, one for each kind that is served. They end when this is dropped.
+#[derive(Default)]
+struct Manager {
+    workers: JoinSet<()>,
+    started: HashSet<&'static str>,
+}
+
+impl Manager {
+    fn start_missing(&mut self, shared: &Arc<Shared>) {
+        for experiment in Experiment::ALL {
             let lifecycle = lifecycle::Lifecycle {
-                shared,
+                shared: Arc::clone(shared),
                 kind: experiment,
             };
-            worker.run(|key| lifecycle.pass(key)).await;
+            self.start(shared, experiment.kind(), move |worker| async move {
+                worker.run(|key| lifecycle.pass(key)).await;
+            });
+        }
+        for kind in [POD_NETWORK, POD_IO, POD_HTTP] {
+            let of = Arc::clone(shared);
+            self.start(shared, kind, move |worker| async move {
+                worker.run(|key| internal::pass(&of, kind, key)).await;
+            });
+        }
+        let of = Arc::clone(shared);
+        self.start(shared, SCHEDULE, move |worker| async move {
+            worker.run(|key| schedule::pass(&of, key)).await;
+        });
+        let of = Arc::clone(shared);
+        self.start(shared, WORKFLOW, move |worker| async move {
+            worker.run(|key| workflow::pass(&of, key)).await;
+        });
+        let of = Arc::clone(shared);
+        self.start(shared, WORKFLOW_NODE, move |worker| async move {
+            worker.run(|key| workflow::pass_node(&of, key)).await;
         });
     }
-    for kind in [POD_NETWORK, POD_IO, POD_HTTP] {
-        let (worker, shared) = (worker(kind), Arc::clone(shared));
-        workers.spawn(async move { worker.run(|key| internal::pass(&shared, kind, key)).await });
+
+    /// Starts a worker unless it works already or has nothing to watch.
+    fn start<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        shared: &Arc<Shared>,
+        kind: Kind,
+        run: impl FnOnce(Worker) -> F,
+    ) {
+        if shared.presence.serves(kind) && self.started.insert(kind.plural) {
+            let worker = Worker::new(shared.objects.all(kind), shared.new_wake(kind));
+            self.workers.spawn(run(worker));
+        }
     }
-    let (schedules, of_schedules) = (worker(SCHEDULE), Arc::clone(shared));
-    workers.spawn(async move { schedules.run(|key| schedule::pass(&of_schedules, key)).await });
-    let (flows, of_flows) = (worker(WORKFLOW), Arc::clone(shared));
-    workers.spawn(async move { flows.run(|key| workflow::pass(&of_flows, key)).await });
-    let (nodes, of_nodes) = (worker(WORKFLOW_NODE), Arc::clone(shared));
-    workers.spawn(async move { nodes.run(|key| workflow::pass_node(&of_nodes, key)).await });
-    workers
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::kinds::{GROUP, Kind, VERSION};
 use crate::api::object::{array_at, is_deleting, str_at};
-use crate::api::{ApiServer, ObjectKey};
+use crate::api::{AdmissionRequest, ApiServer, ObjectKey};
 
 /// Where the pods of the double are.
 pub(super) const NAMESPACE: &str = "chaos-mesh";
@@ -63,6 +63,13 @@ impl Presence {
             let storage = format!("admissionregistration.k8s.io/{plural}");
             server.store().get(&storage, &ObjectKey::new("", name)).is_some()
         })
+    }
+
+    /// Whether who asks may create a kind in a namespace; nobody may when the server is gone.
+    pub(super) fn may_create(&self, request: &AdmissionRequest<'_>, kind: &str, namespace: &str) -> bool {
+        self.server
+            .upgrade()
+            .is_some_and(|server| request.user_may_create(&server, (GROUP, kind), namespace))
     }
 
     /// One object of the core group, as it is stored.
