@@ -142,6 +142,7 @@ impl Trial<'_> {
             experiment: self.experiment.name.clone(),
             trial: self.number,
             tools_image: self.experiment.tools_image.clone(),
+            litmus_account: self.experiment.litmus_account.clone(),
         }
     }
 

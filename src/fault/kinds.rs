@@ -249,6 +249,13 @@ pub enum FaultKind {
         /// Its `spec` without selector, mode and duration.
         spec: serde_json::Value,
     },
+    /// An experiment of Litmus, with any variables; the pods are chosen by chaosrun.
+    Litmus {
+        /// Name of the ChaosExperiment, such as `pod-io-stress`.
+        experiment: String,
+        /// Its variables, without those that choose targets and times.
+        env: std::collections::BTreeMap<String, String>,
+    },
 }
 
 impl FaultKind {
@@ -275,6 +282,7 @@ impl FaultKind {
             Self::DeleteResource { .. } => "deleteResource",
             Self::ImagePullFailure { .. } => "imagePullFailure",
             Self::ChaosMesh { .. } => "chaosMesh",
+            Self::Litmus { .. } => "litmus",
         }
     }
 

@@ -6,10 +6,11 @@
 //! A fault goes through three hands: [`Stage::choose`] names the exact targets, [`Stage::prepare`] reads what it needs to know and
 //! says how everything is taken back (both change nothing), and [`Stage::fire`] does it. Rooms: `pods` (kill, evict, signal),
 //! `inside` (scripts in a container), `nodes`, `objects` (scale, delete, image), `partition` (network policies), `netns` (traffic
-//! shaping in a pod's network namespace), `chaos_mesh`; `shot` is the one way to fire at one target and to wait for the proof.
+//! shaping in a pod's network namespace), `chaos_mesh`, `litmus`; `shot` is the one way to fire at one target and to wait for the proof.
 
 mod chaos_mesh;
 mod inside;
+mod litmus;
 mod netns;
 mod nodes;
 mod objects;
