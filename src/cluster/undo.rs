@@ -3,6 +3,7 @@
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
 use super::exec::run_in_pod;
+use super::litmus;
 use crate::fault::{Claim, Inside, Undo};
 use crate::model::{FAULTED_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PodName, RESTORE_ANNOTATION, RUN_LABEL};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -47,6 +48,13 @@ fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
 pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Result<(), ClusterError> {
     match undo {
         Undo::Nothing => Ok(()),
+        Undo::DeleteObject {
+            api_version,
+            kind,
+            namespace: Some(namespace),
+            name,
+            ..
+        } if litmus::is_engine(api_version, kind) => litmus::remove_engine(cluster, namespace, name).await,
         Undo::DeleteObject {
             api_version,
             kind,
@@ -107,6 +115,14 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, limit: Duration) -> Res
     }
 }
 
+/// Whether chaosrun made it.
+pub(super) fn is_ours(object: &DynamicObject) -> bool {
+    let labels = object.metadata.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
+        .is_some_and(|value| value == MANAGED_BY_VALUE)
+}
+
 async fn delete(
     cluster: &Cluster,
     api: &Api<DynamicObject>,
@@ -117,13 +133,7 @@ async fn delete(
     let Some(found) = cluster.call_opt(attempted.clone(), api.get(name)).await? else {
         return Ok(());
     };
-    let ours = found
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
-        .is_some_and(|value| value == MANAGED_BY_VALUE);
-    if !ours {
+    if !is_ours(&found) {
         // Somebody else's object under the same name: never touched.
         return Ok(());
     }

@@ -6,6 +6,7 @@ mod chaos_mesh;
 mod cluster_errors;
 mod faults;
 mod kill_matrix;
+mod litmus;
 mod probes;
 mod refusals;
 mod scenarios;
