@@ -52,10 +52,12 @@ pub(super) async fn remove_engine(cluster: &Cluster, namespace: &str, name: &str
         name,
     };
     let Some(found) = engine.read().await? else {
-        for uid in engine.uids_of_results().await? {
-            engine.remove_rest(&uid).await?;
+        for result in engine.results_by_name().await? {
+            if let Some(uid) = result.metadata.labels.and_then(|mut labels| labels.remove("chaosUID")) {
+                engine.remove_rest(&uid).await?;
+            }
         }
-        return Ok(());
+        return engine.remove_results_by_name().await;
     };
     if !is_ours(&found) {
         return Ok(());
@@ -65,7 +67,8 @@ pub(super) async fn remove_engine(cluster: &Cluster, namespace: &str, name: &str
         engine.stop(&uid).await?;
     }
     engine.delete(&uid).await?;
-    engine.remove_rest(&uid).await
+    engine.remove_rest(&uid).await?;
+    engine.remove_results_by_name().await
 }
 
 fn status_of(engine: &DynamicObject) -> &str {
@@ -255,25 +258,29 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// UIDs under which results of this engine stand: they outlive it.
-    async fn uids_of_results(&self) -> Result<Vec<String>, ClusterError> {
+    /// Results of an engine of this name, which is chaosrun's alone: they outlive it, and their labels are not always right.
+    async fn results_by_name(&self) -> Result<Vec<DynamicObject>, ClusterError> {
         let attempted = format!("list ChaosResults in {}", self.namespace);
         let listed = self
             .cluster
             .call(attempted, self.api("ChaosResult").list(&ListParams::default()))
             .await;
-        let results = match listed {
+        let mut results = match listed {
             Ok(listed) => listed.items,
             Err(error) if error.failed == Failed::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let mut uids: Vec<String> = results
-            .into_iter()
-            .filter(|result| result.data.pointer("/spec/engine").and_then(Value::as_str) == Some(self.name))
-            .filter_map(|result| result.metadata.labels?.remove("chaosUID"))
-            .collect();
-        uids.sort();
-        uids.dedup();
-        Ok(uids)
+        results.retain(|result| result.data.pointer("/spec/engine").and_then(Value::as_str) == Some(self.name));
+        Ok(results)
+    }
+
+    async fn remove_results_by_name(&self) -> Result<(), ClusterError> {
+        let (api, parameters) = (self.api("ChaosResult"), DeleteParams::background());
+        for result in self.results_by_name().await? {
+            let name = result.metadata.name.unwrap_or_default();
+            let attempted = format!("delete ChaosResult {}/{name}", self.namespace);
+            self.cluster.call_opt(attempted, api.delete(&name, &parameters)).await?;
+        }
+        Ok(())
     }
 }

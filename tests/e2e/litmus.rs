@@ -3,7 +3,7 @@
 use crate::support::file;
 use crate::support::lab::Lab;
 use crate::support::shop::Shop;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 fn kubectl(lab: &Lab, arguments: &[&str]) {
@@ -121,12 +121,203 @@ fn faults_by_litmus_are_proven_from_outside_and_leave_nothing() {
     );
     experiments(&shop.lab, "shop");
 
-    for (name, fault, proof) in [("kill", "podKill: {}", "is gone")] {
+    for (name, fault, proof) in [
+        ("kill", "podKill: {}", "is gone"),
+        ("container", "containerKill: {container: web}", "container web"),
+        (
+            "cut",
+            "networkPartition: {peer: {labels: {app: store}}, direction: both}, mode: one, duration: 2s",
+            "no connection from",
+        ),
+        (
+            "memory",
+            "memoryStress: {size: 40Mi}, duration: 2s",
+            "bytes more are held",
+        ),
+        ("cpu", "cpuStress: {workers: 1}, duration: 2s", "injected (pod-cpu-hog)"),
+        (
+            "loss",
+            "networkLoss: {percent: 20%}, mode: all, duration: 2s",
+            "injected (pod-network-loss)",
+        ),
+        (
+            "any",
+            "litmus: {experiment: pod-memory-hog, env: {MEMORY_CONSUMPTION: '10', NUMBER_OF_WORKERS: '1'}}, duration: 2s",
+            "injected (pod-memory-hog)",
+        ),
+    ] {
         let (code, text, report) = run(&shop, name, fault);
         assert_eq!(code, Some(0), "{name}: {text}");
         let seen = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
         assert!(seen.contains(proof), "{name}: {seen}");
         assert_eq!(left(&shop.lab), Vec::<String>::new(), "after {name}");
         assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after {name}");
+    }
+
+    // What the double cannot do is no pass: the complaint is Litmus' own.
+    let (code, text, report) = run(&shop, "delay", "networkDelay: {latency: 100ms}, duration: 2s");
+    assert_eq!(code, Some(2), "{text}");
+    let why = why(&report);
+    assert!(
+        why.contains("HELPER_ERROR") && why.contains("does not inject pod-network-latency"),
+        "{why}"
+    );
+    assert_eq!(left(&shop.lab), Vec::<String>::new(), "after delay");
+}
+
+/// Why the first claim could not be decided.
+fn why(report: &Value) -> String {
+    report["experiments"][0]["claims"][0]["why"].to_string()
+}
+
+#[test]
+fn whatever_litmus_says_without_a_fault_is_no_pass() {
+    let shop = Shop::open("litmus-misleading");
+    install(&shop.lab);
+    experiments(&shop.lab, "shop");
+    for (word, reason) in [
+        ("no-result", "wrote no ChaosResult"),
+        ("awaited", "still says Awaited"),
+        ("stale-result", "belongs to another engine"),
+        ("error", "HELPER_POD_FAILED_ERROR: helper pod failed"),
+        ("old-shape", "it failed at"),
+        ("probe-failure", "a probe of Litmus failed (front-ok)"),
+        ("skipped", "skipped the experiment"),
+    ] {
+        switch(&shop, word);
+        let (code, text, report) = run(&shop, word, "podKill: {}");
+        assert_eq!(code, Some(2), "{word}: {text}");
+        assert_eq!(report["verdict"], "inconclusive", "{word}");
+        let why = why(&report);
+        assert!(why.contains(reason), "{word}: {why}");
+        assert_eq!(left(&shop.lab), Vec::<String>::new(), "after {word}");
+        assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after {word}");
+    }
+
+    // Nobody takes the engine up, and it goes all the same.
+    switch(&shop, "none");
+    kubectl(
+        &shop.lab,
+        &[
+            "-n",
+            "litmus",
+            "scale",
+            "deployment",
+            "chaos-operator-ce",
+            "--replicas",
+            "0",
+        ],
+    );
+    shop.lab.wait("no operator", Duration::from_secs(10), || {
+        let path = "/api/v1/namespaces/litmus/pods";
+        shop.lab.api("GET", path, None).1["items"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+    let (code, text, report) = run(&shop, "no-operator", "podKill: {}");
+    assert_eq!(code, Some(2), "{text}");
+    let why = why(&report);
+    assert!(why.contains("no chaos-operator took the ChaosEngine up"), "{why}");
+    assert!(
+        !left(&shop.lab).iter().any(|found| found.contains("chaosengines")),
+        "{:?}",
+        left(&shop.lab)
+    );
+}
+
+#[test]
+fn faults_by_litmus_end_when_it_is_slow_when_its_finalizer_stays_and_when_the_runner_dies() {
+    let shop = Shop::open("litmus-ends");
+    install(&shop.lab);
+    experiments(&shop.lab, "shop");
+    let loss = "networkLoss: {percent: 20%}, duration: 1s";
+
+    switch(&shop, "slow-stop=6");
+    let (code, text, _) = run(&shop, "slow", loss);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(left(&shop.lab), Vec::<String>::new(), "after a slow stop");
+    assert!(!text.contains("removed its finalizer"), "{text}");
+
+    switch(&shop, "finalizer-stays");
+    let (code, text, _) = run(&shop, "finalizer", loss);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("removed its finalizer: the fault may remain"), "{text}");
+    assert_eq!(left(&shop.lab), Vec::<String>::new(), "after a finalizer that stays");
+
+    // Killed while the fault lasts: another machine finds it by its label alone.
+    switch(&shop, "none");
+    shop.ready();
+    let path = file(
+        shop.lab.folder(),
+        "killed.yaml",
+        &experiment("killed", "networkLoss: {percent: 20%}, duration: 60s"),
+    );
+    let mut runner = shop
+        .lab
+        .command(&["run", "--out"])
+        .arg(shop.lab.folder())
+        .arg(&path)
+        .spawn()
+        .unwrap();
+    let injected = || {
+        let (_, results) = shop.lab.api("GET", "/apis/litmuschaos.io/v1alpha1/chaosresults", None);
+        results["items"][0]["metadata"]["annotations"]
+            .as_object()
+            .is_some_and(|marks| marks.values().any(|mark| mark == "injected"))
+    };
+    shop.lab.wait("the injection", Duration::from_secs(30), injected);
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    assert!(left(&shop.lab).iter().any(|found| found.contains("chaosengines")));
+    let clean = shop.lab.command(&["clean", "--yes"]).output().unwrap();
+    let text = crate::support::texts(&clean);
+    assert_eq!(clean.status.code(), Some(0), "{text}");
+    assert!(text.contains("ChaosEngine"), "{text}");
+    assert_eq!(left(&shop.lab), Vec::<String>::new(), "after clean: {text}");
+    assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after clean");
+}
+
+/// One word switches the injector; what is measured stays the same.
+#[test]
+fn direct_and_litmus_measure_the_same() {
+    let lab = Lab::up("litmus-compare");
+    install(&lab);
+    // The pipeline first: Litmus needs its experiments in the namespace before a run begins.
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/kind-config/builtin-pipeline.yaml");
+    kubectl(&lab, &["apply", "-f", manifest]);
+    experiments(&lab, "spark-pipeline");
+    for (scenario, more) in [
+        ("executor-kill", vec![]),
+        ("network-partition", vec!["--var", "DURATION=5s"]),
+    ] {
+        let mut recovery = Vec::new();
+        for injector in ["INJECTOR=direct", "INJECTOR=litmus"] {
+            let path = format!("scenarios/{scenario}.yaml");
+            let mut arguments = vec![
+                path.as_str(),
+                "--var",
+                "MANIFEST=../kind-config/builtin-pipeline.yaml",
+                "--var",
+                injector,
+            ];
+            arguments.extend(&more);
+            let run = lab.run(&arguments);
+            assert_eq!(run.code, Some(0), "{scenario} {injector}: {}", run.text);
+            let report = run.report(lab.folder());
+            let trial = &report["experiments"][0]["trials"][0];
+            assert_eq!(
+                format!("INJECTOR={}", trial["faults"][0]["injector"].as_str().unwrap()),
+                injector
+            );
+            assert_eq!(trial["ledger"]["lost"], 0);
+            recovery.push(trial["rto"]["value"].as_f64().unwrap());
+            assert_eq!(left(&lab), Vec::<String>::new(), "{scenario} {injector}");
+        }
+        let (direct, litmus) = (recovery[0], recovery[1]);
+        // Two trials of a system with timers of seconds: the same kind of recovery, not the same number.
+        assert!(
+            (direct - litmus).abs() < 6.0,
+            "{scenario}: {direct} s by direct, {litmus} s by Litmus"
+        );
     }
 }
