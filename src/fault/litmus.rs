@@ -63,11 +63,11 @@ pub fn litmus_experiment(fault: &FaultKind) -> Result<LitmusExperiment, String> 
         })
     };
     match fault {
-        FaultKind::PodKill { grace_seconds: 0 } => {
-            experiment("pod-delete", LitmusEffect::PodsGone, &[("FORCE", "true".to_owned())])
-        }
-        FaultKind::PodKill { .. } => Err(
-            "Litmus deletes pods without grace or with the pods' own, and with no other: leave gracePeriod out".to_owned(),
+        // Without grace, or with the pods' own: the injector sees to it that these are the same as what is wanted.
+        FaultKind::PodKill { grace_seconds } => experiment(
+            "pod-delete",
+            LitmusEffect::PodsGone,
+            &[("FORCE", (*grace_seconds == 0).to_string())],
         ),
         FaultKind::ContainerKill { signal, .. } => experiment(
             "container-kill",

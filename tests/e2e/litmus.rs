@@ -250,7 +250,7 @@ fn faults_by_litmus_end_when_it_is_slow_when_its_finalizer_stays_and_when_the_ru
     let path = file(
         shop.lab.folder(),
         "killed.yaml",
-        &experiment("killed", "networkLoss: {percent: 20%}, duration: 60s"),
+        &experiment("killed", "networkLoss: {percent: 20%}, duration: 20s"),
     );
     let mut runner = shop
         .lab

@@ -3,15 +3,15 @@
 use super::super::chaos_mesh::held;
 use super::super::nodes;
 use super::super::partition;
-use super::super::pods::{container_ended, restarts};
-use super::super::shot::{Called, Miss, Proof, count, poll, shoot};
+use super::super::pods::{container_ended, pod_ended, restarts};
+use super::super::shot::{Called, Miss, PROOF_LIMIT, Proof, count, poll, shoot};
 use super::super::stage::{GuardOwner, Stage};
 use super::super::traffic::Traffic;
 use super::API_VERSION;
 use super::follow::{Follower, Seen};
 use super::prepare::Plan;
 use crate::cluster::{ClusterError, api_of, mark};
-use crate::fault::{FaultTarget, LitmusEffect};
+use crate::fault::{FaultKind, FaultTarget, LitmusEffect};
 use crate::model::{FAULTED_LABEL, Interval, Mono};
 use crate::world::{Armed, RecordError};
 use futures::FutureExt as _;
@@ -85,14 +85,19 @@ pub(in crate::inject) async fn fire(
                     target,
                     index,
                     restarts: before,
+                    grace_seconds: match spec.kind {
+                        FaultKind::PodKill { grace_seconds } => Some(grace_seconds),
+                        _ => None,
+                    },
                     requested,
                 };
-                tokio::select! {
+                let began = tokio::select! {
                     // Both at once: what was seen counts.
                     biased;
-                    proof = witness.effect(traffic, seen.clone()) => proof,
-                    why = hopeless(seen.clone()) => Err(why),
-                }
+                    proof = witness.effect(traffic, seen.clone()) => proof?,
+                    why = hopeless(seen.clone()) => return Err(why),
+                };
+                witness.completed(began).await
             })
             .await
         }
@@ -176,6 +181,8 @@ struct Witness<'a> {
     target: &'a FaultTarget,
     index: usize,
     restarts: i32,
+    /// For a pod that is deleted: its grace.
+    grace_seconds: Option<u32>,
     requested: Mono,
 }
 
@@ -220,11 +227,12 @@ impl Witness<'_> {
         let name = &self.target.pod.name;
         let mut lower = self.requested;
         loop {
-            if let Some((text, at)) = self.end() {
+            if let Some((text, at)) = self.beginning_of_the_end() {
+                let upper = at.max(self.requested);
                 return Proof {
                     effect: Interval {
-                        lower: lower.min(at.max(self.requested)),
-                        upper: at.max(self.requested),
+                        lower: lower.min(upper),
+                        upper,
                     },
                     text,
                 };
@@ -242,16 +250,48 @@ impl Witness<'_> {
         }
     }
 
-    /// The end of the pod or its container, and when it was known.
-    fn end(&self) -> Option<(String, Mono)> {
+    /// A pod that is being deleted or a container that ended, and when that was known.
+    fn beginning_of_the_end(&self) -> Option<(String, Mono)> {
         let pod = self.stage.pods.get(&self.target.pod.uid)?;
         let text = if self.plan.experiment.effect == LitmusEffect::PodsGone {
             let going = pod.gone.is_some() || pod.facts.deletion_at.is_some();
-            going.then(|| format!("pod UID {} is gone", self.target.pod.uid))
+            going.then(|| format!("pod UID {} is being deleted", self.target.pod.uid))
         } else {
             container_ended(self.target, self.restarts, &pod)
         };
         text.map(|text| (text, pod.at))
+    }
+
+    /// A pod that is being deleted counts only once it has really ended, however long Litmus is done by then. The effect stays dated by the
+    /// begin of the deletion.
+    async fn completed(&self, began: Proof) -> Result<Proof, String> {
+        if self.plan.experiment.effect != LitmusEffect::PodsGone {
+            return Ok(began);
+        }
+        let grace = match self.grace_seconds {
+            Some(grace) => Duration::from_secs(grace.into()),
+            None => Duration::ZERO,
+        };
+        let mut changes = self.stage.pods.changes();
+        let ended = async {
+            loop {
+                changes.mark_unchanged();
+                let pod = self.stage.pods.get(&self.target.pod.uid);
+                if let Some(text) = pod.and_then(|pod| pod_ended(self.target, &pod)) {
+                    return text;
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        match tokio::time::timeout(PROOF_LIMIT + grace, ended).await {
+            Ok(text) => Ok(Proof {
+                effect: began.effect,
+                text,
+            }),
+            Err(_elapsed) => Err("the pod is being deleted, but did not go away".to_owned()),
+        }
     }
 
     fn is_well(&self, pod: &Pod) -> bool {

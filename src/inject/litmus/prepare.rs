@@ -8,7 +8,7 @@ use super::API_VERSION;
 use crate::cluster::{ClusterError, Failed, api_of};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget, LitmusEffect, LitmusExperiment, Peer, Undo, litmus_experiment};
 use crate::model::FAULTED_LABEL;
-use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
@@ -43,6 +43,11 @@ pub(in crate::inject) async fn prepare(
     let refuse = |why: String| InjectError::Refused(format!("fault {:?}: {why}", spec.name));
     let experiment = litmus_experiment(&spec.kind).map_err(&refuse)?;
     installed(stage, &experiment.name).await?.map_err(&refuse)?;
+    if let FaultKind::PodKill { grace_seconds } = spec.kind
+        && grace_seconds > 0
+    {
+        own_grace(stage, targets, grace_seconds).await?.map_err(&refuse)?;
+    }
     let mut env = experiment.env.clone();
     let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
     let seconds = match spec.duration {
@@ -149,6 +154,27 @@ fn undo(stage: &Stage, plan: &Plan, targets: &[FaultTarget], token: &str) -> Vec
         name: token.to_owned(),
     });
     undo
+}
+
+/// Litmus deletes without grace or with the pod's own, and with no other.
+async fn own_grace(stage: &Stage, targets: &[FaultTarget], wanted: u32) -> Result<Result<(), String>, InjectError> {
+    for target in targets {
+        let (namespace, name) = (&target.pod.namespace, &target.pod.name);
+        let pods: Api<Pod> = Api::namespaced(stage.cluster.client(), namespace);
+        let attempted = format!("read pod {namespace}/{name}");
+        let pod = stage.cluster.call(attempted, pods.get(name)).await?;
+        let own = pod
+            .spec
+            .and_then(|spec| spec.termination_grace_period_seconds)
+            .unwrap_or(30);
+        if own != i64::from(wanted) {
+            return Ok(Err(format!(
+                "Litmus deletes pods without grace or with their own, which is {own} s for pod {name}, and not {wanted} s: make gracePeriod \
+                 0s or {own}s"
+            )));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// `TARGET_CONTAINER` is one name for all targets.
