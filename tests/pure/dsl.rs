@@ -162,6 +162,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             deadline: Duration::from_mins(5),
         },
         tools_image: "docker.io/nicolaka/netshoot:v0.13".to_owned(),
+        litmus_account: "litmus-admin".to_owned(),
         prometheus_url: None,
     }
 }
