@@ -64,7 +64,7 @@ impl Double {
         let done = std::process::Command::new("kubectl")
             .arg("--kubeconfig")
             .arg(&self.lab.info().kubeconfig)
-            .args(["apply", "-n", "default", "-f"])
+            .args(["apply", "-f"])
             .arg(path)
             .output()
             .expect("this test needs kubectl on the PATH");
@@ -257,7 +257,7 @@ async fn an_engine_waits_for_its_resources_runs_is_stopped_and_starts_again() {
     assert_eq!(result["status"]["history"]["targets"][0]["name"], "web");
     double
         .wait("ChaosEngine", "hog", "let go", |engine| {
-            engine["metadata"]["finalizers"].is_null()
+            engine["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)
         })
         .await;
 
@@ -309,8 +309,8 @@ async fn an_engine_ends_with_the_verdict_that_litmus_would_give() {
         .await;
     // Its end looks like a stop.
     assert_eq!(engine["spec"]["engineState"], "stop");
-    assert_eq!(engine["status"]["experiments"][0]["verdict"], "Pass");
     let result = double.read("ChaosResult", "loss-pod-network-loss").await;
+    assert_eq!(engine["status"]["experiments"][0]["verdict"], "Pass", "{result:#}");
     assert_eq!(
         result["status"]["experimentStatus"],
         json!({"phase": "Completed", "verdict": "Pass", "probeSuccessPercentage": "100"})

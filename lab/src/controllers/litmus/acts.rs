@@ -160,10 +160,15 @@ impl Helper {
     /// Drops a share of what a pod sends.
     pub(super) async fn lose(&self, uid: &str, pod: &Pod, percent: u64) -> Result<Act, String> {
         let table = format!("litmus_{}", short(uid));
-        let share = percent.min(100);
+        // The kernel's numbers end below the modulus: everything is no share of them.
+        let share = if percent < 100 {
+            format!("numgen random mod 100 < {percent} ")
+        } else {
+            String::new()
+        };
         let script = format!(
             "add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n  chain output {{\n    type filter hook output priority \
-             -300; policy accept;\n    oifname \"lo\" accept\n    numgen random mod 100 < {share} drop\n  }}\n}}\n"
+             -300; policy accept;\n    oifname \"lo\" accept\n    {share}drop\n  }}\n}}\n"
         );
         self.rules(pod, &script).await?;
         Ok(Act::Rules {
