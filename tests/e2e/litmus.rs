@@ -246,12 +246,49 @@ fn faults_by_litmus_end_when_it_is_slow_when_its_finalizer_stays_and_when_the_ru
 
     // Killed while the fault lasts: another machine finds it by its label alone.
     switch(&shop, "none");
-    shop.ready();
-    let path = file(
-        shop.lab.folder(),
-        "killed.yaml",
-        &experiment("killed", "networkLoss: {percent: 20%}, duration: 20s"),
+    killed_while_it_lasts(&shop, "cleaned", "2m");
+    clean(&shop);
+    assert_nothing(&shop, "after clean");
+
+    // Nobody comes: the guard's deadline passes, and what it owns goes with it.
+    killed_while_it_lasts(&shop, "left-alone", "6s");
+    shop.lab.wait("the end by itself", Duration::from_secs(60), || {
+        left(&shop.lab).is_empty() && shop.traces_of_objects().is_empty()
+    });
+    assert_nothing(&shop, "left alone");
+
+    // The operator dies as well: its pods are ended without it, and its finalizer does not keep the engine.
+    killed_while_it_lasts(&shop, "without-operator", "5m");
+    kubectl(
+        &shop.lab,
+        &[
+            "-n",
+            "litmus",
+            "scale",
+            "deployment",
+            "chaos-operator-ce",
+            "--replicas",
+            "0",
+        ],
     );
+    shop.lab.wait("no operator", Duration::from_secs(10), || {
+        let path = "/api/v1/namespaces/litmus/pods";
+        shop.lab.api("GET", path, None).1["items"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+    let text = clean(&shop);
+    assert!(text.contains("operator does not stop the engine"), "{text}");
+    assert!(text.contains("removed its finalizer: the fault may remain"), "{text}");
+    assert_nothing(&shop, "without an operator");
+}
+
+/// Starts a run, and kills the runner when processes of the fault are in the target.
+fn killed_while_it_lasts(shop: &Shop, name: &str, deadline: &str) {
+    shop.ready();
+    let text = experiment(name, "cpuStress: {workers: 1}, mode: one, duration: 40s");
+    let text = text.replace("maxPercent: 100", &format!("maxPercent: 100, deadline: {deadline}"));
+    let path = file(shop.lab.folder(), &format!("{name}.yaml"), &text);
     let mut runner = shop
         .lab
         .command(&["run", "--out"])
@@ -266,15 +303,37 @@ fn faults_by_litmus_end_when_it_is_slow_when_its_finalizer_stays_and_when_the_ru
             .is_some_and(|marks| marks.values().any(|mark| mark == "injected"))
     };
     shop.lab.wait("the injection", Duration::from_secs(30), injected);
+    assert!(!stressors(shop).is_empty());
     runner.kill().unwrap();
     runner.wait().unwrap();
     assert!(left(&shop.lab).iter().any(|found| found.contains("chaosengines")));
+}
+
+/// Processes of the double in the target's pods.
+fn stressors(shop: &Shop) -> String {
+    let look = "grep -l LITMUS_DOUBLE= /proc/[0-9]*/environ 2>/dev/null; echo looked";
+    let mut found = String::new();
+    for pod in shop.pods() {
+        let text = shop.kubectl(&["-n", "shop", "exec", &pod, "--", "sh", "-c", look]);
+        assert!(text.contains("looked"), "{text}");
+        found.push_str(text.replace("looked", "").trim());
+    }
+    found
+}
+
+fn assert_nothing(shop: &Shop, when: &str) {
+    assert_eq!(left(&shop.lab), Vec::<String>::new(), "{when}");
+    assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "{when}");
+    assert_eq!(stressors(shop), "", "{when}");
+}
+
+/// As from another machine: nothing but the cluster.
+fn clean(shop: &Shop) -> String {
     let clean = shop.lab.command(&["clean", "--yes"]).output().unwrap();
     let text = crate::support::texts(&clean);
     assert_eq!(clean.status.code(), Some(0), "{text}");
     assert!(text.contains("ChaosEngine"), "{text}");
-    assert_eq!(left(&shop.lab), Vec::<String>::new(), "after clean: {text}");
-    assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "after clean");
+    text
 }
 
 /// One word switches the injector; what is measured stays the same.

@@ -126,6 +126,7 @@ impl Life {
             Outcome::PodDied => ("Running", "Awaited".to_owned()),
         };
         self.note(&experiment, status, &verdict).await?;
+        self.objects.operator().await;
         for pod in objects.chaos_pods().await {
             self.helper.end_politely(&pod);
         }
@@ -137,6 +138,17 @@ impl Life {
             .event("chaos-operator", "Normal", "ChaosEngineCompleted", message)
             .await;
         Ok(())
+    }
+
+    /// Somebody deletes the experiment's pod.
+    async fn told_to_end(&self, pod: &str) {
+        loop {
+            let found = self.objects.pods().get_opt(pod).await;
+            if found.is_ok_and(|found| found.is_none_or(|found| found.metadata.deletion_timestamp.is_some())) {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Somebody wants the end of it.
@@ -224,6 +236,12 @@ impl Life {
         tokio::select! {
             outcome = experiment.perform(&switch) => outcome,
             () = rewriting => Ok(Outcome::PodDied),
+            () = self.told_to_end(&pod) => {
+                // With or without an operator: its signal handler takes the fault back.
+                experiment.revert().await;
+                experiment.stopped().await?;
+                Ok(Outcome::PodDied)
+            }
         }
     }
 
