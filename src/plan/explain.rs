@@ -199,11 +199,16 @@ fn by_litmus(fault: &FaultSpec) -> Explained {
         Ok(experiment) => (experiment.name, experiment.effect),
         Err(why) => (why, LitmusEffect::ItsWordOnly),
     };
+    let marked = if effect == LitmusEffect::TrafficStops {
+        "; the label that marks the chosen pods is without effect then, and stays until `chaosrun clean` or the end of the pod"
+    } else {
+        ""
+    };
     let ends = match fault.duration {
         None => ONE_SHOT.to_owned(),
         Some(duration) => format!(
             "Litmus ends it {} s after it began, and the ChaosEngine is owned by the guard Job; when it is deleted, Litmus' operator takes \
-             the fault back",
+             the fault back{marked}",
             duration.as_secs() + 30
         ),
     };

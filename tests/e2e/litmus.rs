@@ -141,6 +141,11 @@ fn faults_by_litmus_are_proven_from_outside_and_leave_nothing() {
             "injected (pod-network-loss)",
         ),
         (
+            "drain",
+            "nodeDrain: {}, mode: one, duration: 2s",
+            "is unschedulable and has no pod of shop left",
+        ),
+        (
             "any",
             "litmus: {experiment: pod-memory-hog, env: {MEMORY_CONSUMPTION: '10', NUMBER_OF_WORKERS: '1'}}, duration: 2s",
             "injected (pod-memory-hog)",
@@ -348,6 +353,7 @@ fn direct_and_litmus_measure_the_same() {
     for (scenario, more) in [
         ("executor-kill", vec![]),
         ("network-partition", vec!["--var", "DURATION=5s"]),
+        ("memory-stress", vec!["--var", "DURATION=3s", "--var", "SIZE=200Mi"]),
     ] {
         let mut recovery = Vec::new();
         for injector in ["INJECTOR=direct", "INJECTOR=litmus"] {

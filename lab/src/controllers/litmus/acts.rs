@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -54,6 +54,8 @@ pub(super) enum Act {
     Rules { pod: Box<Pod>, table: String },
     /// Processes in a container.
     Processes { pod: Box<Pod>, container: String },
+    /// A node takes no new pods.
+    Cordon { node: String },
 }
 
 /// The helpers of a lab: all of its nodes are this machine.
@@ -79,6 +81,13 @@ fn container_of(pod: &Pod, name: &str) -> String {
         ("", Some(first)) => first.name.clone(),
         _ => name.to_owned(),
     }
+}
+
+async fn unschedulable(objects: &Objects, node: &str, value: Value) -> Result<(), String> {
+    let nodes: Api<Node> = Api::all(objects.client.clone());
+    let patch = Patch::Merge(json!({"spec": {"unschedulable": value}}));
+    let patched = nodes.patch(node, &PatchParams::default(), &patch).await;
+    patched.map(drop).map_err(text)
 }
 
 impl Helper {
@@ -155,6 +164,35 @@ impl Helper {
             namespace: namespace.to_owned(),
             name,
         })
+    }
+
+    /// Cordons a node.
+    pub(super) async fn cordon(&self, objects: &Objects, node: &str) -> Result<Act, String> {
+        unschedulable(objects, node, json!(true)).await?;
+        Ok(Act::Cordon { node: node.to_owned() })
+    }
+
+    /// Evicts every pod of a node but those of a DaemonSet, in all namespaces, and asks again while budgets refuse.
+    pub(super) async fn drain(&self, objects: &Objects, node: &str) -> Result<(), String> {
+        let all: Api<Pod> = Api::all(objects.client.clone());
+        let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        loop {
+            let pods = all.list(&on_node).await.map_err(text)?.items;
+            let stays = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet");
+            let left: Vec<&Pod> = pods.iter().filter(|pod| !stays(pod)).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            for pod in left.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+                let pods: Api<Pod> = Api::namespaced(objects.client.clone(), &pod.namespace().unwrap_or_default());
+                match pods.evict(&pod.name_any(), &EvictParams::default()).await {
+                    Ok(_) => {}
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 429) => {}
+                    Err(error) => return Err(text(error)),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
     }
 
     /// Drops a share of what a pod sends.
@@ -237,6 +275,7 @@ impl Helper {
                 self.rules(pod, &format!("add table ip {table}\ndelete table ip {table}\n"))
                     .await
             }
+            Act::Cordon { node } => unschedulable(objects, node, Value::Null).await,
             Act::Processes { pod, container } => {
                 let command = ["sh", "-c", END_SCRIPT, "end", &objects.uid];
                 drop(self.exec(pod, container, &command).await);

@@ -203,7 +203,7 @@ impl Life {
         self.resources(experiment).await?;
         let (switch, seconds) = self.objects.switch().await;
         let linger = if switch == "slow-stop" { seconds } else { 0 };
-        self.objects.start_runner(linger).await?;
+        self.objects.start_runner(linger, &experiment.runner_nodes).await?;
         self.note(experiment, "Waiting for Job Creation", "N/A").await?;
         let message = format!(
             "Experiment resources validated for Chaos Experiment: {}",
@@ -217,7 +217,10 @@ impl Life {
             "no-result" => return Ok(Outcome::PodDied),
             _ => {}
         }
-        let pod = self.objects.start_experiment(&experiment.name, linger).await?;
+        let pod = self
+            .objects
+            .start_experiment(&experiment.name, linger, &experiment.nodes)
+            .await?;
         let message = format!(
             "Experiment Job for Chaos Experiment: {} created: {pod}",
             experiment.name

@@ -28,6 +28,9 @@ pub(super) struct Experiment<'a> {
     pub(super) name: String,
     /// The engine's service account.
     pub(super) account: String,
+    /// Where its pods may be: of the runner, and of the experiment.
+    pub(super) runner_nodes: Value,
+    pub(super) nodes: Value,
     environment: BTreeMap<String, String>,
     objects: &'a Objects,
     helper: &'a Helper,
@@ -44,12 +47,15 @@ impl<'a> Experiment<'a> {
             let held = engine.data.pointer(pointer).and_then(Value::as_str);
             held.unwrap_or_default().to_owned()
         };
+        let part = |pointer: &str| engine.data.pointer(pointer).cloned().unwrap_or_default();
         let name = text("/spec/experiments/0/name");
         let found = objects.api("ChaosExperiment").get_opt(&name).await.ok().flatten();
         let definition = found.map(|found| found.data).unwrap_or_default();
         Self {
             environment: environment(&engine.data, &definition, &objects.namespace),
             account: text("/spec/chaosServiceAccount"),
+            runner_nodes: part("/spec/components/runner/nodeSelector"),
+            nodes: part("/spec/experiments/0/spec/components/nodeSelector"),
             name,
             objects,
             helper,
@@ -231,6 +237,9 @@ impl<'a> Experiment<'a> {
     async fn chaos(&self) -> Result<(), Failure> {
         let api = |error: String| Failure("CHAOS_INJECT_ERROR", error);
         self.announce("PreChaosCheck", "AUT: Running").await;
+        if self.name == "node-drain" {
+            return self.drain().await;
+        }
         let targets = Targets::read(&self.environment);
         let listed = self.objects.pods().list(&ListParams::default()).await;
         let pods = listed.map_err(|error| api(error.to_string()))?.items;
@@ -281,6 +290,36 @@ impl<'a> Experiment<'a> {
         for pod in &chosen {
             self.mark(pod, "reverted").await.map_err(api)?;
         }
+        self.announce("PostChaosCheck", "AUT: Running").await;
+        Ok(())
+    }
+
+    /// Announced before it is done; the time counts from when the node is empty.
+    async fn drain(&self) -> Result<(), Failure> {
+        let api = |error: String| Failure("CHAOS_INJECT_ERROR", error);
+        let node = self.of("TARGET_NODE");
+        if node.is_empty() {
+            return Err(Failure(
+                "TARGET_SELECTION_ERROR",
+                "the lab's double of Litmus needs a TARGET_NODE".to_owned(),
+            ));
+        }
+        self.announce("ChaosInject", &format!("Injecting node-drain chaos on {node} node"))
+            .await;
+        let act = self.helper.cordon(self.objects, node).await.map_err(api)?;
+        self.keep(act);
+        let duration = Duration::from_secs(self.number("TOTAL_CHAOS_DURATION", 60));
+        match tokio::time::timeout(duration, self.helper.drain(self.objects, node)).await {
+            Ok(drained) => drained.map_err(api)?,
+            Err(_elapsed) => {
+                return Err(Failure(
+                    "CHAOS_INJECT_ERROR",
+                    format!("could not drain {node} within the duration"),
+                ));
+            }
+        }
+        tokio::time::sleep(duration).await;
+        self.revert().await;
         self.announce("PostChaosCheck", "AUT: Running").await;
         Ok(())
     }

@@ -7,7 +7,7 @@
 //!
 //! Runner and experiment are real pods that idle, labelled `chaosUID`; the lab's own code does the work (`acts`). There are no helper
 //! pods, the service account's rights are not asked for, and of probes only the failing is played. Injected: pod-delete, container-kill,
-//! pod-network-partition, pod-network-loss, pod-memory-hog, pod-cpu-hog; every other experiment ends as an Error that says so.
+//! pod-network-partition, pod-network-loss, pod-memory-hog, pod-cpu-hog, node-drain; every other experiment ends as an Error that says so.
 //! `engine` is the operator and the runner, `experiment` what the experiment's pod does, `selection` decides (pure), `objects` writes.
 
 mod acts;

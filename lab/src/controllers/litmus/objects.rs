@@ -169,12 +169,13 @@ impl Objects {
             .into()
     }
 
-    /// Makes the runner and waits until it runs.
-    pub(super) async fn start_runner(&self, linger: u64) -> Result<String, String> {
+    /// Makes the runner on a node that `selector` allows, and waits until it runs.
+    pub(super) async fn start_runner(&self, linger: u64, selector: &Value) -> Result<String, String> {
         let name = format!("{}-runner", self.name);
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": self.namespace, "labels": self.labels()},
-            "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 60, "containers": [Self::idle(linger)]}});
+            "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 60, "nodeSelector": selector,
+                "containers": [Self::idle(linger)]}});
         let pod: Pod = serde_json::from_value(pod).map_err(text)?;
         match self.pods().create(&PostParams::default(), &pod).await {
             Ok(_) => {}
@@ -186,8 +187,13 @@ impl Objects {
         Ok(name)
     }
 
-    /// Makes the experiment's Job, waits until its pod runs, and says its name.
-    pub(super) async fn start_experiment(&self, experiment: &str, linger: u64) -> Result<String, String> {
+    /// Makes the experiment's Job on a node that `selector` allows, waits until its pod runs, and says its name.
+    pub(super) async fn start_experiment(
+        &self,
+        experiment: &str,
+        linger: u64,
+        selector: &Value,
+    ) -> Result<String, String> {
         let short: String = self.uid.chars().filter(char::is_ascii_hexdigit).take(6).collect();
         let name = format!("{experiment}-{short}");
         let mut labels = self.labels();
@@ -195,7 +201,8 @@ impl Objects {
         let job = json!({"apiVersion": "batch/v1", "kind": "Job",
             "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
             "spec": {"backoffLimit": 0, "template": {"metadata": {"labels": labels}, "spec": {
-                "restartPolicy": "Never", "terminationGracePeriodSeconds": 60, "containers": [Self::idle(linger)]}}}});
+                "restartPolicy": "Never", "terminationGracePeriodSeconds": 60, "nodeSelector": selector,
+                "containers": [Self::idle(linger)]}}}});
         let job: Job = serde_json::from_value(job).map_err(text)?;
         match self.jobs().create(&PostParams::default(), &job).await {
             Ok(_) => {}
