@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::controllers::{self, chaos_mesh, prometheus, spark};
+use crate::controllers::{self, chaos_mesh, litmus, prometheus, spark};
 use crate::images::{find_spark, known_images};
 use crate::lifecycle::{self, Controller, LabConfig};
 use crate::shaper;
@@ -31,6 +31,7 @@ pub fn controllers() -> Vec<Controller> {
         controllers::in_lab(metrics),
         spark::controller(find_spark()),
         chaos_mesh::controller(),
+        litmus::controller(),
     ]
 }
 

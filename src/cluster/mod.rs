@@ -9,6 +9,7 @@ mod connect;
 mod error;
 mod exec;
 mod labelled;
+mod litmus;
 mod manifests;
 mod stuck;
 mod undo;

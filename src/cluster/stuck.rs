@@ -6,7 +6,7 @@
 
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
-use crate::model::{MANAGED_BY_LABEL, MANAGED_BY_VALUE};
+use super::undo::is_ours;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -44,11 +44,7 @@ pub(super) async fn delete(
     let Some(found) = cluster.call_opt(attempted.clone(), api.get(name)).await? else {
         return Ok(());
     };
-    let labels = found.metadata.labels.as_ref();
-    let ours = labels
-        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
-        .is_some_and(|value| value == MANAGED_BY_VALUE);
-    if !ours {
+    if !is_ours(&found) {
         // Somebody else's object under the same name: never touched.
         return Ok(());
     }

@@ -3,9 +3,10 @@
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
 use super::exec::run_in_pod;
+use super::litmus;
 use super::stuck::{Means, delete};
 use crate::fault::{Claim, Inside, Undo};
-use crate::model::{FAULTED_LABEL, PodName, RESTORE_ANNOTATION, RUN_LABEL};
+use crate::model::{FAULTED_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PodName, RESTORE_ANNOTATION, RUN_LABEL};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
@@ -48,6 +49,13 @@ fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
 pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, means: Means) -> Result<(), ClusterError> {
     match undo {
         Undo::Nothing => Ok(()),
+        Undo::DeleteObject {
+            api_version,
+            kind,
+            namespace: Some(namespace),
+            name,
+            ..
+        } if litmus::is_engine(api_version, kind) => litmus::remove_engine(cluster, namespace, name).await,
         Undo::DeleteObject {
             api_version,
             kind,
@@ -106,6 +114,14 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, means: Means) -> Result
                 .map(drop)
         }
     }
+}
+
+/// Whether chaosrun made it.
+pub(super) fn is_ours(object: &DynamicObject) -> bool {
+    let labels = object.metadata.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
+        .is_some_and(|value| value == MANAGED_BY_VALUE)
 }
 
 /// Puts back what the annotation says; an object without it was never changed, or was put back already.

@@ -15,7 +15,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-
 /// What an experiment runs with. Owned, so that its body can run in a task of its own.
 pub(crate) struct Body {
     pub(crate) cluster: Cluster,

@@ -143,6 +143,7 @@ impl Trial<'_> {
             trial: self.number,
             revert: self.experiment.guards.revert,
             tools_image: self.experiment.tools_image.clone(),
+            litmus_account: self.experiment.litmus_account.clone(),
         }
     }
 

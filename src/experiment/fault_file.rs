@@ -49,6 +49,8 @@ pub(super) struct FaultFile {
     pub(super) image_pull_failure: Option<ImagePullFailureFile>,
     /// Any kind of Chaos Mesh, with its own words. The pods are chosen by chaosrun.
     pub(super) chaos_mesh: Option<ChaosMeshFile>,
+    /// Any experiment of Litmus that acts on pods, with its own variables. The pods are chosen by chaosrun.
+    pub(super) litmus: Option<LitmusFile>,
     /// How many: one (default), all, {fixed: 2} or {percent: 50}. Percentages round down.
     pub(super) mode: Option<ModeFile>,
     /// How long the effect is kept up; then it is taken back. Needed by every fault that lasts, refused by those that are over at
@@ -57,8 +59,8 @@ pub(super) struct FaultFile {
     /// The fault may end with its victim: that the system replaced (or restarted) it while the fault should have lasted counts as its
     /// recovery. Default false: such a trial is inconclusive, because the fault was not kept up for its duration.
     pub(super) may_be_replaced: Option<bool>,
-    /// Who does it: `direct` (default: the Kubernetes API alone, nothing is installed) or `chaos-mesh`.
-    #[schemars(extend("enum" = ["direct", "chaos-mesh", null]))]
+    /// Who does it: `direct` (default: the Kubernetes API alone, nothing is installed), `chaos-mesh` or `litmus`.
+    #[schemars(extend("enum" = ["direct", "chaos-mesh", "litmus", null]))]
     pub(super) injector: Option<String>,
     /// Offset from the start of the injection (default 0s).
     pub(super) after: Option<DurationText>,
@@ -100,7 +102,7 @@ macro_rules! selecting {
 }
 
 selecting! {
-    PodKillFile PodEvictFile ContainerKillFile ProcessPauseFile MemoryStressFile CpuStressFile DiskFillFile StorageLossFile NetworkPartitionFile NetworkLossFile NetworkDelayFile NetworkBandwidthFile DnsFailureFile NodeCordonFile NodeDrainFile ChaosMeshFile
+    PodKillFile PodEvictFile ContainerKillFile ProcessPauseFile MemoryStressFile CpuStressFile DiskFillFile StorageLossFile NetworkPartitionFile NetworkLossFile NetworkDelayFile NetworkBandwidthFile DnsFailureFile NodeCordonFile NodeDrainFile ChaosMeshFile LitmusFile
 }
 
 /// The other side of a network fault: pods by role or labels, or an address range.
@@ -372,4 +374,19 @@ pub(super) struct ChaosMeshFile {
     pub(super) kind: String,
     /// Its spec without selector, mode, value and duration.
     pub(super) spec: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Any experiment of Litmus that acts on pods, with its own variables. The pods are chosen by chaosrun.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct LitmusFile {
+    /// Only pods of this role.
+    pub(super) role: Option<String>,
+    /// Only pods that carry these labels as well.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// Name of the ChaosExperiment, such as `pod-io-stress`.
+    pub(super) experiment: String,
+    /// Its variables without those that choose targets and times.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
 }

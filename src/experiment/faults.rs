@@ -95,10 +95,10 @@ impl Resolver<'_> {
             Some(ModeFile::Fixed(count)) => Mode::Fixed(*count),
             Some(ModeFile::Percent(percent)) => Mode::Percent(*percent),
         };
-        let injector = match file.injector.as_deref() {
-            Some("chaos-mesh") => Injector::ChaosMesh,
-            _ if matches!(selection.kind, FaultKind::ChaosMesh { .. }) => Injector::ChaosMesh,
-            _ => Injector::Direct,
+        let injector = match selection.kind {
+            FaultKind::ChaosMesh { .. } => Injector::ChaosMesh,
+            FaultKind::Litmus { .. } => Injector::Litmus,
+            _ => injector_word(file).unwrap_or(Injector::Direct),
         };
         self.injector(pointer, file, &selection.kind, injector);
         FaultSpec {
@@ -116,18 +116,31 @@ impl Resolver<'_> {
 
     fn injector(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind, injector: Injector) {
         let at = self.at(&format!("{pointer}/injector"));
-        if matches!(kind, FaultKind::ChaosMesh { .. }) {
-            if file.injector.as_deref() == Some("direct") {
-                let message = "a chaosMesh fault is an object of Chaos Mesh: nobody else can do it";
-                self.error("injector", at, message, Some("leave injector out"));
-            } else if let Err(why) = crate::fault::chaos_mesh_object(kind) {
-                let place = self.places.key(&format!("{pointer}/chaosMesh"));
+        // An object of one injector's own can be done by nobody else, and needs no word for it.
+        let (own, title) = match kind {
+            FaultKind::ChaosMesh { .. } => (Some(Injector::ChaosMesh), "Chaos Mesh"),
+            FaultKind::Litmus { .. } => (Some(Injector::Litmus), "Litmus"),
+            _ => (None, ""),
+        };
+        if let Some(own) = own
+            && own != injector_word(file).unwrap_or(own)
+        {
+            let message = format!("a {} fault is an object of {title}: nobody else can do it", kind.word());
+            self.error("injector", at, message, Some("leave injector out"));
+            return;
+        }
+        let (why, help) = match injector {
+            Injector::Direct => return,
+            Injector::ChaosMesh => (crate::fault::chaos_mesh_object(kind).err(), "use injector: direct"),
+            Injector::Litmus => (crate::fault::litmus_experiment(kind).err(), "use injector: direct"),
+        };
+        match (why, own) {
+            (Some(why), Some(_)) => {
+                let place = self.places.key(&format!("{pointer}/{}", kind.word()));
                 self.error("injector", place, why, None);
             }
-        } else if injector == Injector::ChaosMesh
-            && let Err(why) = crate::fault::chaos_mesh_object(kind)
-        {
-            self.error("injector", at, why, Some("use injector: direct"));
+            (Some(why), None) => self.error("injector", at, why, Some(help)),
+            (None, _) => {}
         }
     }
 
@@ -202,6 +215,13 @@ impl Resolver<'_> {
             let kind = FaultKind::ChaosMesh {
                 resource: held.kind.clone(),
                 spec: serde_json::Value::Object(held.spec.clone()),
+            };
+            return Some(self.selection(pointer, kind, held));
+        }
+        if let Some(held) = &file.litmus {
+            let kind = FaultKind::Litmus {
+                experiment: held.experiment.clone(),
+                env: held.env.clone(),
             };
             return Some(self.selection(pointer, kind, held));
         }
@@ -528,7 +548,16 @@ impl Repeat {
     }
 }
 
-fn present(file: &FaultFile) -> [(&'static str, bool); 19] {
+/// Who is to do it, when the file says so.
+fn injector_word(file: &FaultFile) -> Option<Injector> {
+    match file.injector.as_deref()? {
+        "chaos-mesh" => Some(Injector::ChaosMesh),
+        "litmus" => Some(Injector::Litmus),
+        _ => Some(Injector::Direct),
+    }
+}
+
+fn present(file: &FaultFile) -> [(&'static str, bool); 20] {
     [
         ("podKill", file.pod_kill.is_some()),
         ("podEvict", file.pod_evict.is_some()),
@@ -549,6 +578,7 @@ fn present(file: &FaultFile) -> [(&'static str, bool); 19] {
         ("deleteResource", file.delete_resource.is_some()),
         ("imagePullFailure", file.image_pull_failure.is_some()),
         ("chaosMesh", file.chaos_mesh.is_some()),
+        ("litmus", file.litmus.is_some()),
     ]
 }
 

@@ -54,6 +54,17 @@ pub(super) struct ExperimentFile {
     /// What is put beside a target when its traffic is shaped.
     #[serde(default)]
     pub(super) tools: ToolsFile,
+    /// How Litmus is used.
+    #[serde(default)]
+    pub(super) litmus: LitmusSettingsFile,
+}
+
+/// How Litmus is used.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct LitmusSettingsFile {
+    /// Service account in the target's namespace that runs the experiments (default litmus-admin).
+    pub(super) service_account: Option<String>,
 }
 
 /// What is put beside a target when its traffic is shaped.

@@ -177,8 +177,13 @@ impl<'a> Resolver<'a> {
             stop,
             guards,
             tools_image: file.tools.image.unwrap_or_else(super::types::default_tools_image),
+            litmus_account: file
+                .litmus
+                .service_account
+                .unwrap_or_else(super::types::default_litmus_account),
             prometheus_url,
         };
+        self.object_name("/litmus/serviceAccount", &experiment.litmus_account);
         self.meaning(&experiment, &repeats);
         experiment.faults = repeated(experiment.faults, &repeats);
         experiment

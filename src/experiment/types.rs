@@ -39,8 +39,24 @@ pub struct Experiment {
     /// Image of the containers that are put beside a target to shape its traffic.
     #[serde(default = "default_tools_image")]
     pub tools_image: String,
+    /// Service account that runs the experiments of Litmus.
+    #[serde(
+        default = "default_litmus_account",
+        skip_serializing_if = "is_default_litmus_account"
+    )]
+    pub litmus_account: String,
     /// Where Prometheus answers, when the file says so (else the lab's own, or `--prometheus`).
     pub prometheus_url: Option<String>,
+}
+
+/// The name that Litmus' own instructions give it.
+#[must_use]
+pub(super) fn default_litmus_account() -> String {
+    "litmus-admin".to_owned()
+}
+
+fn is_default_litmus_account(name: &str) -> bool {
+    name == default_litmus_account()
 }
 
 /// An image with tc, nft, iptables and bash.

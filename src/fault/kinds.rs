@@ -249,6 +249,13 @@ pub enum FaultKind {
         /// Its `spec` without selector, mode and duration.
         spec: serde_json::Value,
     },
+    /// An experiment of Litmus, with any variables; the pods are chosen by chaosrun.
+    Litmus {
+        /// Name of the ChaosExperiment, such as `pod-io-stress`.
+        experiment: String,
+        /// Its variables, without those that choose targets and times.
+        env: std::collections::BTreeMap<String, String>,
+    },
 }
 
 /// What a lasting fault ends with, besides its own end.
@@ -279,6 +286,8 @@ impl FaultKind {
                 "PodChaos" => None,
                 _ => Some(Life::Pod),
             },
+            // Its own pods go after what has the name or the label, whichever that is.
+            Self::Litmus { .. } => Some(Life::Pod),
             // What is lost or full may be on a claim, which the replacement gets as well.
             Self::DiskFill { .. }
             | Self::StorageLoss { .. }
@@ -316,6 +325,7 @@ impl FaultKind {
             Self::DeleteResource { .. } => "deleteResource",
             Self::ImagePullFailure { .. } => "imagePullFailure",
             Self::ChaosMesh { .. } => "chaosMesh",
+            Self::Litmus { .. } => "litmus",
         }
     }
 

@@ -4,10 +4,12 @@
 
 mod chaos_mesh;
 mod kinds;
+mod litmus;
 mod undo;
 
 pub use chaos_mesh::{ChaosMeshObject, chaos_mesh_object};
 pub use kinds::{Amount, Direction, FaultKind, Life, ObjectRef, Peer, Signal, StorageLoss};
+pub use litmus::{LitmusEffect, LitmusExperiment, litmus_experiment};
 pub use undo::{Claim, Inside, Undo};
 
 use crate::model::{PodName, Role};
@@ -22,6 +24,8 @@ pub enum Injector {
     Direct,
     /// Chaos Mesh, through its custom resources.
     ChaosMesh,
+    /// Litmus, through its ChaosEngine.
+    Litmus,
 }
 
 impl Injector {
@@ -31,6 +35,7 @@ impl Injector {
         match self {
             Self::Direct => "direct",
             Self::ChaosMesh => "chaos-mesh",
+            Self::Litmus => "litmus",
         }
     }
 }

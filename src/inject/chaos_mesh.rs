@@ -79,18 +79,7 @@ pub(super) async fn prepare(
     } else {
         Vec::new()
     };
-    let mut held_before = Vec::new();
-    let mut bytes = 0;
-    if let FaultKind::MemoryStress {
-        amount: Amount::Bytes(wanted),
-        ..
-    } = spec.kind
-    {
-        bytes = wanted;
-        for target in targets {
-            held_before.push(held(stage, target).await.map_err(InjectError::Refused)?);
-        }
-    }
+    let (held_before, bytes) = memory_before(stage, spec, targets).await?;
     let undo = Undo::DeleteObject {
         api_version: API_VERSION.to_owned(),
         kind: object.kind.clone(),
@@ -107,6 +96,26 @@ pub(super) async fn prepare(
         bytes,
     };
     Ok((Detail::ChaosMesh(plan), vec![undo]))
+}
+
+/// For memory stress: bytes that are held in each container now, and how many must be held on top of these.
+pub(super) async fn memory_before(
+    stage: &Stage,
+    spec: &FaultSpec,
+    targets: &[FaultTarget],
+) -> Result<(Vec<u64>, u64), InjectError> {
+    let FaultKind::MemoryStress {
+        amount: Amount::Bytes(bytes),
+        ..
+    } = spec.kind
+    else {
+        return Ok((Vec::new(), 0));
+    };
+    let mut before = Vec::new();
+    for target in targets {
+        before.push(held(stage, target).await.map_err(InjectError::Refused)?);
+    }
+    Ok((before, bytes))
 }
 
 /// Chaos Mesh needs a daemon on the target's node (but to delete or patch a pod), and never injects into a pod of its node's network.
@@ -218,7 +227,7 @@ fn clock_limit(stage: &Stage, requested: Mono, more: Duration) -> Duration {
 }
 
 /// Resident memory of every process of a container.
-async fn held(stage: &Stage, target: &FaultTarget) -> Result<u64, String> {
+pub(super) async fn held(stage: &Stage, target: &FaultTarget) -> Result<u64, String> {
     const SUM: &str = "sum=0; for file in /proc/[0-9]*/status; do while read -r name value _; do [ \"$name\" = VmRSS: ] && \
                        sum=$((sum + value)); done <\"$file\"; done 2>/dev/null; echo $sum";
     let command = ["sh", "-c", SUM].map(str::to_owned);

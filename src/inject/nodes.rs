@@ -162,7 +162,7 @@ async fn drain_node(stage: &Stage, node: &str, grace: Option<u32>) -> Result<(),
     }
 }
 
-async fn effect(stage: &Stage, name: &str, drained: bool) -> Result<Option<String>, String> {
+pub(super) async fn effect(stage: &Stage, name: &str, drained: bool) -> Result<Option<String>, String> {
     let nodes: Api<Node> = Api::all(stage.cluster.client());
     let node = stage
         .cluster

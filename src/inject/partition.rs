@@ -78,6 +78,13 @@ pub(super) struct Survey {
     pub(super) routes: Vec<Route>,
 }
 
+impl Survey {
+    /// Addresses of the other side.
+    pub(super) fn addresses_of_others(&self) -> Vec<&str> {
+        self.others.iter().map(|pod| pod.address.as_str()).collect()
+    }
+}
+
 /// Looks at both sides before anything is fired.
 ///
 /// # Errors

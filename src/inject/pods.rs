@@ -184,7 +184,8 @@ async fn effect_seen(
     })
 }
 
-fn pod_ended(target: &FaultTarget, pod: &LivePod) -> Option<String> {
+/// The end of a pod, in words.
+pub(super) fn pod_ended(target: &FaultTarget, pod: &LivePod) -> Option<String> {
     let uid = &target.pod.uid;
     if pod.gone.is_some() {
         Some(format!("pod UID {uid} is gone"))

@@ -1,7 +1,7 @@
 //! What a fault needs to know before it is armed, and how everything that it will do is taken back. Reads, and changes nothing.
 
 use super::stage::{InjectError, Stage};
-use super::{chaos_mesh, inside, netns, nodes, objects, partition};
+use super::{chaos_mesh, inside, litmus, netns, nodes, objects, partition};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget, Injector, Undo};
 
 /// A fault that only has to be armed and fired.
@@ -33,6 +33,8 @@ pub(super) enum Detail {
     Netns(netns::Plan),
     /// The object of Chaos Mesh.
     ChaosMesh(chaos_mesh::Plan),
+    /// The engine of Litmus.
+    Litmus(Box<litmus::Plan>),
 }
 
 impl Stage {
@@ -47,10 +49,10 @@ impl Stage {
         targets: Vec<FaultTarget>,
     ) -> Result<Prepared, InjectError> {
         let token = self.token(index);
-        let (detail, undo) = if spec.injector == Injector::ChaosMesh {
-            Box::pin(chaos_mesh::prepare(self, spec, &targets, &token)).await?
-        } else {
-            self.prepare_direct(spec, &targets, &token).await?
+        let (detail, undo) = match spec.injector {
+            Injector::ChaosMesh => Box::pin(chaos_mesh::prepare(self, spec, &targets, &token)).await?,
+            Injector::Litmus => Box::pin(litmus::prepare(self, spec, &targets, &token)).await?,
+            Injector::Direct => self.prepare_direct(spec, &targets, &token).await?,
         };
         Ok(Prepared {
             index,
@@ -88,6 +90,9 @@ impl Stage {
             | FaultKind::DnsFailure {} => netns::prepare(self, spec, targets, token).await,
             FaultKind::ChaosMesh { resource, .. } => Err(InjectError::Refused(format!(
                 "a {resource} is an object of Chaos Mesh: nobody else can do it"
+            ))),
+            FaultKind::Litmus { experiment, .. } => Err(InjectError::Refused(format!(
+                "{experiment} is an experiment of Litmus: nobody else can do it"
             ))),
         }
     }

@@ -1,7 +1,7 @@
 //! What every injector works with, and the way from a fault to its dispatch.
 
 use super::prepare::{Detail, Prepared};
-use super::{chaos_mesh, inside, netns, nodes, objects, partition, pods};
+use super::{chaos_mesh, inside, litmus, netns, nodes, objects, partition, pods};
 use crate::cluster::{Cluster, ClusterError, UNDOS_KEY};
 use crate::evidence::Event;
 use crate::experiment::Guards;
@@ -54,6 +54,8 @@ pub(crate) struct Stage {
     pub(crate) revert: std::time::Duration,
     /// Image of the containers that are put beside a target to shape its traffic.
     pub(crate) tools_image: String,
+    /// Service account that runs the experiments of Litmus.
+    pub(crate) litmus_account: String,
 }
 
 impl Stage {
@@ -138,6 +140,7 @@ impl Stage {
             Detail::Object(change) => objects::fire(self, &armed, &change).await,
             Detail::Partition(plan) => partition::fire(self, &armed, &token, &plan, guard).await,
             Detail::Netns(plan) => netns::fire(self, &armed, &token, &plan).await,
+            Detail::Litmus(plan) => litmus::fire(self, &armed, &token, &plan, guard).await,
             Detail::ChaosMesh(plan) => chaos_mesh::fire(self, &armed, &token, &plan, guard).await,
         }
         .map_err(InjectError::from)

@@ -2,7 +2,9 @@
 
 use crate::cluster::{SESSION_VERBS, Verb};
 use crate::experiment::{Target, Workload};
-use crate::fault::{FaultKind, FaultSpec, Injector, ObjectRef, Peer, chaos_mesh_object};
+use crate::fault::{
+    FaultKind, FaultSpec, Injector, LitmusEffect, ObjectRef, Peer, chaos_mesh_object, litmus_experiment,
+};
 
 /// Group and plural of an object, as far as they can be told without the cluster: Kubernetes' own plurals are regular.
 fn plural_of(object: &ObjectRef) -> (String, String) {
@@ -71,11 +73,16 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
                 let purpose = "be allowed by Chaos Mesh to name pods there";
                 verbs.add_in(namespace, &["create"], ("chaos-mesh.org", "networkchaos"), purpose);
             }
-            traffic(&mut verbs, peer.as_ref(), target);
+            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
+            other_side(&mut verbs, &fault.kind);
         }
         if matches!(fault.kind, FaultKind::MemoryStress { .. }) {
             verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether the memory is held");
         }
+        return verbs.verbs;
+    }
+    if fault.injector == Injector::Litmus {
+        by_litmus(&mut verbs, fault);
         return verbs.verbs;
     }
     match &fault.kind {
@@ -90,11 +97,12 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             verbs.add(&SESSION_VERBS, "", "pods/exec", "run the fault in a container");
             verbs.add(&["get"], "", "pods", "read limits and volumes");
         }
-        FaultKind::NetworkPartition { peer, .. } => {
+        FaultKind::NetworkPartition { .. } => {
             let words = ["get", "create", "delete"];
             verbs.add(&words, "networking.k8s.io", "networkpolicies", "cut the network");
             verbs.add(&["patch", "get"], "", "pods", "mark the pods that are cut off");
-            traffic(&mut verbs, peer.as_ref(), target);
+            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
+            other_side(&mut verbs, &fault.kind);
         }
         FaultKind::NetworkLoss { .. }
         | FaultKind::NetworkDelay { .. }
@@ -122,7 +130,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
                 "delete it and make it again",
             );
         }
-        FaultKind::ChaosMesh { .. } => {}
+        FaultKind::ChaosMesh { .. } | FaultKind::Litmus { .. } => {}
     }
     let keeps_a_record = matches!(
         fault.kind,
@@ -135,11 +143,51 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
     verbs.verbs
 }
 
-/// A partition is proven by traffic, whoever makes it.
-fn traffic(verbs: &mut Verbs, peer: Option<&Peer>, target: &Target) {
-    verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
-    if let Some(Peer::Pods { namespace, .. }) = peer
-        && *namespace != target.namespace
+/// What Litmus does itself it does with the rights of its own service account.
+fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec) {
+    let Ok(experiment) = litmus_experiment(&fault.kind) else {
+        return;
+    };
+    let group = "litmuschaos.io";
+    let engine = ["get", "create", "patch", "delete"];
+    verbs.add(&engine, group, "chaosengines", "let Litmus do it");
+    verbs.add(&["get"], group, "chaosexperiments", "see whether Litmus can do it");
+    let result = ["get", "list", "patch", "delete"];
+    verbs.add(&result, group, "chaosresults", "read what Litmus says");
+    verbs.add(&["get"], "", "serviceaccounts", "see whether Litmus can do it");
+    verbs.add(&["list"], "", "events", "date what Litmus did");
+    verbs.add(&["get"], "", "pods", "see whether it took effect");
+    for (group, resource) in [("", "pods"), ("batch", "jobs")] {
+        verbs.add(&["list", "delete"], group, resource, "remove what Litmus leaves");
+    }
+    match experiment.effect {
+        LitmusEffect::TrafficStops => {
+            let policies = "networkpolicies";
+            verbs.add(
+                &["list", "delete"],
+                "networking.k8s.io",
+                policies,
+                "remove what Litmus leaves",
+            );
+            verbs.add(&["patch"], "", "pods", "mark the pods that are cut off");
+            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
+            other_side(verbs, &fault.kind);
+        }
+        LitmusEffect::MemoryHeld => verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether memory is held"),
+        LitmusEffect::NodesDrained => {
+            verbs.add_in("", &["get", "list", "patch"], ("", "nodes"), "choose and mark the node");
+        }
+        LitmusEffect::PodsGone | LitmusEffect::ContainersEnd | LitmusEffect::ItsWordOnly => {}
+    }
+}
+
+/// A peer in another namespace has to be found and asked there.
+fn other_side(verbs: &mut Verbs, kind: &FaultKind) {
+    if let FaultKind::NetworkPartition {
+        peer: Some(Peer::Pods { namespace, .. }),
+        ..
+    } = kind
+        && *namespace != verbs.namespace
     {
         verbs.add_in(namespace, &["list"], ("", "pods"), "find the other side");
         verbs.add_in(

@@ -1,6 +1,8 @@
 //! What a fault does, how it ends when nobody ends it, and what proves it: for `plan` and for the documentation.
 
-use crate::fault::{Direction, FaultKind, FaultSpec, Injector, StorageLoss, chaos_mesh_object};
+use crate::fault::{
+    Direction, FaultKind, FaultSpec, Injector, LitmusEffect, StorageLoss, chaos_mesh_object, litmus_experiment,
+};
 
 /// A fault in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,10 @@ pub fn explain(fault: &FaultSpec) -> Explained {
         ends: ends.to_owned(),
         proof: proof.to_owned(),
     };
-    if fault.injector == Injector::ChaosMesh {
-        return by_chaos_mesh(fault);
+    match fault.injector {
+        Injector::ChaosMesh => return by_chaos_mesh(fault),
+        Injector::Litmus => return by_litmus(fault),
+        Injector::Direct => {}
     }
     let seconds = fault.duration.unwrap_or_default().as_secs();
     let timer = format!("a timer inside the container ends it {} s after it began", seconds + 5);
@@ -159,6 +163,7 @@ pub fn explain(fault: &FaultSpec) -> Explained {
             "a pod waits with ErrImagePull",
         ),
         FaultKind::ChaosMesh { resource, .. } => words(format!("a {resource}"), "never", "nothing"),
+        FaultKind::Litmus { experiment, .. } => words(format!("an experiment {experiment}"), "never", "nothing"),
     }
 }
 
@@ -186,6 +191,39 @@ fn by_chaos_mesh(fault: &FaultSpec) -> Explained {
         does: format!("a {kind} of Chaos Mesh for exactly the chosen pods"),
         ends,
         proof: "Chaos Mesh says that the target is injected, and what can be seen from outside is looked at".to_owned(),
+    }
+}
+
+fn by_litmus(fault: &FaultSpec) -> Explained {
+    let (name, effect) = match litmus_experiment(&fault.kind) {
+        Ok(experiment) => (experiment.name, experiment.effect),
+        Err(why) => (why, LitmusEffect::ItsWordOnly),
+    };
+    let marked = if effect == LitmusEffect::TrafficStops {
+        "; the label that marks the chosen pods is without effect then, and stays until `chaosrun clean` or the end of the pod"
+    } else {
+        ""
+    };
+    let ends = match fault.duration {
+        None => ONE_SHOT.to_owned(),
+        Some(duration) => format!(
+            "Litmus ends it {} s after it began, and the ChaosEngine is owned by the guard Job; when it is deleted, Litmus' operator takes \
+             the fault back{marked}",
+            duration.as_secs() + 30
+        ),
+    };
+    let proof = match effect {
+        LitmusEffect::PodsGone => "the pod's UID is gone",
+        LitmusEffect::ContainersEnd => "the container ended or has a new id",
+        LitmusEffect::TrafficStops => "a connection that worked before does not work any more",
+        LitmusEffect::MemoryHeld => "the memory is really held, or the kernel killed the container for it",
+        LitmusEffect::NodesDrained => "the node is unschedulable and has no such pod left",
+        LitmusEffect::ItsWordOnly => "Litmus marks the target as injected; nothing else is looked at",
+    };
+    Explained {
+        does: format!("a ChaosEngine of Litmus with the experiment {name}, for exactly the chosen pods"),
+        ends,
+        proof: proof.to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@ mod cluster_errors;
 mod disturbed;
 mod faults;
 mod kill_matrix;
+mod litmus;
 mod probes;
 mod rbac;
 mod refusals;

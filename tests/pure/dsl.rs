@@ -164,6 +164,7 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             revert: Duration::from_mins(1),
         },
         tools_image: "docker.io/nicolaka/netshoot:v0.13".to_owned(),
+        litmus_account: "litmus-admin".to_owned(),
         prometheus_url: None,
     }
 }

@@ -18,6 +18,7 @@ mod disruption;
 mod endpoints;
 mod events;
 mod job;
+pub mod litmus;
 mod meta;
 mod node_care;
 mod pods;

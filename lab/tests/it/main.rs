@@ -26,6 +26,7 @@ mod controllers_real_pods;
 mod controllers_support;
 mod controllers_workloads;
 mod kubectl;
+mod litmus_double;
 mod node_lifecycle;
 mod node_network;
 mod node_pods;

@@ -187,6 +187,8 @@ faults:
 - {name: u, scale: {apiVersion: apps/v1, kind: Deployment, name: front, replicas: 0}, duration: 5s}
 - {name: v, deleteResource: {}, duration: 5s}
 - {name: w, chaosMesh: {role: driver, kind: IOChaos, spec: {action: latency, delay: 100ms, volumePath: /data}}, duration: 5s}
+- {name: x, litmus: {role: driver, experiment: pod-io-stress, env: {FILESYSTEM_UTILIZATION_PERCENTAGE: "10"}}, duration: 5s}
+- {name: z, networkDelay: {latency: 100ms}, duration: 5s, injector: litmus}
 slos:
   rto: "<= 1m30s"
   rtoFrom: impact
@@ -203,6 +205,7 @@ stop:
 - {name: others suffer, promql: {query: 'sum(errors)', is: "< 100"}}
 guards: {protectedNamespaces: [], maxPercent: 100, deadline: 10m}
 tools: {image: "tools.example/net:1"}
+litmus: {serviceAccount: chaos}
 "#;
     let loaded = read(text).map_err(|problems| problems.render(false)).unwrap().remove(0);
     let experiment = loaded.experiment;
