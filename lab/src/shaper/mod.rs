@@ -172,6 +172,7 @@ fn add(device: &str, netem: &Netem) -> Result<(), String> {
 fn remove(device: &str) -> Result<(), String> {
     // First the rule: from here on nothing waits for the holder.
     let removed = rule(device, "-D");
+    forget_empty_table();
     if let Some(pid) = holder() {
         drop(Command::new("kill").arg(&pid).status());
     }
@@ -179,6 +180,18 @@ fn remove(device: &str) -> Result<(), String> {
         drop(std::fs::remove_file(file));
     }
     removed
+}
+
+/// The table in which the rule was stays behind without it; whoever looks for what is left would find it.
+fn forget_empty_table() {
+    let listed = Command::new("nft")
+        .args(["-j", "list", "table", "ip", "mangle"])
+        .output();
+    let empty = listed
+        .is_ok_and(|output| output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("\"rule\""));
+    if empty {
+        drop(Command::new("nft").args(["delete", "table", "ip", "mangle"]).output());
+    }
 }
 
 /// As `tc -s qdisc show` does.
