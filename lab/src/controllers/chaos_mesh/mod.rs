@@ -1,7 +1,7 @@
 //! A double of Chaos Mesh 2.8.3: its objects, their life and their oddities, and faults that are really injected.
 //!
 //! It is not Chaos Mesh; its behaviour was written down from that project's sources and is rebuilt here. May depend on
-//! `lifecycle` and on `node`'s faults; talks to the API server as any client would, and is its webhooks by
+//! `lifecycle`, on `node`'s faults and on `shaper`; talks to the API server as any client would, and is its webhooks by
 //! [`Admission`](crate::api::Admission). Nothing of it is in a lab until `kind-config/lab-chaos-mesh-double.yaml` is applied:
 //! definitions, webhook configurations, and the pods that stand for controller-manager and daemons. These are real switches:
 //! without a ready controller-manager writes are answered by "failed calling webhook" and deletions hang on the finalizer,
