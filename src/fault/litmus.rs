@@ -178,3 +178,78 @@ fn any(experiment: &str, env: &std::collections::BTreeMap<String, String>) -> Re
         effect: LitmusEffect::ItsWordOnly,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Signal;
+    use std::time::Duration;
+
+    #[test]
+    fn each_fault_is_said_in_litmus_own_units() {
+        let rows = [
+            (FaultKind::PodKill { grace_seconds: 0 }, "pod-delete FORCE=true"),
+            (FaultKind::PodKill { grace_seconds: 30 }, "pod-delete FORCE=false"),
+            (
+                FaultKind::ContainerKill {
+                    container: None,
+                    signal: Signal::Term,
+                },
+                "container-kill SIGNAL=SIGTERM",
+            ),
+            (
+                FaultKind::MemoryStress {
+                    container: None,
+                    amount: Amount::Bytes((256 << 20) + 1),
+                },
+                "pod-memory-hog MEMORY_CONSUMPTION=257 NUMBER_OF_WORKERS=1",
+            ),
+            (
+                FaultKind::DiskFill {
+                    container: None,
+                    path: "/home".to_owned(),
+                    amount: Amount::Bytes(1 << 30),
+                },
+                "disk-fill EPHEMERAL_STORAGE_MEBIBYTES=1024",
+            ),
+            (
+                FaultKind::NetworkDelay {
+                    latency: Duration::from_millis(300),
+                    jitter: Duration::from_millis(20),
+                },
+                "pod-network-latency NETWORK_LATENCY=300 JITTER=20",
+            ),
+            (
+                FaultKind::NetworkPartition {
+                    peer: Some(Peer::Cidr("10.9.0.0/16".to_owned())),
+                    direction: Direction::To,
+                    ports: Vec::new(),
+                },
+                "pod-network-partition POLICY_TYPES=egress DESTINATION_IPS=10.9.0.0/16",
+            ),
+        ];
+        for (kind, expected) in rows {
+            let experiment = litmus_experiment(&kind).unwrap();
+            let env: Vec<String> = experiment
+                .env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            assert_eq!(format!("{} {}", experiment.name, env.join(" ")), expected);
+        }
+    }
+
+    /// Without a label its policy would select everybody, and what it names stays open: nobody but the injector may write it.
+    #[test]
+    fn a_partition_is_not_passed_through() {
+        let kind = FaultKind::Litmus {
+            experiment: "pod-network-partition".to_owned(),
+            env: std::collections::BTreeMap::new(),
+        };
+        assert!(
+            litmus_experiment(&kind)
+                .unwrap_err()
+                .contains("does not heed the chosen pods")
+        );
+    }
+}

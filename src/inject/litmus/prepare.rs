@@ -50,13 +50,8 @@ pub(in crate::inject) async fn prepare(
     }
     let mut env = experiment.env.clone();
     let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
-    let seconds = match spec.duration {
-        Some(duration) => (duration + DURATION_MARGIN).as_secs(),
-        None => ONE_SHOT_SECONDS,
-    };
-    set("TOTAL_CHAOS_DURATION", seconds.to_string());
-    if spec.kind.is_one_shot() {
-        set("CHAOS_INTERVAL", seconds.to_string());
+    for (name, seconds) in times(spec) {
+        set(name, seconds.to_string());
     }
     set("SEQUENCE", "parallel".to_owned());
     // What is measured is chaosrun's: Litmus would wait for the whole workload to be well before and after.
@@ -127,6 +122,17 @@ pub(in crate::inject) async fn prepare(
     };
     let undo = undo(stage, &plan, targets, token);
     Ok((Detail::Litmus(Box::new(plan)), undo))
+}
+
+/// How long the experiment runs, and when it acts again: a one-shot never does.
+fn times(spec: &FaultSpec) -> Vec<(&'static str, u64)> {
+    match spec.duration {
+        Some(duration) => vec![("TOTAL_CHAOS_DURATION", (duration + DURATION_MARGIN).as_secs())],
+        None => vec![
+            ("TOTAL_CHAOS_DURATION", ONE_SHOT_SECONDS),
+            ("CHAOS_INTERVAL", ONE_SHOT_SECONDS),
+        ],
+    }
 }
 
 /// Undone from the last to the first: the engine goes first, and what it left on marked objects after it.
@@ -271,4 +277,56 @@ async fn another_node(stage: &Stage, drained: &str) -> Result<Result<String, Str
     Ok(host.ok_or_else(|| {
         format!("there is no other node than {drained} for the pods of Litmus that drain it, and they would evict themselves")
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Injector, Mode};
+    use crate::model::PodName;
+
+    fn spec(kind: FaultKind, duration: Option<Duration>) -> FaultSpec {
+        FaultSpec {
+            name: "it".to_owned(),
+            kind,
+            role: None,
+            labels: Vec::new(),
+            mode: Mode::One,
+            injector: Injector::Litmus,
+            after: Duration::ZERO,
+            duration,
+        }
+    }
+
+    #[test]
+    fn a_one_shot_acts_once_and_what_lasts_outlasts_its_duration() {
+        let kill = times(&spec(FaultKind::PodKill { grace_seconds: 0 }, None));
+        assert_eq!(kill, [("TOTAL_CHAOS_DURATION", 5), ("CHAOS_INTERVAL", 5)]);
+        let loss = times(&spec(
+            FaultKind::NetworkLoss { percent: 5 },
+            Some(Duration::from_secs(20)),
+        ));
+        assert_eq!(loss, [("TOTAL_CHAOS_DURATION", 50)]);
+    }
+
+    #[test]
+    fn all_targets_must_have_the_container_that_is_named() {
+        let target = |container: Option<&str>| FaultTarget {
+            pod: PodName {
+                namespace: "n".to_owned(),
+                name: "p".to_owned(),
+                uid: "u".to_owned(),
+            },
+            kind: None,
+            container: container.map(str::to_owned),
+            container_id: None,
+        };
+        assert_eq!(one_container(&[target(None)]), Ok(None));
+        assert_eq!(
+            one_container(&[target(Some("a")), target(Some("a"))]),
+            Ok(Some("a".to_owned()))
+        );
+        let refused = one_container(&[target(Some("a")), target(Some("b"))]).unwrap_err();
+        assert!(refused.contains("different containers (a, b)"), "{refused}");
+    }
 }
