@@ -17,7 +17,7 @@ fn kubectl(lab: &Lab, arguments: &[&str]) {
 }
 
 /// Installs the double, and waits until its operator is ready.
-fn install(lab: &Lab) {
+pub(crate) fn install(lab: &Lab) {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/kind-config/lab-litmus-double.yaml");
     kubectl(lab, &["apply", "-f", manifest]);
     let path = "/apis/apps/v1/namespaces/litmus/deployments/chaos-operator-ce";
@@ -27,7 +27,7 @@ fn install(lab: &Lab) {
 }
 
 /// What Litmus needs in a namespace with a target.
-fn experiments(lab: &Lab, namespace: &str) {
+pub(crate) fn experiments(lab: &Lab, namespace: &str) {
     let manifest = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/kind-config/lab-litmus-double-experiments.yaml"
@@ -61,7 +61,7 @@ fn run(shop: &Shop, name: &str, fault: &str) -> (Option<i32>, String, Value) {
 }
 
 /// What Litmus could have left: engines, results, and everything that is labelled for an engine.
-fn left(lab: &Lab) -> Vec<String> {
+pub(crate) fn left(lab: &Lab) -> Vec<String> {
     let labelled = "?labelSelector=chaosUID";
     let mut found = Vec::new();
     for path in [
