@@ -282,7 +282,7 @@ fn what_chaos_mesh_does_not_take_back_is_said_and_cleaned_when_it_can_be() {
     // A recovery that always fails: force lets go of the object, and says what to do about the pod.
     let fault = "networkLoss: {percent: 5%}, duration: 2s";
     let (code, text) = disturbed(&shop, "recover", fault, || {
-        switches(&shop, &json!({"recoverError": "true"}))
+        switches(&shop, &json!({"recoverError": "true"}));
     });
     assert_eq!(code, Some(4), "{text}");
     let (code, text) = clean(&shop, &["--force"]);
