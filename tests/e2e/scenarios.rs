@@ -148,12 +148,15 @@ fn checkpoint_store_unreachable_passes_and_the_store_could_really_not_be_reached
     let node = nodes["status"]["addresses"][0]["address"].as_str().unwrap();
     let gateway = format!("{}.1", node.rsplit_once('.').unwrap().0);
     let store = format!("STORE={gateway}/32");
-    let mut arguments = BUILTIN.to_vec();
-    arguments.extend(["--var", "DURATION=5s", "--var", &store, "--var", &port]);
-    let (run, report) = run(&lab, "scenarios/checkpoint-store-unreachable.yaml", &arguments);
-    assert_eq!(run.code, Some(0), "{}", run.text);
-    let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
-    assert!(proof.contains(&format!("to {gateway}:")), "{proof}");
+    crate::chaos_mesh::install(&lab);
+    for injector in ["INJECTOR=direct", "INJECTOR=chaos-mesh"] {
+        let mut arguments = BUILTIN.to_vec();
+        arguments.extend(["--var", "DURATION=5s", "--var", &store, "--var", &port, "--var", injector]);
+        let (run, report) = run(&lab, "scenarios/checkpoint-store-unreachable.yaml", &arguments);
+        assert_eq!(run.code, Some(0), "{injector}: {}", run.text);
+        let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();
+        assert!(proof.contains(&format!("to {gateway}:")), "{injector}: {proof}");
+    }
 }
 
 #[test]
