@@ -20,7 +20,7 @@ pub(crate) fn cut_short(
         fault
             .targets
             .iter()
-            .filter(|target| target.target.kind.is_none())
+            .filter(|target| target.target.kind.is_none() && !killed_too(experiment, facts, target))
             .find_map(|target| cut(timeline, spec, target, life, end))
     })
 }
@@ -69,6 +69,19 @@ fn cut(timeline: &Timeline, spec: &FaultSpec, target: &TargetFacts, life: Life, 
          the system is meant to recover, say mayBeReplaced: true in the fault",
         spec.name
     ))
+}
+
+/// Another fault of the same experiment was there to kill this pod: what became of it was wanted.
+fn killed_too(experiment: &Experiment, facts: &TrialFacts, target: &TargetFacts) -> bool {
+    let kills = |name: &str| {
+        let spec = experiment.faults.iter().find(|spec| spec.name == name);
+        spec.is_some_and(|spec| spec.kind.is_one_shot())
+    };
+    let uid = &target.target.pod.uid;
+    let killers = facts.faults.iter().filter(|fault| kills(&fault.name));
+    killers
+        .flat_map(|fault| &fault.targets)
+        .any(|held| held.target.pod.uid == *uid && held.requested.is_some())
 }
 
 fn killed_for_memory(track: &PodTrack) -> bool {

@@ -348,12 +348,15 @@ fn litmus_matrix(name: &str, after: impl Fn(&Shop, &str)) {
     let fault = instead("{name: busy, cpuStress: {workers: 1, load: 20%}, duration: 1s, injector: litmus}");
     matrix_in(&shop, &fault, FROM_THE_FAULT, |shop, step| {
         after(shop, step);
-        assert_eq!(
-            crate::litmus::left(&shop.lab),
-            Vec::<String>::new(),
-            "after death at {step}"
-        );
+        assert_eq!(left_by_litmus(shop), Vec::<String>::new(), "after death at {step}");
     });
+}
+
+/// A ChaosResult is no fault but a record, which Litmus gives no owner: the one of a run that died before it was there stays.
+fn left_by_litmus(shop: &Shop) -> Vec<String> {
+    let mut left = crate::litmus::left(&shop.lab);
+    left.retain(|found| !found.contains("chaosresults"));
+    left
 }
 
 #[test]
@@ -361,12 +364,19 @@ fn killed_at_any_step_faults_by_litmus_are_over_by_waiting_alone() {
     litmus_matrix("litmus-wait", |shop, step| {
         let what = format!("expiry after death at {step}");
         shop.lab.wait(&what, Duration::from_secs(60), || {
-            shop.traces().is_empty() && crate::litmus::left(&shop.lab).is_empty()
+            shop.traces().is_empty() && left_by_litmus(shop).is_empty()
         });
     });
 }
 
 #[test]
 fn killed_at_any_step_faults_by_litmus_are_over_by_clean_alone() {
-    litmus_matrix("litmus-clean", clean_alone);
+    litmus_matrix("litmus-clean", |shop, step| {
+        clean_alone(shop, step);
+        assert_eq!(
+            crate::litmus::left(&shop.lab),
+            Vec::<String>::new(),
+            "after death at {step}"
+        );
+    });
 }

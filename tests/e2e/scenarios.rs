@@ -151,7 +151,16 @@ fn checkpoint_store_unreachable_passes_and_the_store_could_really_not_be_reached
     crate::chaos_mesh::install(&lab);
     for injector in ["INJECTOR=direct", "INJECTOR=chaos-mesh"] {
         let mut arguments = BUILTIN.to_vec();
-        arguments.extend(["--var", "DURATION=5s", "--var", &store, "--var", &port, "--var", injector]);
+        arguments.extend([
+            "--var",
+            "DURATION=5s",
+            "--var",
+            &store,
+            "--var",
+            &port,
+            "--var",
+            injector,
+        ]);
         let (run, report) = run(&lab, "scenarios/checkpoint-store-unreachable.yaml", &arguments);
         assert_eq!(run.code, Some(0), "{injector}: {}", run.text);
         let proof = report["experiments"][0]["trials"][0]["faults"][0]["proof"].to_string();

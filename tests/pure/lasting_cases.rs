@@ -1,10 +1,10 @@
 //! Traps of faults that last: symptoms that come late, and outages that begin when the fault ends.
 
 use crate::corpus::Case;
-use crate::dsl::{Log, at, between, experiment, good_unless, http, pod};
+use crate::dsl::{Log, at, between, experiment, good_unless, http, pod, target};
 use chaosrun::evidence::{Event, Seen, Step};
 use chaosrun::experiment::Experiment;
-use chaosrun::fault::{Direction, FaultKind, FaultSpec};
+use chaosrun::fault::{Direction, FaultKind, FaultSpec, Undo};
 use chaosrun::model::Verdict;
 use chaosrun::timeline::Timeline;
 use std::time::Duration;
@@ -98,6 +98,57 @@ fn victim(name: &'static str, verdict: Verdict, says: &'static str, change: impl
     }
 }
 
+/// The same, and a second fault of the experiment kills that very pod.
+fn killed_too() -> Log {
+    let mut log = replaced("victim-that-another-fault-kills", |_| {});
+    for event in &mut log.events {
+        if let Event::ExperimentStarted { experiment, .. } = event {
+            let mut second = experiment.faults[0].clone();
+            second.name = "second".to_owned();
+            second.kind = FaultKind::PodKill { grace_seconds: 0 };
+            second.duration = None;
+            experiment.faults.push(second);
+        }
+    }
+    let (target, effect) = (target("a"), between(109.99, 110.01));
+    let at = log
+        .events
+        .iter()
+        .position(|event| {
+            matches!(
+                event,
+                Event::PodSeen {
+                    seen: Seen::Deleted,
+                    ..
+                }
+            )
+        })
+        .unwrap();
+    let fault = "second".to_owned();
+    let second = [
+        Event::FaultArmed {
+            fault: fault.clone(),
+            injector: "direct".to_owned(),
+            targets: vec![target.clone()],
+            undo: vec![Undo::Nothing],
+            lasting: false,
+        },
+        Event::FaultRequested {
+            fault: fault.clone(),
+            target: target.clone(),
+            at: crate::dsl::at(109.99),
+        },
+        Event::FaultProven {
+            fault,
+            target,
+            effect,
+            proof: "pod UID a is gone".to_owned(),
+        },
+    ];
+    log.events.splice(at..at, second);
+    log
+}
+
 fn replacements() -> Vec<Case> {
     vec![
         victim(
@@ -106,6 +157,10 @@ fn replacements() -> Vec<Case> {
             "pod shop-a was replaced 10.0 s into its 30.0 s",
             |_| {},
         ),
+        Case {
+            log: killed_too(),
+            ..victim("victim-that-another-fault-kills", Verdict::Pass, "", |_| {})
+        },
         victim("victim-that-may-be-replaced", Verdict::Pass, "", |spec| {
             spec.may_be_replaced = true;
         }),

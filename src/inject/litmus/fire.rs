@@ -344,12 +344,18 @@ impl Witness<'_> {
         }
     }
 
-    /// What Litmus says, dated by our own readings: between the last one without the mark and the first one with it.
+    /// What Litmus says, dated by our own readings: between the request and the first one with the mark. Marks are written after the
+    /// injection, so one that is not there yet proves nothing.
     async fn said(&self, mut seen: watch::Receiver<Seen>) -> Result<Proof, String> {
         let name = &self.target.pod.name;
         let experiment = &self.plan.experiment.name;
         let in_network = experiment.starts_with("pod-network-");
-        let mut lower = self.requested;
+        let who = if self.stage.cluster.info().kind == "lab" {
+            "the lab's DOUBLE of Litmus"
+        } else {
+            "Litmus"
+        };
+        let lower = self.requested;
         loop {
             if seen.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -358,7 +364,7 @@ impl Witness<'_> {
                 let seen = seen.borrow_and_update();
                 (seen.within, seen.is_marked(name), seen.inject_event && in_network)
             };
-            let Some((asked, answered)) = within else { continue };
+            let Some((_, answered)) = within else { continue };
             if marked || announced {
                 let word = if marked {
                     "marks the target as injected"
@@ -367,10 +373,9 @@ impl Witness<'_> {
                 };
                 return Ok(Proof {
                     effect: Interval { lower, upper: answered },
-                    text: format!("Litmus {word} ({experiment})"),
+                    text: format!("{who} {word} ({experiment})"),
                 });
             }
-            lower = asked;
         }
     }
 }

@@ -166,8 +166,12 @@ impl Shop {
         let mut state = Vec::new();
         for (path, part) in paths {
             let (_, object) = self.lab.api("GET", path, None);
-            // No labels and an empty set of them are the same.
-            let map = |key: &str| object["metadata"][key].as_object().cloned().unwrap_or_default();
+            // No labels and an empty set of them are the same; the number of a rollout counts on, also back to what was before.
+            let map = |key: &str| {
+                let mut map = object["metadata"][key].as_object().cloned().unwrap_or_default();
+                map.remove("deployment.kubernetes.io/revision");
+                map
+            };
             state.push(json!([path, object.pointer(part), map("labels"), map("annotations")]));
         }
         state
