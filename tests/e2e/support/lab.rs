@@ -167,7 +167,7 @@ impl Lab {
         let deadline = Instant::now() + limit;
         while !condition() {
             assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 }
