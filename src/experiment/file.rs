@@ -182,6 +182,9 @@ pub(super) struct ProbeFile {
     pub(super) timeout: Option<DurationText>,
     /// How long it must stay good before it counts as holding (default 3s). Confirms recovery, never moves its instant.
     pub(super) hold: Option<DurationText>,
+    /// Only under `stop`: an error budget. The run ends when the probe was bad for longer than this in all since the injection, instead of
+    /// for `hold` at a time.
+    pub(super) budget: Option<DurationText>,
 }
 
 /// Number of ready pods.

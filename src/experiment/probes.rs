@@ -43,6 +43,16 @@ impl Resolver<'_> {
             };
             (Check::Pods { role: None, ready }, Duration::from_secs(1))
         });
+        if file.budget.is_some() && !pointer.starts_with("/stop/") {
+            let place = self.places.key(&format!("{pointer}/budget"));
+            let help = "put the probe under stop, or take the budget out";
+            self.error(
+                "budget",
+                place,
+                "an error budget ends a run: it belongs under stop",
+                Some(help),
+            );
+        }
         let interval = self.positive(&format!("{pointer}/interval"), file.interval.as_ref(), default_interval);
         if file.interval.is_some() && (check.is_watched() || matches!(check, Check::Progress { .. })) {
             let place = self.places.key(&format!("{pointer}/interval"));

@@ -125,10 +125,17 @@ impl<'a> Resolver<'a> {
             );
         }
         let slos = self.slos(&file.slos);
+        let budgets: Vec<Option<Duration>> = (file.stop.iter().enumerate())
+            .map(|(index, held)| {
+                let text = held.budget.as_ref()?;
+                Some(self.positive(&format!("/stop/{index}/budget"), Some(text), Duration::ZERO))
+            })
+            .collect();
         let stop = self
             .probes("/stop", &file.stop)
             .into_iter()
-            .map(|probe| StopCondition { probe })
+            .zip(budgets)
+            .map(|(probe, budget)| StopCondition { probe, budget })
             .collect();
         let timeouts = self.timeouts(&file.timeouts, &slos);
         let guards = self.guards(&file.guards);

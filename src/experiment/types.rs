@@ -1,7 +1,7 @@
 //! A valid experiment. Parsed once into types that cannot be wrong; afterwards nobody checks again.
 //! All durations are `Duration`; all limits carry their unit in the name.
 
-use crate::fault::{FaultSpec, duration_millis};
+use crate::fault::{FaultSpec, duration_millis, optional_millis};
 use crate::model::Role;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -455,6 +455,9 @@ pub struct Timeouts {
 pub struct StopCondition {
     /// Stop when this probe is bad (for `hold`).
     pub probe: Probe,
+    /// An error budget: stop when the probe was bad for longer than this in all since the injection, not for `hold` at a time.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Duration>,
 }
 
 /// Refusals, on by default.

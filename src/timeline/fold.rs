@@ -33,6 +33,8 @@ enum Lane {
 pub(crate) struct ProbeLane {
     pub(crate) probe: Probe,
     pub(crate) purpose: Purpose,
+    /// How long it may be bad in all, when it is an error budget.
+    pub(crate) budget: Option<Duration>,
     lane: Lane,
 }
 
@@ -77,19 +79,23 @@ impl Timeline {
             .steady_state
             .probes
             .iter()
-            .map(|probe| (probe, Purpose::Steady));
+            .map(|probe| (probe, Purpose::Steady, None));
         let assertions = experiment
             .slos
             .assertions
             .iter()
-            .map(|assertion| (&assertion.probe, Purpose::Assertion));
-        let stops = experiment.stop.iter().map(|stop| (&stop.probe, Purpose::Stop));
+            .map(|assertion| (&assertion.probe, Purpose::Assertion, None));
+        let stops = experiment
+            .stop
+            .iter()
+            .map(|stop| (&stop.probe, Purpose::Stop, stop.budget));
         let lanes = steady
             .chain(assertions)
             .chain(stops)
-            .map(|(probe, purpose)| ProbeLane {
+            .map(|(probe, purpose, budget)| ProbeLane {
                 probe: probe.clone(),
                 purpose,
+                budget,
                 lane: match &probe.check {
                     Check::Pods { .. } | Check::Resource { .. } => Lane::Watched(WatchedLane::default()),
                     Check::Progress { within } => Lane::Progress(*within),

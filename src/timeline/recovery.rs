@@ -151,7 +151,7 @@ impl Timeline {
         if why.is_empty() { Ok(()) } else { Err(why) }
     }
 
-    /// The stop condition that is met at `at`, if any: a stop probe bad for its hold time.
+    /// The stop condition that is met at `at`, if any: a stop probe bad for its hold time, or an error budget that is spent.
     #[must_use]
     pub fn stop_condition(&self, at: Mono) -> Option<String> {
         self.lanes
@@ -159,10 +159,39 @@ impl Timeline {
             .filter(|lane| lane.purpose == Purpose::Stop)
             .find_map(|lane| {
                 let status = self.status(lane, at);
+                if let Some(budget) = lane.budget {
+                    let spent = self.surely_bad(lane, at);
+                    return (spent > budget).then(|| {
+                        format!(
+                            "{}: bad for {:.1} s in all since the injection, the error budget is {:.1} s",
+                            status.probe,
+                            spent.as_secs_f64(),
+                            budget.as_secs_f64()
+                        )
+                    });
+                }
                 let since = status.since?;
                 (status.state == ProbeState::Bad && at.since(since) >= lane.probe.hold)
                     .then(|| format!("{}: {}", status.probe, status.why))
             })
+    }
+
+    /// How long a probe was bad in all since the injection, without what is only possible at the edges.
+    fn surely_bad(&self, lane: &ProbeLane, at: Mono) -> Duration {
+        let Some(from) = self.trials.last().and_then(TrialFacts::requested) else {
+            return Duration::ZERO;
+        };
+        let spans = self.spans_of(lane, at);
+        spans
+            .iter()
+            .enumerate()
+            .filter(|(_, span)| span.state == ProbeState::Bad)
+            .map(|(index, span)| {
+                let next = spans.get(index + 1).map(|next| next.entered.within.lower);
+                let end = next.unwrap_or(if lane.is_watched() { at } else { span.last_known });
+                end.min(at).since(span.entered.within.upper.max(from))
+            })
+            .sum()
     }
 
     /// Service restored after the current trial's fault, as far as is known at `at`. None until every proven target's effect is

@@ -148,6 +148,7 @@ fn a_stop_condition_is_met_only_after_its_hold_time() {
             name: "budget".to_owned(),
             ..http()
         },
+        budget: None,
     }];
     let log = Log::of(&wanted).samples("budget", 60.0, 90.0, 0.2, |sent| good_unless(sent >= 70.0));
     assert_eq!(told(&wanted, &log, 69.0).stop_condition(at(69.0)), None);
@@ -220,4 +221,29 @@ fn the_live_answer_and_the_report_agree() {
     let effect = 100.0;
     let best = live.restored.best.seconds() - effect;
     assert!((rto.value.unwrap() - best).abs() < 0.002, "{rto:?} {best}");
+}
+
+/// Two outages of 2 s and of 3 s: the second one spends the budget of 3 s, and what came before the fault does not count.
+#[test]
+fn an_error_budget_is_spent_by_all_outages_since_the_injection_together() {
+    let mut wanted = experiment("budget", vec![pods_ready(1.0)], 60.0);
+    wanted.stop = vec![StopCondition {
+        probe: probe("users", http().check),
+        budget: Some(Duration::from_secs(3)),
+    }];
+    let bad =
+        |sent: f64| (90.0..94.0).contains(&sent) || (101.0..103.0).contains(&sent) || (110.0..113.0).contains(&sent);
+    let log = Log::of(&wanted)
+        .pod(Seen::Listed, 51.0, pod("a"))
+        .samples("users", 89.0, 99.8, 0.1, |sent| good_unless(bad(sent)))
+        .fault(&["a"], 99.99, 100.01)
+        .samples("users", 100.1, 120.0, 0.1, |sent| good_unless(bad(sent)));
+    let stopped = |now: f64| told(&wanted, &log, now).stop_condition(at(now));
+    assert_eq!(stopped(109.0), None);
+    assert_eq!(stopped(110.9), None);
+    let why = stopped(111.5).unwrap();
+    assert!(
+        why.contains("users: bad for 3.") && why.contains("the error budget is 3.0 s"),
+        "{why}"
+    );
 }
