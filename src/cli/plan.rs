@@ -5,7 +5,7 @@ use super::cluster::{Connected, override_with};
 use super::exit::{Exit, Failure};
 use super::load;
 use super::streams::Streams;
-use crate::cluster::missing_permissions;
+use crate::cluster::{Failed, missing_permissions};
 use crate::engine::{EngineError, Loaded, needed_permissions, needed_setup, snapshot_candidates, uses_prometheus};
 use crate::experiment::Experiment;
 use crate::plan::{explain, protected_namespace, select};
@@ -50,8 +50,16 @@ async fn describe(
             experiment.target.namespace
         ));
     }
-    setup(connected, loaded, &mut refusals, streams).await?;
-    faults(connected, experiment, &mut refusals, streams).await?;
+    // Without a right something cannot be told; which right, the list below says.
+    for told in [
+        setup(connected, loaded, &mut refusals, streams).await,
+        faults(connected, experiment, &mut refusals, streams).await,
+    ] {
+        match told {
+            Err(EngineError::Cluster(error)) if error.failed == Failed::Forbidden => refusals.push(error.to_string()),
+            told => told?,
+        }
+    }
     streams.say(&format!(
         "  guard: Job and ConfigMap chaosrun-<run>-t<trial> in {}, removed by the cluster itself {} s after the runner died",
         experiment.target.namespace,
@@ -88,7 +96,7 @@ async fn setup(
     loaded: &Loaded,
     refusals: &mut Vec<String>,
     streams: &mut Streams,
-) -> Result<(), Failure> {
+) -> Result<(), EngineError> {
     let experiment = &loaded.experiment;
     let applied = match needed_setup(&connected.cluster, experiment, loaded.manifests.clone()).await {
         Ok(applied) => applied,
@@ -96,7 +104,7 @@ async fn setup(
             refusals.push(why);
             return Ok(());
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     if applied.is_empty() {
         if !loaded.manifests.is_empty() {
@@ -121,7 +129,7 @@ async fn faults(
     experiment: &Experiment,
     refusals: &mut Vec<String>,
     streams: &mut Streams,
-) -> Result<(), Failure> {
+) -> Result<(), EngineError> {
     let candidates = snapshot_candidates(&connected.cluster, &experiment.target).await?;
     for fault in &experiment.faults {
         let explained = explain(fault);

@@ -27,13 +27,22 @@ impl std::fmt::Display for Verb {
         } else {
             format!(".{}", self.group)
         };
+        let place = if self.namespace.is_empty() {
+            "in the whole cluster".to_owned()
+        } else {
+            format!("in {}", self.namespace)
+        };
         write!(
             formatter,
-            "{} {}{group} in {} (to {})",
-            self.verb, self.resource, self.namespace, self.purpose
+            "{} {}{group} {place} (to {})",
+            self.verb, self.resource, self.purpose
         )
     }
 }
+
+/// The verbs to open a session in a pod (`exec`, `portforward`): kube opens it by WebSocket, which is a GET. Clusters before 1.35
+/// therefore ask for `get` alone, later ones for `create` as well (KEP-4006); both are needed to pass on each.
+pub(crate) const SESSION_VERBS: [&str; 2] = ["create", "get"];
 
 /// Those of `needed` that the cluster says we do not hold.
 ///

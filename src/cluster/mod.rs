@@ -14,7 +14,7 @@ mod manifests;
 mod undo;
 mod watch;
 
-pub(crate) use access::{Verb, missing_permissions};
+pub(crate) use access::{SESSION_VERBS, Verb, missing_permissions};
 pub(crate) use connect::{Cluster, ConnectOptions};
 pub(crate) use error::{ClusterError, Failed};
 pub(crate) use exec::{Session, run_in_pod};

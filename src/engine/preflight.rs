@@ -1,7 +1,7 @@
 //! What must be true before anything is touched: the namespace is not protected, the target exists, the permissions are held.
 
 use super::error::EngineError;
-use crate::cluster::{Cluster, Manifest, Verb, missing_permissions};
+use crate::cluster::{Cluster, Manifest, SESSION_VERBS, Verb, missing_permissions};
 use crate::experiment::{Check, Experiment, Target, Workload};
 use crate::inject;
 use crate::observe::{ResolvedTarget, all_probes, own_kind, resolve};
@@ -142,12 +142,16 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
         verbs.insert(verb("get", "apps", "replicasets", "tell the target's pods from others"));
     }
     if experiment.ledger.is_some() {
-        verbs.insert(verb("create", "", "pods/exec", "read the ledger"));
+        for word in SESSION_VERBS {
+            verbs.insert(verb(word, "", "pods/exec", "read the ledger"));
+        }
     }
     for probe in all_probes(experiment) {
         match &probe.check {
             Check::Metrics { .. } => {
-                verbs.insert(verb("create", "", "pods/portforward", "scrape metrics"));
+                for word in SESSION_VERBS {
+                    verbs.insert(verb(word, "", "pods/portforward", "scrape metrics"));
+                }
             }
             Check::Log { .. } => {
                 verbs.insert(verb("get", "", "pods/log", "read logs"));

@@ -1,6 +1,6 @@
 //! The verbs that a fault needs, in the target's namespace unless said otherwise.
 
-use crate::cluster::Verb;
+use crate::cluster::{SESSION_VERBS, Verb};
 use crate::experiment::{Target, Workload};
 use crate::fault::{
     FaultKind, FaultSpec, Injector, LitmusEffect, ObjectRef, Peer, chaos_mesh_object, litmus_experiment,
@@ -62,32 +62,38 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             let purpose = "let Chaos Mesh do it";
             let words = ["get", "create", "patch", "delete"];
             verbs.add(&words, "chaos-mesh.org", &object.plural(), purpose);
-            verbs.add(&["list"], "", "events", "date what Chaos Mesh did");
+            verbs.add(&["list"], "", "events", "read what Chaos Mesh complains of");
+            verbs.add(&["get"], "", "pods", "see whether Chaos Mesh can reach them");
+        }
+        if let FaultKind::NetworkPartition { peer, .. } = &fault.kind {
+            traffic(&mut verbs, peer.as_ref(), target);
+        }
+        if matches!(fault.kind, FaultKind::MemoryStress { .. }) {
+            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether the memory is held");
         }
         return verbs.verbs;
     }
     if fault.injector == Injector::Litmus {
-        by_litmus(&mut verbs, fault);
+        by_litmus(&mut verbs, fault, target);
         return verbs.verbs;
     }
     match &fault.kind {
         FaultKind::PodKill { .. } => verbs.add(&["delete"], "", "pods", "kill pods"),
         FaultKind::PodEvict { .. } => verbs.add(&["create"], "", "pods/eviction", "evict pods"),
-        FaultKind::ContainerKill { .. } => verbs.add(&["create"], "", "pods/exec", "signal a container"),
+        FaultKind::ContainerKill { .. } => verbs.add(&SESSION_VERBS, "", "pods/exec", "signal a container"),
         FaultKind::ProcessPause { .. }
         | FaultKind::MemoryStress { .. }
         | FaultKind::CpuStress { .. }
         | FaultKind::DiskFill { .. }
         | FaultKind::StorageLoss { .. } => {
-            verbs.add(&["create"], "", "pods/exec", "run the fault in a container");
+            verbs.add(&SESSION_VERBS, "", "pods/exec", "run the fault in a container");
             verbs.add(&["get"], "", "pods", "read limits and volumes");
         }
-        FaultKind::NetworkPartition { .. } => {
+        FaultKind::NetworkPartition { peer, .. } => {
             let words = ["get", "create", "delete"];
             verbs.add(&words, "networking.k8s.io", "networkpolicies", "cut the network");
             verbs.add(&["patch", "get"], "", "pods", "mark the pods that are cut off");
-            verbs.add(&["create"], "", "pods/exec", "see whether traffic passes");
-            other_side(&mut verbs, &fault.kind);
+            traffic(&mut verbs, peer.as_ref(), target);
         }
         FaultKind::NetworkLoss { .. }
         | FaultKind::NetworkDelay { .. }
@@ -96,7 +102,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             verbs.add(&["patch"], "", "pods/ephemeralcontainers", "shape a pod's traffic");
             verbs.add(&["get"], "", "pods", "see whether it runs");
             verbs.add(&["get"], "", "pods/log", "read what it proves");
-            verbs.add(&["create"], "", "pods/exec", "end it");
+            verbs.add(&SESSION_VERBS, "", "pods/exec", "end it");
         }
         FaultKind::NodeCordon {} => verbs.add_in("", &["get", "patch"], ("", "nodes"), "cordon a node"),
         FaultKind::NodeDrain { .. } => {
@@ -129,7 +135,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
 }
 
 /// What Litmus does itself it does with the rights of its own service account.
-fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec) {
+fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec, target: &Target) {
     let Ok(experiment) = litmus_experiment(&fault.kind) else {
         return;
     };
@@ -155,10 +161,13 @@ fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec) {
                 "remove what Litmus leaves",
             );
             verbs.add(&["patch"], "", "pods", "mark the pods that are cut off");
-            verbs.add(&["create"], "", "pods/exec", "see whether traffic passes");
-            other_side(verbs, &fault.kind);
+            let peer = match &fault.kind {
+                FaultKind::NetworkPartition { peer, .. } => peer.as_ref(),
+                _ => None,
+            };
+            traffic(verbs, peer, target);
         }
-        LitmusEffect::MemoryHeld => verbs.add(&["create"], "", "pods/exec", "see whether memory is held"),
+        LitmusEffect::MemoryHeld => verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether memory is held"),
         LitmusEffect::NodesDrained => {
             verbs.add_in("", &["get", "list", "patch"], ("", "nodes"), "choose and mark the node");
         }
@@ -166,16 +175,19 @@ fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec) {
     }
 }
 
-/// A peer in another namespace has to be found and asked there.
-fn other_side(verbs: &mut Verbs, kind: &FaultKind) {
-    if let FaultKind::NetworkPartition {
-        peer: Some(Peer::Pods { namespace, .. }),
-        ..
-    } = kind
-        && *namespace != verbs.namespace
+/// A partition is proven by traffic, whoever makes it.
+fn traffic(verbs: &mut Verbs, peer: Option<&Peer>, target: &Target) {
+    verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
+    if let Some(Peer::Pods { namespace, .. }) = peer
+        && *namespace != target.namespace
     {
         verbs.add_in(namespace, &["list"], ("", "pods"), "find the other side");
-        verbs.add_in(namespace, &["create"], ("", "pods/exec"), "see whether traffic passes");
+        verbs.add_in(
+            namespace,
+            &SESSION_VERBS,
+            ("", "pods/exec"),
+            "see whether traffic passes",
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// Installs the double, and waits until its controller-manager and its daemons are ready.
-fn install(lab: &Lab) {
+pub(crate) fn install(lab: &Lab) {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/kind-config/lab-chaos-mesh-double.yaml");
     let apply = std::process::Command::new("kubectl")
         .arg("--kubeconfig")

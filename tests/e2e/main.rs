@@ -8,6 +8,7 @@ mod faults;
 mod kill_matrix;
 mod litmus;
 mod probes;
+mod rbac;
 mod refusals;
 mod scenarios;
 mod spark;

@@ -1,4 +1,4 @@
-//! Who is asking: bearer tokens, reviews and service account tokens.
+//! Who is asking: bearer tokens, impersonation, reviews and service account tokens. Depends on `authorizer`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,6 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::authorizer::Attributes;
 use super::request::Target;
 use super::server::ApiServer;
 use super::status::{ApiError, json_response};
@@ -74,6 +75,14 @@ pub(crate) fn random_token() -> String {
     format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
 }
 
+fn service_account_groups(namespace: &str) -> Vec<String> {
+    vec![
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".to_owned(),
+    ]
+}
+
 /// Answers the review kinds: they are created, never stored.
 pub(crate) async fn review(server: &Arc<ApiServer>, target: &Target, request: Request) -> Result<Response, ApiError> {
     let user = request.extensions().get::<User>().cloned().unwrap_or_else(User::admin);
@@ -92,18 +101,29 @@ pub(crate) async fn review(server: &Arc<ApiServer>, target: &Target, request: Re
                 None => json!({"authenticated": false, "error": "invalid bearer token"}),
             }
         }
-        "SelfSubjectRulesReview" => json!({
-            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-            "incomplete": false,
-        }),
-        "SelfSubjectAccessReview" | "SubjectAccessReview" | "LocalSubjectAccessReview" => {
-            json!({"allowed": true, "reason": "the lab enforces no RBAC"})
-        }
+        "SelfSubjectRulesReview" => server.rules_review(&user, super::object::str_at(&body, "/spec/namespace")),
+        "SelfSubjectAccessReview" => access(server, &user, &body),
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => access(server, &asked_about(&body), &body),
         _ => return Err(ApiError::method_not_allowed()),
     };
     super::object::set(&mut body, "/status", status);
     Ok(json_response(StatusCode::CREATED, &body))
+}
+
+fn access(server: &ApiServer, user: &User, review: &Value) -> Value {
+    let spec = review.get("spec").unwrap_or(&Value::Null);
+    json!({"allowed": server.is_allowed(user, &Attributes::of_review(spec))})
+}
+
+/// The user that a review is about.
+fn asked_about(review: &Value) -> User {
+    let groups = super::object::array_at(review, "/spec/groups").iter();
+    User {
+        name: super::object::str_at(review, "/spec/user")
+            .unwrap_or_default()
+            .to_owned(),
+        groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
+    }
 }
 
 /// `serviceaccounts/{name}/token`.
@@ -129,18 +149,48 @@ pub(crate) fn issue_token(server: &Arc<ApiServer>, key: &ObjectKey, mut body: Va
 }
 
 impl ApiServer {
+    /// Whom a request is to be taken for: `kubectl --as`.
+    pub(crate) fn impersonated(&self, user: User, headers: &HeaderMap) -> Result<User, ApiError> {
+        let Some(name) = headers.get("impersonate-user").and_then(|value| value.to_str().ok()) else {
+            return Ok(user);
+        };
+        let groups = headers.get_all("impersonate-group").iter();
+        let mut groups: Vec<String> = groups
+            .filter_map(|value| value.to_str().ok())
+            .map(str::to_owned)
+            .collect();
+        let mut wanted = vec![("users", name.to_owned())];
+        wanted.extend(groups.iter().map(|group| ("groups", group.clone())));
+        for (resource, name) in wanted {
+            let attributes = Attributes {
+                verb: "impersonate".to_owned(),
+                resource: resource.to_owned(),
+                name: Some(name),
+                ..Attributes::default()
+            };
+            self.authorize(&user, &attributes)?;
+        }
+        if groups.is_empty()
+            && let Some(account) = name.strip_prefix("system:serviceaccount:")
+            && let Some((namespace, _)) = account.split_once(':')
+        {
+            groups = service_account_groups(namespace);
+        }
+        groups.push("system:authenticated".to_owned());
+        groups.dedup();
+        Ok(User {
+            name: name.to_owned(),
+            groups,
+        })
+    }
+
     /// A new token of a service account (what a pod finds under `/var/run/secrets/kubernetes.io/serviceaccount`).
     #[must_use]
     pub fn service_account_token(&self, namespace: &str, name: &str) -> String {
         let token = random_token();
-        let groups = [
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{namespace}"),
-            "system:authenticated".to_owned(),
-        ];
         let user = User {
             name: format!("system:serviceaccount:{namespace}:{name}"),
-            groups: groups.to_vec(),
+            groups: service_account_groups(namespace),
         };
         self.tokens().add(token.clone(), user);
         token

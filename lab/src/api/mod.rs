@@ -3,10 +3,11 @@
 //! May depend on [`crate::backend`] only. The central type is [`ApiServer`]. Rooms: `store` (objects, history),
 //! `registry` (resource types), `server` (TLS, connections, in-process client), `handlers` (paths to verbs), `writes`
 //! (what create, update, patch and delete mean), `watch`, `selectors`, `patch`, `apply`, `defaults`, `validation`,
-//! `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `metrics`, `status`.
+//! `gc`, `namespaces`, `eviction`, `discovery`, `openapi`, `table`, `stream`, `structural`, `auth`, `authorizer`, `metrics`, `status`.
 
 mod apply;
 mod auth;
+mod authorizer;
 mod body;
 mod crds;
 mod defaults;

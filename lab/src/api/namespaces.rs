@@ -33,7 +33,7 @@ impl ApiServer {
             },
         });
         self.create_object(&services, Some("default"), service, &WriteOptions::internal())?;
-        Ok(())
+        self.bootstrap_roles()
     }
 
     /// Pods need a service account that exists.

@@ -26,6 +26,7 @@ use tower::ServiceExt as _;
 use crate::backend::PodBackend;
 
 use super::auth::{Tokens, User, random_token};
+use super::authorizer::Attributes;
 use super::metrics::{Metrics, RequestCount};
 use super::registry::{Registry, ResourceType};
 use super::status::{ApiError, json_response};
@@ -393,12 +394,25 @@ async fn metrics_text(State(server): State<Arc<ApiServer>>) -> String {
 async fn authenticate(State(server): State<Arc<ApiServer>>, mut request: Request, next: Next) -> Response {
     // Set by the in-process client only: nothing that comes over a connection carries extensions.
     if request.extensions().get::<User>().is_none() {
-        match server.tokens.authenticate(request.headers()) {
-            Some(user) => {
-                request.extensions_mut().insert(user);
-            }
-            None => return ApiError::unauthorized().into_response(),
+        let Some(user) = server.tokens.authenticate(request.headers()) else {
+            return ApiError::unauthorized().into_response();
+        };
+        let user = match server.impersonated(user, request.headers()) {
+            Ok(user) => user,
+            Err(error) => return error.into_response(),
+        };
+        // Resources are looked at where they are known.
+        let path = request.uri().path();
+        let is_resource = path.starts_with("/api/") || path.starts_with("/apis/");
+        let wanted = Attributes {
+            verb: request.method().as_str().to_lowercase(),
+            path: Some(path.to_owned()),
+            ..Attributes::default()
+        };
+        if !is_resource && let Err(error) = server.authorize(&user, &wanted) {
+            return error.into_response();
         }
+        request.extensions_mut().insert(user);
     }
     next.run(request).await
 }

@@ -231,6 +231,34 @@ impl ApiError {
         .about(resource, name)
     }
 
+    /// The user has no right to do this; `why` names user, verb and place.
+    #[must_use]
+    pub fn not_authorized(plural: &str, group: &str, name: Option<&str>, why: &str) -> Self {
+        let mut details = json!({"kind": plural});
+        if let Some(map) = details.as_object_mut() {
+            if !group.is_empty() {
+                map.insert("group".to_owned(), Value::from(group));
+            }
+            if let Some(name) = name {
+                map.insert("name".to_owned(), Value::from(name));
+            }
+        }
+        let qualified = if group.is_empty() {
+            plural.to_owned()
+        } else {
+            format!("{plural}.{group}")
+        };
+        let what = match (plural, name) {
+            ("", _) => String::new(),
+            (_, Some(name)) => format!("{qualified} \"{name}\" is "),
+            (_, None) => format!("{qualified} is "),
+        };
+        Self {
+            details: Some(Box::new(details)),
+            ..Self::new(403, "Forbidden", format!("{what}forbidden: {why}"))
+        }
+    }
+
     /// The history needed for this is gone.
     #[must_use]
     pub fn expired(message: impl Into<String>) -> Self {

@@ -149,7 +149,11 @@ async fn kubectl_is_told_what_is_wrong_and_who_owns_what() {
     let kubectl = Kubectl {
         config: lab.info().kubeconfig.clone(),
     };
-    let result = tokio::task::spawn_blocking(move || refusals(&kubectl)).await;
+    let work = tokio::task::spawn_blocking(move || {
+        refusals(&kubectl);
+        rights(&kubectl);
+    });
+    let result = work.await;
     lab.stop().await.unwrap();
     result.unwrap();
 }
@@ -193,6 +197,56 @@ fn refusals(kubectl: &Kubectl) {
     );
     kubectl.run(&["delete", "sparkapp", "app"]);
     assert!(kubectl.run(&["api-resources"]).contains("sparkapp"));
+}
+
+const RIGHTS: &str = "---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: reader, namespace: default}}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: reader, namespace: default},
+  rules: [{apiGroups: [''], resources: [configmaps], verbs: [get, list]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: reader, namespace: default},
+  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader},
+  subjects: [{kind: ServiceAccount, name: reader, namespace: default}]}
+";
+
+/// What a service account was not given, it may not; also through its own token.
+fn rights(kubectl: &Kubectl) {
+    kubectl.apply(&[], RIGHTS);
+    let reader = "--as=system:serviceaccount:default:reader";
+    for (verb, resource, namespace, may) in [
+        ("list", "configmaps", "default", "yes"),
+        ("list", "configmaps", "kube-system", "no"),
+        ("delete", "configmaps", "default", "no"),
+        ("list", "pods", "default", "no"),
+    ] {
+        let asked = kubectl.output(&["auth", "can-i", verb, resource, "-n", namespace, reader]);
+        let said = String::from_utf8_lossy(&asked.stdout);
+        assert_eq!(said.trim(), may, "{verb} {resource} in {namespace}");
+    }
+    assert!(kubectl.run(&["get", "configmaps", reader]).contains("owned"));
+    let no = kubectl.output(&["get", "pods", reader]);
+    let said = String::from_utf8_lossy(&no.stderr).into_owned();
+    let wanted = "pods is forbidden: User \"system:serviceaccount:default:reader\" cannot list resource \"pods\" in API group \"\" \
+                  in the namespace \"default\"";
+    assert!(said.contains(wanted), "{said}");
+    let no = kubectl.output(&["get", "nodes", reader]);
+    assert!(
+        String::from_utf8_lossy(&no.stderr).contains("at the cluster scope"),
+        "{no:?}"
+    );
+    // Nobody becomes somebody else without the right to.
+    let no = kubectl.output(&["get", "--raw", "/metrics", reader]);
+    assert!(!no.status.success(), "{no:?}");
+    if kubectl.minor_version() >= 24 {
+        let token = kubectl.run(&["create", "token", "reader"]);
+        let token = format!("--token={}", token.trim());
+        assert!(kubectl.run(&["get", "configmaps", &token]).contains("owned"));
+        assert!(!kubectl.output(&["get", "secrets", &token]).status.success());
+        let other = kubectl.output(&["get", "configmaps", &token, "--as=somebody"]);
+        let said = String::from_utf8_lossy(&other.stderr).into_owned();
+        assert!(said.contains("cannot impersonate resource \"users\""), "{said}");
+    }
 }
 
 fn everyday(kubectl: &Kubectl) {

@@ -37,6 +37,11 @@ pub(crate) fn is_stream(subresource: &str) -> bool {
     matches!(subresource, "log" | "exec" | "attach" | "portforward")
 }
 
+/// Whether it opens a session in which a client can act, so that reading alone is not enough of a right.
+pub(crate) fn is_session(subresource: &str) -> bool {
+    matches!(subresource, "exec" | "attach" | "portforward")
+}
+
 /// Answers a request for a streaming subresource of `pod`.
 pub(crate) async fn serve(
     subresource: &str,
