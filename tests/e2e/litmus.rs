@@ -17,7 +17,7 @@ fn kubectl(lab: &Lab, arguments: &[&str]) {
 }
 
 /// Installs the double, and waits until its operator is ready.
-fn install(lab: &Lab) {
+pub(crate) fn install(lab: &Lab) {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/kind-config/lab-litmus-double.yaml");
     kubectl(lab, &["apply", "-f", manifest]);
     let path = "/apis/apps/v1/namespaces/litmus/deployments/chaos-operator-ce";
@@ -27,7 +27,7 @@ fn install(lab: &Lab) {
 }
 
 /// What Litmus needs in a namespace with a target.
-fn experiments(lab: &Lab, namespace: &str) {
+pub(crate) fn experiments(lab: &Lab, namespace: &str) {
     let manifest = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/kind-config/lab-litmus-double-experiments.yaml"
