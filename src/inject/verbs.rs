@@ -73,8 +73,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
                 let purpose = "be allowed by Chaos Mesh to name pods there";
                 verbs.add_in(namespace, &["create"], ("chaos-mesh.org", "networkchaos"), purpose);
             }
-            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
-            other_side(&mut verbs, &fault.kind);
+            traffic(&mut verbs, &fault.kind);
         }
         if matches!(fault.kind, FaultKind::MemoryStress { .. }) {
             verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether the memory is held");
@@ -101,8 +100,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             let words = ["get", "create", "delete"];
             verbs.add(&words, "networking.k8s.io", "networkpolicies", "cut the network");
             verbs.add(&["patch", "get"], "", "pods", "mark the pods that are cut off");
-            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
-            other_side(&mut verbs, &fault.kind);
+            traffic(&mut verbs, &fault.kind);
         }
         FaultKind::NetworkLoss { .. }
         | FaultKind::NetworkDelay { .. }
@@ -170,8 +168,7 @@ fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec) {
                 "remove what Litmus leaves",
             );
             verbs.add(&["patch"], "", "pods", "mark the pods that are cut off");
-            verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
-            other_side(verbs, &fault.kind);
+            traffic(verbs, &fault.kind);
         }
         LitmusEffect::MemoryHeld => verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether memory is held"),
         LitmusEffect::NodesDrained => {
@@ -181,8 +178,9 @@ fn by_litmus(verbs: &mut Verbs, fault: &FaultSpec) {
     }
 }
 
-/// A peer in another namespace has to be found and asked there.
-fn other_side(verbs: &mut Verbs, kind: &FaultKind) {
+/// A partition is proven by traffic, whoever makes it; a peer in another namespace has to be found and asked there.
+fn traffic(verbs: &mut Verbs, kind: &FaultKind) {
+    verbs.add(&SESSION_VERBS, "", "pods/exec", "see whether traffic passes");
     if let FaultKind::NetworkPartition {
         peer: Some(Peer::Pods { namespace, .. }),
         ..

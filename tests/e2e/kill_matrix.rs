@@ -128,8 +128,23 @@ fn kill_at(lab: &Lab, experiment: &str, halt_at: usize) -> Ended {
     }
 }
 
+/// How many events the newest run has journalled.
+fn steps_of_the_last_run(lab: &Lab) -> usize {
+    let outs = std::fs::read_dir(lab.folder()).unwrap().flatten();
+    let newest = outs
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("run-"))
+        .max_by_key(|entry| entry.metadata().and_then(|held| held.modified()).ok());
+    newest.map_or(0, |entry| journalled(&entry.path()).unwrap_or_default().len())
+}
+
 /// The type of the last journalled event, once there are `halt_at` of them.
 fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
+    let journalled = journalled(out)?;
+    (journalled.len() >= halt_at).then(|| journalled.last().cloned().unwrap_or_default())
+}
+
+/// The types of what a run journalled, without what it only saw.
+fn journalled(out: &std::path::Path) -> Option<Vec<String>> {
     const SEEN: [&str; 11] = [
         "probeSample",
         "podSeen",
@@ -145,7 +160,7 @@ fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
     ];
     let folder = std::fs::read_dir(out).ok()?.next()?.ok()?.path();
     let log = std::fs::read_to_string(folder.join("events.jsonl")).ok()?;
-    let journalled: Vec<String> = log
+    let journalled = log
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .map(|record| {
@@ -154,7 +169,7 @@ fn stands_still(out: &std::path::Path, halt_at: usize) -> Option<String> {
         })
         .filter(|kind| !SEEN.iter().any(|seen| kind.starts_with(seen)))
         .collect();
-    (journalled.len() >= halt_at).then(|| journalled.last().cloned().unwrap_or_default())
+    Some(journalled)
 }
 
 /// Every step of a run, that nothing is armed in the cluster yet among them.
@@ -188,6 +203,21 @@ fn matrix_in(shop: &Shop, experiment: &str, from: usize, after: impl Fn(&Shop, &
                 died_at.push(step);
             }
             Ended::Finished => break,
+        }
+    }
+    // Runs do not have the same number of steps (a revert may take two attempts): the last ones are looked for from the end.
+    let steps = steps_of_the_last_run(&shop.lab);
+    for halt_at in (steps.saturating_sub(3)..steps).rev() {
+        if died_at
+            .iter()
+            .any(|died| died.contains("teardown") || died.contains("trialEnded"))
+        {
+            break;
+        }
+        shop.ready();
+        if let Ended::Killed(step) = kill_at(&shop.lab, experiment, halt_at) {
+            after(shop, &step);
+            died_at.push(step);
         }
     }
     // Which event is the n-th may differ by a neighbour between runs (an answer and its proof race), so neighbours stand for

@@ -367,8 +367,20 @@ fn direct_and_litmus_measure_the_same() {
             ];
             arguments.extend(&more);
             let run = lab.run(&arguments);
-            assert_eq!(run.code, Some(0), "{scenario} {injector}: {}", run.text);
             let report = run.report(lab.folder());
+            // An executor may be replaced between two batches; then the ledger was not put to the test, and its claims are undecided.
+            for claim in report["experiments"][0]["claims"].as_array().unwrap() {
+                let untested = claim["why"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .contains("not put to the test");
+                let decided = claim["name"] == "rto" || !untested;
+                assert!(
+                    claim["verdict"] == "pass" || !decided,
+                    "{scenario} {injector}: {claim}\n{}",
+                    run.text
+                );
+            }
             let trial = &report["experiments"][0]["trials"][0];
             assert_eq!(
                 format!("INJECTOR={}", trial["faults"][0]["injector"].as_str().unwrap()),

@@ -184,6 +184,13 @@ const MESH_FAULTS: &str = "
 - {name: late, cpuStress: {workers: 1, load: 50%}, duration: 1s, after: 14s}
 ";
 
+const LITMUS_FAULTS: &str = "
+- {name: kill, podKill: {}, injector: litmus}
+- {name: cut, networkPartition: {}, duration: 1s, after: 6s, injector: litmus}
+- {name: memory, memoryStress: {size: 40Mi}, duration: 1s, after: 14s, injector: litmus}
+- {name: drain, nodeDrain: {}, duration: 1s, after: 22s, injector: litmus}
+";
+
 /// Runs an experiment of these faults with the Role that `rbac` prints for it; returns what of the Role was never used.
 fn run_with_its_role(shop: &Shop, name: &str, faults: &str) -> Vec<(String, String)> {
     let text = format!(
@@ -252,10 +259,25 @@ fn what_rbac_prints_is_enough_for_faults_by_chaos_mesh() {
     let unused = run_with_its_role(&shop, "mesh-rights", MESH_FAULTS);
     let expected = idle(&[
         ("pods/exec", "create"),
-        ("events", "list"),
         ("networkchaos", "patch"),
         ("podchaos", "patch"),
         ("stresschaos", "patch"),
+    ]);
+    assert_eq!(BTreeSet::from_iter(unused), BTreeSet::from_iter(expected));
+}
+
+#[test]
+fn what_rbac_prints_is_enough_for_faults_by_litmus() {
+    let shop = Shop::open("rbac-litmus");
+    shop.store();
+    crate::litmus::install(&shop.lab);
+    crate::litmus::experiments(&shop.lab, "shop");
+    // What removes the leavings of a Litmus that does not do so itself.
+    let unused = run_with_its_role(&shop, "litmus-rights", LITMUS_FAULTS);
+    let expected = idle(&[
+        ("pods/exec", "create"),
+        ("pods", "delete"),
+        ("networkpolicies", "delete"),
     ]);
     assert_eq!(BTreeSet::from_iter(unused), BTreeSet::from_iter(expected));
 }

@@ -104,7 +104,7 @@ fn killed_too() -> Log {
     for event in &mut log.events {
         if let Event::ExperimentStarted { experiment, .. } = event {
             let mut second = experiment.faults[0].clone();
-            second.name = "second".to_owned();
+            "second".clone_into(&mut second.name);
             second.kind = FaultKind::PodKill { grace_seconds: 0 };
             second.duration = None;
             experiment.faults.push(second);
