@@ -352,40 +352,7 @@ fn what_chaos_mesh_reports_too_late_in_part_or_not_at_all_makes_no_pass() {
 fn direct_and_chaos_mesh_measure_the_same() {
     let lab = Lab::up("compare");
     install(&lab);
-    for (scenario, more) in [
-        ("executor-kill", vec![]),
-        ("network-partition", vec!["--var", "DURATION=5s"]),
-        ("memory-stress", vec!["--var", "DURATION=3s", "--var", "SIZE=200Mi"]),
-    ] {
-        let mut recovery = Vec::new();
-        for injector in ["INJECTOR=direct", "INJECTOR=chaos-mesh"] {
-            let path = format!("scenarios/{scenario}.yaml");
-            let mut arguments = vec![
-                path.as_str(),
-                "--var",
-                "MANIFEST=../kind-config/builtin-pipeline.yaml",
-                "--var",
-                injector,
-            ];
-            arguments.extend(&more);
-            let run = lab.run(&arguments);
-            assert_eq!(run.code, Some(0), "{scenario} {injector}: {}", run.text);
-            let report = run.report(lab.folder());
-            let trial = &report["experiments"][0]["trials"][0];
-            assert_eq!(
-                format!("INJECTOR={}", trial["faults"][0]["injector"].as_str().unwrap()),
-                injector
-            );
-            assert_eq!(trial["ledger"]["lost"], 0);
-            recovery.push(trial["rto"]["value"].as_f64().unwrap());
-        }
-        let (direct, mesh) = (recovery[0], recovery[1]);
-        // Two trials of a system with timers of seconds: the same kind of recovery, not the same number.
-        assert!(
-            (direct - mesh).abs() < 6.0,
-            "{scenario}: {direct} s by direct, {mesh} s by Chaos Mesh"
-        );
-    }
+    crate::support::compare::direct_and(&lab, "chaos-mesh", |_| {});
 }
 
 /// What only the direct injector was compared with above, and the double's packets that are really late.

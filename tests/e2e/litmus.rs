@@ -350,51 +350,7 @@ fn direct_and_litmus_measure_the_same() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/kind-config/builtin-pipeline.yaml");
     kubectl(&lab, &["apply", "-f", manifest]);
     experiments(&lab, "spark-pipeline");
-    for (scenario, more) in [
-        ("executor-kill", vec![]),
-        ("network-partition", vec!["--var", "DURATION=5s"]),
-        ("memory-stress", vec!["--var", "DURATION=3s", "--var", "SIZE=200Mi"]),
-    ] {
-        let mut recovery = Vec::new();
-        for injector in ["INJECTOR=direct", "INJECTOR=litmus"] {
-            let path = format!("scenarios/{scenario}.yaml");
-            let mut arguments = vec![
-                path.as_str(),
-                "--var",
-                "MANIFEST=../kind-config/builtin-pipeline.yaml",
-                "--var",
-                injector,
-            ];
-            arguments.extend(&more);
-            let run = lab.run(&arguments);
-            let report = run.report(lab.folder());
-            // An executor may be replaced between two batches; then the ledger was not put to the test, and its claims are undecided.
-            for claim in report["experiments"][0]["claims"].as_array().unwrap() {
-                let untested = claim["why"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .contains("not put to the test");
-                let decided = claim["name"] == "rto" || !untested;
-                assert!(
-                    claim["verdict"] == "pass" || !decided,
-                    "{scenario} {injector}: {claim}\n{}",
-                    run.text
-                );
-            }
-            let trial = &report["experiments"][0]["trials"][0];
-            assert_eq!(
-                format!("INJECTOR={}", trial["faults"][0]["injector"].as_str().unwrap()),
-                injector
-            );
-            assert_eq!(trial["ledger"]["lost"], 0);
-            recovery.push(trial["rto"]["value"].as_f64().unwrap());
-            assert_eq!(left(&lab), Vec::<String>::new(), "{scenario} {injector}");
-        }
-        let (direct, litmus) = (recovery[0], recovery[1]);
-        // Two trials of a system with timers of seconds: the same kind of recovery, not the same number.
-        assert!(
-            (direct - litmus).abs() < 6.0,
-            "{scenario}: {direct} s by direct, {litmus} s by Litmus"
-        );
-    }
+    crate::support::compare::direct_and(&lab, "litmus", |when| {
+        assert_eq!(left(&lab), Vec::<String>::new(), "{when}");
+    });
 }
