@@ -32,20 +32,8 @@ pub(crate) fn install(lab: &Lab) {
 }
 
 fn experiment(name: &str, fault: &str) -> String {
-    format!(
-        "apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {{name: {name}}}
-claim: {{text: it comes back}}
-target: {{namespace: shop, deployment: web}}
-steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
-faults:
-- {{name: it, {fault}, injector: chaos-mesh}}
-slos: {{rto: '< 40s'}}
-timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
-guards: {{maxPercent: 100}}
-"
-    )
+    let fault = format!("- {{name: it, {fault}, injector: chaos-mesh}}");
+    crate::support::shop::experiment(name, &fault, "< 40s", "maxPercent: 100")
 }
 
 fn run(shop: &Shop, name: &str, fault: &str) -> (Option<i32>, String, Value) {

@@ -17,20 +17,8 @@ struct Broken<'a> {
 }
 
 fn experiment(name: &str, fault: &str) -> String {
-    format!(
-        "apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {{name: {name}}}
-claim: {{text: it comes back}}
-target: {{namespace: shop, deployment: web}}
-steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
-faults:
-- {{name: it, {fault}}}
-slos: {{rto: '< 40s'}}
-timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
-guards: {{maxPercent: 100, deadline: 30s}}
-"
-    )
+    let fault = format!("- {{name: it, {fault}}}");
+    crate::support::shop::experiment(name, &fault, "< 40s", "maxPercent: 100, deadline: 30s")
 }
 
 impl<'a> Broken<'a> {

@@ -16,20 +16,7 @@ fn break_it(shop: &Shop, name: &str, fault: &str, slo: &str) -> (Run, Value) {
 }
 
 fn experiment(name: &str, faults: &str, slo: &str) -> String {
-    format!(
-        "apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {{name: {name}}}
-claim: {{text: it comes back}}
-target: {{namespace: shop, deployment: web}}
-steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
-faults:
-{faults}
-slos: {{rto: '{slo}'}}
-timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
-guards: {{maxPercent: 100}}
-"
-    )
+    crate::support::shop::experiment(name, faults, slo, "maxPercent: 100")
 }
 
 /// What one fault has to show.

@@ -7,84 +7,64 @@ use crate::support::shop::Shop;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// Short holds, and a guard that expires while the test waits.
-const EXPERIMENT: &str = r#"
-apiVersion: chaosrun.dev/v1
+/// An experiment with these faults; short holds, and a guard that expires while the test waits.
+fn experiment(faults: &[&str], guards: &str) -> String {
+    format!(
+        "apiVersion: chaosrun.dev/v1
 kind: Experiment
-metadata: {name: killed}
-claim: {text: "a lost pod is back within 20 seconds"}
-target: {namespace: shop, deployment: web}
-steadyState:
-  probes:
-    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
-faults:
-  - {name: kill one, podKill: {gracePeriod: 0s}, mode: one}
-  - {name: evict one, podEvict: {}, mode: one, after: 500ms}
-  - {name: end one, containerKill: {signal: TERM}, mode: one, after: 1s}
-slos: {rto: "< 20s"}
-timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
-guards: {deadline: 5s}
-"#;
+metadata: {{name: killed}}
+claim: {{text: it comes back}}
+target: {{namespace: shop, deployment: web}}
+steadyState: {{probes: [{{name: pods ready, pods: {{ready: '>= 2'}}, hold: 200ms}}]}}
+faults: [{}]
+slos: {{rto: '< 20s'}}
+timeouts: {{baseline: 30s, recovery: 21s, settle: 300ms}}
+guards: {{{guards}}}
+",
+        faults.join(", ")
+    )
+}
+
+/// A guard that expires soon; every pod may be hit.
+const SOON: &str = "deadline: 5s, maxPercent: 100";
+
+/// Over at once; what is left is what a run itself makes.
+const ONE_SHOTS: [&str; 3] = [
+    "{name: kill one, podKill: {gracePeriod: 0s}, mode: one}",
+    "{name: evict one, podEvict: {}, mode: one, after: 500ms}",
+    "{name: end one, containerKill: {signal: TERM}, mode: one, after: 1s}",
+];
 
 /// What ends by itself: by timers inside containers, by the guard Job, by the end of an ephemeral container.
-const EXPIRING: &str = r#"
-apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {name: killed}
-claim: {text: "it holds"}
-target: {namespace: shop, deployment: web}
-steadyState:
-  probes:
-    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
-faults:
-  - {name: memory, memoryStress: {size: 20Mi}, duration: 1s}
-  - {name: busy, cpuStress: {}, duration: 1s}
-  - {name: delay, networkDelay: {latency: 50ms}, duration: 1s}
-  - {name: cut, networkPartition: {peer: {labels: {app: store}}, direction: to}, mode: all, duration: 1s}
-slos: {rto: "< 20s"}
-timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
-guards: {deadline: 5s, maxPercent: 100}
-"#;
+const EXPIRING: [&str; 4] = [
+    "{name: memory, memoryStress: {size: 20Mi}, duration: 1s}",
+    "{name: cut, networkPartition: {peer: {labels: {app: store}}, direction: to}, mode: all, duration: 1s}",
+    "{name: busy, cpuStress: {}, duration: 1s}",
+    "{name: delay, networkDelay: {latency: 50ms}, duration: 1s}",
+];
 
 /// The same ways to end, by other kinds. What shapes traffic has one place in a pod: one of them at a time.
-const TRAFFIC: &str = r#"
-apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {name: killed}
-claim: {text: "it holds"}
-target: {namespace: shop, deployment: web}
-steadyState:
-  probes:
-    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
-faults:
-  - {name: lossy, networkLoss: {percent: 5%}, duration: 1s}
-  - {name: names, dnsFailure: {}, duration: 1s}
-  - {name: pause, processPause: {}, duration: 1s}
-slos: {rto: "< 20s"}
-timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
-guards: {deadline: 5s, maxPercent: 100}
-"#;
+const TRAFFIC: [&str; 3] = [
+    "{name: lossy, networkLoss: {percent: 5%}, duration: 1s}",
+    "{name: names, dnsFailure: {}, duration: 1s}",
+    "{name: pause, processPause: {}, duration: 1s}",
+];
 
 /// What cannot end by itself, and is put back by its annotation or its record.
-const KEPT: &str = r#"
-apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {name: killed}
-claim: {text: "it comes back"}
-target: {namespace: shop, deployment: web}
-steadyState:
-  probes:
-    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
-faults:
-  - {name: full, diskFill: {path: /data, size: 1Mi}, duration: 1s}
-  - {name: lost, storageLoss: {path: /data/spare}, duration: 1s}
-  - {name: cordon, nodeCordon: {}, duration: 1s}
-  - {name: scale, scale: {apiVersion: apps/v1, kind: Deployment, name: store, replicas: 2}, duration: 1s}
-  - {name: delete, deleteResource: {apiVersion: v1, kind: ConfigMap, name: settings}, duration: 1s, after: 500ms}
-slos: {rto: "< 20s"}
-timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
-guards: {deadline: 30s}
-"#;
+const KEPT: [&str; 5] = [
+    "{name: full, diskFill: {path: /data, size: 1Mi}, duration: 1s}",
+    "{name: lost, storageLoss: {path: /data/spare}, duration: 1s}",
+    "{name: cordon, nodeCordon: {}, duration: 1s}",
+    "{name: scale, scale: {apiVersion: apps/v1, kind: Deployment, name: store, replicas: 2}, duration: 1s}",
+    "{name: delete, deleteResource: {apiVersion: v1, kind: ConfigMap, name: settings}, duration: 1s, after: 500ms}",
+];
+
+/// Objects of Chaos Mesh: owned by the guard, kept by a finalizer until they are taken back.
+const MESH: [&str; 3] = [
+    "{name: memory, memoryStress: {size: 20Mi}, duration: 1s, injector: chaos-mesh}",
+    "{name: lossy, networkLoss: {percent: 5%}, duration: 1s, injector: chaos-mesh}",
+    "{name: cut, networkPartition: {peer: {labels: {app: store}}}, duration: 1s, injector: chaos-mesh}",
+];
 
 /// What became of a run that was told to stand still.
 enum Ended {
@@ -263,48 +243,36 @@ fn clean_alone(shop: &Shop, step: &str) {
 
 #[test]
 fn killed_at_any_step_waiting_alone_removes_every_fault_object() {
-    matrix("matrix-wait", EXPERIMENT, FROM_THE_BEGIN, waiting_alone);
+    matrix(
+        "matrix-wait",
+        &experiment(&ONE_SHOTS, SOON),
+        FROM_THE_BEGIN,
+        waiting_alone,
+    );
 }
 
 #[test]
 fn killed_at_any_step_clean_alone_removes_every_fault_object() {
-    matrix("matrix-clean", EXPERIMENT, FROM_THE_BEGIN, clean_alone);
+    matrix(
+        "matrix-clean",
+        &experiment(&ONE_SHOTS, SOON),
+        FROM_THE_BEGIN,
+        clean_alone,
+    );
 }
 
 #[test]
 fn killed_at_any_step_faults_that_expire_are_over_by_waiting_alone() {
     // One of each way to end by itself: the others end in the same way, and every step costs the wait.
-    let few: Vec<&str> = EXPIRING
-        .lines()
-        .filter(|line| !line.contains("name: busy") && !line.contains("name: delay"))
-        .collect();
-    matrix("expiring-wait", &few.join("\n"), FROM_THE_FAULT, waiting_alone);
+    let few = experiment(&EXPIRING[..2], SOON);
+    matrix("expiring-wait", &few, FROM_THE_FAULT, waiting_alone);
 }
-
-/// Objects of Chaos Mesh: owned by the guard, kept by a finalizer until they are taken back.
-const MESH: &str = r#"
-apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {name: killed}
-claim: {text: "it holds"}
-target: {namespace: shop, deployment: web}
-steadyState:
-  probes:
-    - {name: pods ready, pods: {ready: ">= 2"}, hold: 200ms}
-faults:
-  - {name: memory, memoryStress: {size: 20Mi}, duration: 1s, injector: chaos-mesh}
-  - {name: lossy, networkLoss: {percent: 5%}, duration: 1s, injector: chaos-mesh}
-  - {name: cut, networkPartition: {peer: {labels: {app: store}}}, duration: 1s, injector: chaos-mesh}
-slos: {rto: "< 20s"}
-timeouts: {baseline: 30s, recovery: 21s, settle: 300ms}
-guards: {deadline: 5s, maxPercent: 100}
-"#;
 
 fn mesh_matrix(name: &str, after: impl Fn(&Shop, &str)) {
     let shop = Shop::open(name);
     shop.store();
     crate::chaos_mesh::install(&shop.lab);
-    matrix_in(&shop, MESH, FROM_THE_FAULT, |shop, step| {
+    matrix_in(&shop, &experiment(&MESH, SOON), FROM_THE_FAULT, |shop, step| {
         after(shop, step);
         assert_eq!(
             crate::chaos_mesh::chaos(shop),
@@ -331,41 +299,57 @@ fn killed_at_any_step_faults_by_chaos_mesh_are_over_by_clean_alone() {
 
 #[test]
 fn killed_at_any_step_faults_that_expire_are_over_by_clean_alone() {
-    matrix("expiring-clean", EXPIRING, FROM_THE_FAULT, clean_alone);
+    matrix(
+        "expiring-clean",
+        &experiment(&EXPIRING, SOON),
+        FROM_THE_FAULT,
+        clean_alone,
+    );
 }
 
 #[test]
 fn killed_at_any_step_what_cannot_expire_is_put_back_by_clean_alone() {
-    matrix("kept-clean", KEPT, FROM_THE_FAULT, clean_alone);
+    matrix(
+        "kept-clean",
+        &experiment(&KEPT, "deadline: 30s"),
+        FROM_THE_FAULT,
+        clean_alone,
+    );
 }
 
 #[test]
 fn killed_at_any_step_traffic_and_pauses_are_over_by_waiting_alone() {
-    matrix("traffic-wait", TRAFFIC, FROM_THE_FAULT, waiting_alone);
+    matrix(
+        "traffic-wait",
+        &experiment(&TRAFFIC, SOON),
+        FROM_THE_FAULT,
+        waiting_alone,
+    );
 }
 
 #[test]
 fn killed_at_any_step_traffic_and_pauses_are_over_by_clean_alone() {
-    matrix("traffic-clean", TRAFFIC, FROM_THE_FAULT, clean_alone);
-}
-
-/// A single fault in place of those of [`TRAFFIC`].
-fn instead(fault: &str) -> String {
-    let (head, rest) = TRAFFIC.split_once("faults:\n").unwrap();
-    let (_, tail) = rest.split_once("slos:").unwrap();
-    format!("{head}faults:\n  - {fault}\nslos:{tail}")
+    matrix(
+        "traffic-clean",
+        &experiment(&TRAFFIC, SOON),
+        FROM_THE_FAULT,
+        clean_alone,
+    );
 }
 
 #[test]
 fn killed_at_any_step_a_limited_bandwidth_is_over_by_waiting_alone() {
-    let fault = instead("{name: rate, networkBandwidth: {rate: 10mbit}, duration: 1s}");
+    let fault = experiment(&["{name: rate, networkBandwidth: {rate: 10mbit}, duration: 1s}"], SOON);
     matrix("rate-wait", &fault, FROM_THE_FAULT, waiting_alone);
 }
 
 #[test]
 fn killed_at_any_step_a_drained_node_and_a_changed_image_are_put_back_by_clean_alone() {
-    let fault =
-        instead("{name: drain, nodeDrain: {}, duration: 1s}\n  - {name: image, imagePullFailure: {}, duration: 1s}");
+    let faults = [
+        "{name: drain, nodeDrain: {}, duration: 1s}",
+        "{name: image, imagePullFailure: {}, duration: 1s}",
+    ];
+    let fault = experiment(&faults, SOON);
     matrix("drain-clean", &fault, FROM_THE_FAULT, clean_alone);
 }
 
@@ -375,7 +359,10 @@ fn litmus_matrix(name: &str, after: impl Fn(&Shop, &str)) {
     shop.store();
     crate::litmus::install(&shop.lab);
     crate::litmus::experiments(&shop.lab, "shop");
-    let fault = instead("{name: busy, cpuStress: {workers: 1, load: 20%}, duration: 1s, injector: litmus}");
+    let fault = experiment(
+        &["{name: busy, cpuStress: {workers: 1, load: 20%}, duration: 1s, injector: litmus}"],
+        SOON,
+    );
     matrix_in(&shop, &fault, FROM_THE_FAULT, |shop, step| {
         after(shop, step);
         assert_eq!(left_by_litmus(shop), Vec::<String>::new(), "after death at {step}");

@@ -36,20 +36,8 @@ pub(crate) fn experiments(lab: &Lab, namespace: &str) {
 }
 
 fn experiment(name: &str, fault: &str) -> String {
-    format!(
-        "apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {{name: {name}}}
-claim: {{text: it comes back}}
-target: {{namespace: shop, deployment: web}}
-steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
-faults:
-- {{name: it, {fault}, injector: litmus}}
-slos: {{rto: '< 40s'}}
-timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
-guards: {{maxPercent: 100}}
-"
-    )
+    let fault = format!("- {{name: it, {fault}, injector: litmus}}");
+    crate::support::shop::experiment(name, &fault, "< 40s", "maxPercent: 100")
 }
 
 fn run(shop: &Shop, name: &str, fault: &str) -> (Option<i32>, String, Value) {

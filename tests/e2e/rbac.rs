@@ -193,19 +193,9 @@ const LITMUS_FAULTS: &str = "
 
 /// Runs an experiment of these faults with the Role that `rbac` prints for it; returns what of the Role was never used.
 fn run_with_its_role(shop: &Shop, name: &str, faults: &str) -> Vec<(String, String)> {
-    let text = format!(
-        "apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {{name: {name}}}
-claim: {{text: it comes back}}
-target: {{namespace: shop, deployment: web}}
-steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
-faults: {faults}
-slos: {{rto: '< 60s'}}
-timeouts: {{baseline: 30s, recovery: 60s, settle: 300ms}}
-guards: {{maxPercent: 100, deadline: 15s}}
-"
-    );
+    let guards = "maxPercent: 100, deadline: 15s";
+    let text =
+        crate::support::shop::experiment(name, faults, "< 60s", guards).replace("recovery: 45s", "recovery: 60s");
     let path = file(shop.lab.folder(), &format!("{name}.yaml"), &text);
     let path = path.to_str().unwrap();
     let runner = Runner::new(&shop.lab, path, &[]);

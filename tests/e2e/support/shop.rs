@@ -19,6 +19,24 @@ const DEPLOYMENT: &str = r#"{
         "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}}}
 }"#;
 
+/// An experiment on that Deployment: these faults (a YAML list), recovery within `slo` seconds, these guards.
+pub(crate) fn experiment(name: &str, faults: &str, slo: &str, guards: &str) -> String {
+    format!(
+        "apiVersion: chaosrun.dev/v1
+kind: Experiment
+metadata: {{name: {name}}}
+claim: {{text: it comes back}}
+target: {{namespace: shop, deployment: web}}
+steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
+faults:
+{faults}
+slos: {{rto: '{slo}'}}
+timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
+guards: {{{guards}}}
+"
+    )
+}
+
 /// A lab with the Deployment, and what it looked like before anything was broken.
 pub(crate) struct Shop {
     pub(crate) lab: Lab,
