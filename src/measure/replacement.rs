@@ -15,6 +15,8 @@ pub(crate) struct Replacement {
     pub(crate) ready: Option<Moment>,
     /// The same pod went on with a new container.
     pub(crate) in_place: bool,
+    /// The old pod is still there, as it was: nothing had to take over.
+    pub(crate) unharmed: bool,
 }
 
 /// One replacement per proven target, in the order of the targets. No pod replaces two.
@@ -47,7 +49,11 @@ fn replacement(timeline: &Timeline, target: &TargetFacts, until: Mono, taken: &m
             && facts.is_some_and(|old| succeeds(old, &track.facts))
     });
     let Some(track) = successor else {
-        return Replacement::default();
+        return Replacement {
+            unharmed: old
+                .is_some_and(|old| !old.gone && old.facts.deletion_at.is_none() && old.facts.phase == "Running"),
+            ..Replacement::default()
+        };
     };
     taken.insert(track.facts.pod.uid.clone());
     let first = |wanted: &Change| {
@@ -64,6 +70,7 @@ fn replacement(timeline: &Timeline, target: &TargetFacts, until: Mono, taken: &m
         started: first(&Change::Started),
         ready: first(&Change::Ready),
         in_place: false,
+        unharmed: false,
     };
     order(&mut found);
     found

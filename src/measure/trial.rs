@@ -510,11 +510,12 @@ fn notes(
             "the watch of {what} broke {seconds:.1} s before the end ({why}) and was not heard of again: nothing is known from there on"
         ));
     }
-    let shortfall = found.iter().filter(|found| found.pod.is_empty()).count();
+    let broken = found.iter().filter(|found| !found.unharmed);
+    let shortfall = broken.clone().filter(|found| found.pod.is_empty()).count();
     if shortfall > 0 {
         notes.push(format!(
             "no replacement was seen for {shortfall} of {} broken pods",
-            found.len()
+            broken.count()
         ));
     }
     notes
