@@ -176,7 +176,13 @@ async fn a_schedule_makes_one_experiment_after_the_other_and_keeps_what_its_limi
     let first = children("often").await.remove(0);
     let name = first["metadata"]["name"].as_str().unwrap().to_owned();
     assert!(name.starts_with("often-") && name.len() == "often-".len() + 5, "{name}");
-    chaos.injected(&name).await;
+    // On a busy machine the first one may be over before anybody looks.
+    until("one of them is injected", || async {
+        let now = children("often").await;
+        now.iter()
+            .any(|one| one.pointer("/status/experiment/containerRecords/0/injectedCount") == Some(&json!(1)))
+    })
+    .await;
     until("the first one is over, and a second one takes its place", || async {
         let now = children("often").await;
         chaos.get(&name).await.is_null() && !now.is_empty()
