@@ -281,11 +281,7 @@ impl FaultKind {
             | Self::DnsFailure {} => Some(Life::Pod),
             Self::NetworkPartition { .. } if injector == super::Injector::Direct => Some(Life::PodIfMarked),
             Self::NetworkPartition { .. } => Some(Life::Pod),
-            Self::ChaosMesh { resource, .. } => match resource.as_str() {
-                "StressChaos" | "TimeChaos" | "JVMChaos" => Some(Life::Container),
-                "PodChaos" => None,
-                _ => Some(Life::Pod),
-            },
+            Self::ChaosMesh { resource, spec } => super::chaos_mesh::life(resource, spec),
             // Its own pods go after what has the name or the label, whichever that is.
             Self::Litmus { .. } => Some(Life::Pod),
             // What is lost or full may be on a claim, which the replacement gets as well.

@@ -3,7 +3,8 @@
 use crate::cluster::{SESSION_VERBS, Verb};
 use crate::experiment::{Target, Workload};
 use crate::fault::{
-    FaultKind, FaultSpec, Injector, LitmusEffect, ObjectRef, Peer, chaos_mesh_object, litmus_experiment,
+    ChaosMeshObject, FaultKind, FaultSpec, Injector, LitmusEffect, ObjectRef, Peer, chaos_mesh_object,
+    litmus_experiment,
 };
 
 /// Group and plural of an object, as far as they can be told without the cluster: Kubernetes' own plurals are regular.
@@ -62,6 +63,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             let purpose = "let Chaos Mesh do it";
             let words = ["get", "create", "patch", "delete"];
             verbs.add(&words, "chaos-mesh.org", &object.plural(), purpose);
+            by_flow(&mut verbs, &object);
             verbs.add(&["list"], "", "events", "read what Chaos Mesh complains of");
             verbs.add(&["get"], "", "pods", "see whether Chaos Mesh can reach them");
         }
@@ -141,6 +143,33 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
         verbs.add(&words, "", "configmaps", "keep a record of what cannot end by itself");
     }
     verbs.verbs
+}
+
+/// A Schedule or a Workflow makes experiments, with the rights of Chaos Mesh; they have to be seen, and waited for at the end.
+fn by_flow(verbs: &mut Verbs, object: &ChaosMeshObject) {
+    if !object.is_flow() {
+        return;
+    }
+    let group = "chaos-mesh.org";
+    // Its rights check asks about the kind in lower case, not about the plural.
+    verbs.add(
+        &["create"],
+        group,
+        &object.kind.to_lowercase(),
+        "be allowed by Chaos Mesh to make it",
+    );
+    for plural in object.experiment_plurals() {
+        let words = ["get", "list", "patch", "delete"];
+        verbs.add(&words, group, &plural, "see what it makes, and take it back");
+    }
+    if object.kind == "Workflow" {
+        verbs.add(
+            &["get", "list"],
+            group,
+            "workflownodes",
+            "see what it makes, and take it back",
+        );
+    }
 }
 
 /// What Litmus does itself it does with the rights of its own service account.

@@ -295,6 +295,7 @@ mod tests {
             injector: Injector::Litmus,
             after: Duration::ZERO,
             duration,
+            may_be_replaced: false,
         }
     }
 
