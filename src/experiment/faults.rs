@@ -10,7 +10,7 @@ use crate::model::Role;
 use std::time::Duration;
 
 /// What a fault does, and to which pods.
-struct Selection {
+pub(super) struct Selection {
     kind: FaultKind,
     role: Option<Role>,
     labels: Vec<(String, String)>,
@@ -83,6 +83,7 @@ impl Resolver<'_> {
             .on_pods(pointer, file)
             .or_else(|| self.inside(pointer, file))
             .or_else(|| self.on_network(pointer, file, target))
+            .or_else(|| self.by_chaos_mesh_only(pointer, file))
             .or_else(|| self.on_objects(pointer, file, target))
             .unwrap_or(Selection {
                 kind: FaultKind::PodKill { grace_seconds: 0 },
@@ -95,11 +96,8 @@ impl Resolver<'_> {
             Some(ModeFile::Fixed(count)) => Mode::Fixed(*count),
             Some(ModeFile::Percent(percent)) => Mode::Percent(*percent),
         };
-        let injector = match selection.kind {
-            FaultKind::ChaosMesh { .. } => Injector::ChaosMesh,
-            FaultKind::Litmus { .. } => Injector::Litmus,
-            _ => injector_word(file).unwrap_or(Injector::Direct),
-        };
+        let own = own_injector(&selection.kind);
+        let injector = own.or_else(|| injector_word(file)).unwrap_or(Injector::Direct);
         self.injector(pointer, file, &selection.kind, injector);
         FaultSpec {
             name: file.name.clone(),
@@ -116,17 +114,24 @@ impl Resolver<'_> {
 
     fn injector(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind, injector: Injector) {
         let at = self.at(&format!("{pointer}/injector"));
-        // An object of one injector's own can be done by nobody else, and needs no word for it.
-        let (own, title) = match kind {
-            FaultKind::ChaosMesh { .. } => (Some(Injector::ChaosMesh), "Chaos Mesh"),
-            FaultKind::Litmus { .. } => (Some(Injector::Litmus), "Litmus"),
-            _ => (None, ""),
-        };
+        let own = own_injector(kind);
         if let Some(own) = own
             && own != injector_word(file).unwrap_or(own)
         {
-            let message = format!("a {} fault is an object of {title}: nobody else can do it", kind.word());
-            self.error("injector", at, message, Some("leave injector out"));
+            let title = if own == Injector::Litmus {
+                "Litmus"
+            } else {
+                "Chaos Mesh"
+            };
+            let word = kind.word();
+            let (message, help) = if kind.only_by_chaos_mesh() {
+                let help = "leave injector out: Chaos Mesh does it";
+                (format!("nobody but {title} can do a {word}"), help)
+            } else {
+                let message = format!("a {word} fault is an object of {title}: nobody else can do it");
+                (message, "leave injector out")
+            };
+            self.error("injector", at, message, Some(help));
             return;
         }
         let (why, help) = match injector {
@@ -468,7 +473,7 @@ impl Resolver<'_> {
         Some(Peer::Pods { namespace, labels })
     }
 
-    fn selection(&mut self, pointer: &str, kind: FaultKind, held: &impl Selecting) -> Selection {
+    pub(super) fn selection(&mut self, pointer: &str, kind: FaultKind, held: &impl Selecting) -> Selection {
         let pointer = format!("{pointer}/{}", kind.word());
         Selection {
             kind,
@@ -497,14 +502,14 @@ impl Resolver<'_> {
         })
     }
 
-    fn percent(&mut self, pointer: &str, text: &PercentText) -> u8 {
+    pub(super) fn percent(&mut self, pointer: &str, text: &PercentText) -> u8 {
         percent(&text.0).unwrap_or_else(|why| {
             self.error("percent", self.at(pointer), why, None);
             100
         })
     }
 
-    fn absolute(&mut self, pointer: &str, path: &str) {
+    pub(super) fn absolute(&mut self, pointer: &str, path: &str) {
         let plain =
             path.starts_with('/') && !path.trim_matches('/').is_empty() && !path.split('/').any(|part| part == "..");
         if !plain {
@@ -548,6 +553,15 @@ impl Repeat {
     }
 }
 
+/// Who alone can do it: an object of one injector's own needs no word for it.
+fn own_injector(kind: &FaultKind) -> Option<Injector> {
+    match kind {
+        FaultKind::ChaosMesh { .. } => Some(Injector::ChaosMesh),
+        FaultKind::Litmus { .. } => Some(Injector::Litmus),
+        other => other.only_by_chaos_mesh().then_some(Injector::ChaosMesh),
+    }
+}
+
 /// Who is to do it, when the file says so.
 fn injector_word(file: &FaultFile) -> Option<Injector> {
     match file.injector.as_deref()? {
@@ -557,7 +571,7 @@ fn injector_word(file: &FaultFile) -> Option<Injector> {
     }
 }
 
-fn present(file: &FaultFile) -> [(&'static str, bool); 20] {
+fn present(file: &FaultFile) -> [(&'static str, bool); 25] {
     [
         ("podKill", file.pod_kill.is_some()),
         ("podEvict", file.pod_evict.is_some()),
@@ -577,6 +591,11 @@ fn present(file: &FaultFile) -> [(&'static str, bool); 20] {
         ("scale", file.scale.is_some()),
         ("deleteResource", file.delete_resource.is_some()),
         ("imagePullFailure", file.image_pull_failure.is_some()),
+        ("ioDelay", file.io_delay.is_some()),
+        ("ioError", file.io_error.is_some()),
+        ("clockSkew", file.clock_skew.is_some()),
+        ("httpFault", file.http_fault.is_some()),
+        ("jvmFault", file.jvm_fault.is_some()),
         ("chaosMesh", file.chaos_mesh.is_some()),
         ("litmus", file.litmus.is_some()),
     ]

@@ -7,6 +7,7 @@
 
 mod diagnostics;
 mod fault_file;
+mod fault_forms;
 mod faults;
 mod file;
 mod located;

@@ -4,6 +4,7 @@
 //! about a Schedule and a Workflow stands in `chaos_mesh_flow`. Facts: `specs/chaos-mesh.md`, section 3.
 
 use super::chaos_mesh_flow as flow;
+use super::chaos_mesh_forms as forms;
 use super::kinds::{Amount, FaultKind, Life, Peer, Signal};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -280,7 +281,10 @@ pub fn chaos_mesh_object(fault: &FaultKind) -> Result<ChaosMeshObject, String> {
             is_ours(spec, &["selector", "mode", "value", "duration"], "")?;
             object(resource, spec.clone())
         }
-        other => Err(format!("Chaos Mesh has no kind that does a {}", other.word())),
+        other => forms::spec_of(other).map_or_else(
+            || Err(format!("Chaos Mesh has no kind that does a {}", other.word())),
+            |(kind, spec)| object(kind, spec),
+        ),
     }
 }
 

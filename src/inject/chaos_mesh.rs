@@ -10,7 +10,7 @@ use super::shot::{Called, Miss, Proof, count, shoot};
 use super::stage::{GuardOwner, InjectError, Stage};
 use super::traffic::{Route, Traffic};
 use crate::cluster::{api_of, run_in_pod};
-use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, Undo, chaos_mesh_object};
+use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, RETURN_KEY, Undo, chaos_mesh_object};
 use crate::model::{Interval, Mono};
 use crate::observe::LivePod;
 use crate::world::{Armed, RecordError};
@@ -48,10 +48,13 @@ pub(super) async fn prepare(
     token: &str,
 ) -> Result<(Detail, Vec<Undo>), InjectError> {
     let refuse = |why: String| InjectError::Refused(format!("fault {:?}: {why}", spec.name));
-    let object = chaos_mesh_object(&spec.kind).map_err(&refuse)?;
+    let mut object = chaos_mesh_object(&spec.kind).map_err(&refuse)?;
     let installed = Box::pin(survey(&stage.cluster, &stage.namespace, &object.plurals())).await?;
     if !installed.problems.is_empty() {
         return Err(refuse(installed.problems.join("; ")));
+    }
+    if matches!(spec.kind, FaultKind::JvmFault { .. }) {
+        object.spec = with_return_key(object.spec, installed.return_key).map_err(&refuse)?;
     }
     let mut first_containers = Vec::new();
     for target in targets {
@@ -121,6 +124,22 @@ pub(super) async fn memory_before(
         before.push(held(stage, target).await.map_err(InjectError::Refused)?);
     }
     Ok((before, bytes))
+}
+
+/// What a method gives back, under the key that this version of Chaos Mesh knows: it would silently drop the other one.
+fn with_return_key(mut spec: Value, key: Option<&str>) -> Result<Value, String> {
+    let Some(value) = spec.as_object_mut().and_then(|held| held.remove(RETURN_KEY)) else {
+        return Ok(spec);
+    };
+    let Some(key) = key else {
+        return Err(
+            "a returnValue stands under another key before Chaos Mesh 2.8, and which version is installed cannot be told: neither its \
+             definitions nor its controller-manager may be read"
+                .to_owned(),
+        );
+    };
+    json_patch::merge(&mut spec, &json!({key: value}));
+    Ok(spec)
 }
 
 async fn read(stage: &Stage, target: &FaultTarget) -> Result<Pod, InjectError> {
@@ -487,6 +506,44 @@ pub(super) async fn complaints(stage: &Stage, token: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_return_value_stands_under_the_key_of_the_version_or_is_refused() {
+        let spec = json!({"action": "return", "returnValue": "9"});
+        assert_eq!(with_return_key(spec.clone(), Some("returnValue")), Ok(spec.clone()));
+        let old = json!({"action": "return", "value": "9"});
+        assert_eq!(with_return_key(spec.clone(), Some("value")), Ok(old));
+        assert!(with_return_key(spec, None).unwrap_err().contains("cannot be told"));
+        let other = json!({"action": "gc"});
+        assert_eq!(with_return_key(other.clone(), None), Ok(other));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_mount_is_refused_before_anything_is_made() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web-0"}, "spec": {"containers": [
+            {"name": "web", "volumeMounts": [{"name": "data", "mountPath": "/data/"}]}, {"name": "side"}]}}))
+        .unwrap();
+        let target = |container: Option<&str>| FaultTarget {
+            pod: crate::model::PodName {
+                namespace: "shop".to_owned(),
+                name: "web-0".to_owned(),
+                uid: "1".to_owned(),
+            },
+            kind: None,
+            container: container.map(str::to_owned),
+            container_id: None,
+        };
+        let io = |path: &str| ChaosMeshObject {
+            kind: "IOChaos".to_owned(),
+            spec: json!({"volumePath": path}),
+        };
+        assert_eq!(mounted(&pod, &target(Some("web")), &io("/data")), Ok(()));
+        assert_eq!(mounted(&pod, &target(None), &io("/data")), Ok(()));
+        let why = mounted(&pod, &target(Some("web")), &io("/data/store")).unwrap_err();
+        assert!(why.contains("mounts: /data/"), "{why}");
+        let why = mounted(&pod, &target(Some("side")), &io("/data")).unwrap_err();
+        assert!(why.contains("container side") && why.contains("mounts: none"), "{why}");
+    }
 
     #[test]
     fn the_name_of_an_event_is_its_time() {

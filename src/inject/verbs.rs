@@ -132,7 +132,14 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
                 "delete it and make it again",
             );
         }
-        FaultKind::ChaosMesh { .. } | FaultKind::Litmus { .. } => {}
+        // Not without an injector that can do them.
+        FaultKind::ChaosMesh { .. }
+        | FaultKind::Litmus { .. }
+        | FaultKind::IoDelay { .. }
+        | FaultKind::IoError { .. }
+        | FaultKind::ClockSkew { .. }
+        | FaultKind::HttpFault { .. }
+        | FaultKind::JvmFault { .. } => {}
     }
     let keeps_a_record = matches!(
         fault.kind,
