@@ -255,6 +255,16 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_can_be_behind_or_ahead_and_not_right() {
+        assert_eq!(offset("-10m"), Ok(-600_000));
+        assert_eq!(offset(" +1.5s"), Ok(1500));
+        assert_eq!(offset("90s"), Ok(90_000));
+        for bad in ["0s", "-0ms", "10", "--5s", "-9000000h", ""] {
+            assert!(offset(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn comparisons_and_limits_keep_their_strictness() {
         assert_eq!(
             comparison(">= 2").unwrap(),

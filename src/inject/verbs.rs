@@ -254,3 +254,62 @@ fn changed(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Mode;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn needed(kind: &str, spec: Value) -> Vec<String> {
+        let fault = FaultSpec {
+            name: "it".to_owned(),
+            kind: FaultKind::ChaosMesh {
+                resource: kind.to_owned(),
+                spec,
+            },
+            role: None,
+            labels: Vec::new(),
+            mode: Mode::One,
+            injector: Injector::ChaosMesh,
+            after: Duration::ZERO,
+            duration: Some(Duration::from_secs(5)),
+            may_be_replaced: false,
+        };
+        let target = Target {
+            namespace: "shop".to_owned(),
+            workload: Workload::Deployment { name: "web".to_owned() },
+        };
+        let verbs = needed_verbs(&fault, &target).into_iter();
+        verbs.map(|verb| format!("{} {}", verb.verb, verb.resource)).collect()
+    }
+
+    #[test]
+    fn a_flow_needs_its_own_verbs_those_of_what_it_makes_and_the_singular_of_the_rights_check() {
+        let schedule = json!({"schedule": "@hourly", "type": "PodChaos", "podChaos": {"action": "pod-kill"}});
+        let verbs = needed("Schedule", schedule);
+        for verb in [
+            "create schedules",
+            "delete schedules",
+            "create schedule",
+            "list podchaos",
+            "delete podchaos",
+        ] {
+            assert!(verbs.iter().any(|held| held == verb), "{verb}: {verbs:?}");
+        }
+        assert!(!verbs.iter().any(|held| held.contains("workflow")), "{verbs:?}");
+        let workflow = json!({"entry": "a", "templates": [{"name": "a", "templateType": "StressChaos", "deadline": "5s",
+            "stressChaos": {"stressors": {"cpu": {"workers": 1}}}}]});
+        let verbs = needed("Workflow", workflow);
+        for verb in [
+            "create workflows",
+            "create workflow",
+            "list workflownodes",
+            "get workflownodes",
+            "list stresschaos",
+        ] {
+            assert!(verbs.iter().any(|held| held == verb), "{verb}: {verbs:?}");
+        }
+    }
+}

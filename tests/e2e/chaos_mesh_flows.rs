@@ -1,4 +1,5 @@
-//! Schedules and Workflows of Chaos Mesh, against the lab's double of it, which really runs them. Not against Chaos Mesh itself.
+//! Schedules and Workflows of Chaos Mesh, and what only Chaos Mesh can do, against the lab's double of it, which really runs the
+//! former and refuses the latter. Not against Chaos Mesh itself.
 
 use crate::chaos_mesh::{install, switches};
 use crate::support::file;
@@ -68,6 +69,10 @@ fn left(shop: &Shop) -> Vec<String> {
         "podchaos",
         "networkchaos",
         "stresschaos",
+        "iochaos",
+        "timechaos",
+        "httpchaos",
+        "jvmchaos",
         "podnetworkchaos",
     ] {
         let path = format!("/apis/chaos-mesh.org/v1alpha1/{plural}");
@@ -121,12 +126,15 @@ fn schedules_and_workflows_count_by_what_they_make_and_leave_nothing() {
     nothing_left(&shop, &before, "the workflow");
 
     // Nodes say ChaosInjected all the same; the Workflow is over soon, and nothing was done.
-    let short = WORKFLOW.replace("LOSE", "2s").replace("40s", "2s");
+    let burns = WORKFLOW
+        .replace("[lose, burn]", "[burn]")
+        .replace("LOSE", "2s")
+        .replace("40s", "2s");
     switches(&shop, &json!({"applyNever": "true"}));
-    let (code, text, report) = run(&shop, "never", &short, "4s");
+    let (code, text, report) = run(&shop, "never", &burns, "4s");
     assert_eq!(code, Some(2), "{text}");
     let why = report["experiments"][0]["claims"][0]["why"].to_string();
-    for part in ["not injected within", "lose-"] {
+    for part in ["not injected within", "(StressChaos) has the conditions ChaosInjected"] {
         assert!(why.contains(part), "{why}");
     }
     switches(&shop, &json!({}));
@@ -139,7 +147,7 @@ fn a_runner_that_dies_in_a_workflow_leaves_what_clean_finds() {
     install(&shop.lab);
     shop.ready();
     let before = shop.machine();
-    let text = experiment("dies", &WORKFLOW.replace("LOSE", "50s"), "50s");
+    let text = experiment("dies", &WORKFLOW.replace("LOSE", "40s"), "40s");
     let path = file(shop.lab.folder(), "dies.yaml", &text);
     let out = shop.lab.folder().join("dies");
     let mut child = shop
@@ -187,4 +195,81 @@ fn a_runner_that_dies_in_a_workflow_leaves_what_clean_finds() {
     let (code, text) = clean("20");
     assert_eq!(code, Some(0), "{text}");
     nothing_left(&shop, &before, "the second clean");
+}
+
+#[test]
+fn what_the_double_does_not_inject_is_refused_or_inconclusive_and_can_be_cleaned() {
+    let shop = Shop::open("forms");
+    install(&shop.lab);
+    let before = shop.machine();
+
+    // A folder that is no mount: told before anything is touched.
+    shop.ready();
+    let one = |name: &str, faults: &str| {
+        let text = experiment(name, FLOW_MARK, "2s").replace("revert: 10s", "revert: 3s");
+        let (head, rest) = text.split_once("- name: it").unwrap();
+        let (_, tail) = rest.split_once(FLOW_MARK).unwrap();
+        let path = file(
+            shop.lab.folder(),
+            &format!("{name}.yaml"),
+            &format!("{head}{faults}{}", tail.trim_start()),
+        );
+        let run = shop.lab.run(&[path.to_str().unwrap()]);
+        let report = run.report(shop.lab.folder());
+        (run.code, run.text, report)
+    };
+    let (code, text, _) = one(
+        "no-mount",
+        "- {name: it, ioDelay: {path: /data/store, latency: 100ms}, duration: 2s}\n",
+    );
+    assert_eq!(code, Some(77), "{text}");
+    for part in ["/data/store is not where container web", "mounts: /data"] {
+        assert!(flat(&text).contains(part), "{text}");
+    }
+    nothing_left(&shop, &before, "a refusal");
+
+    // All at once: each waits for its proof as long as the others.
+    let (code, text, report) = one(
+        "forms",
+        "- {name: slow, ioDelay: {path: /data, latency: 100ms, methods: [read, write], percent: 50%}, duration: 2s}
+- {name: broken, ioError: {path: /data, errno: ENOSPC}, duration: 2s}
+- {name: clock, clockSkew: {offset: -10m}, duration: 2s}
+- {name: http, httpFault: {port: 8080, path: /api/*, method: GET, status: 503}, duration: 2s}
+- {name: java, jvmFault: {class: shop.Cart, method: add, returnValue: '9'}, duration: 2s}
+",
+    );
+    let faults = &report["experiments"][0]["trials"][0]["faults"];
+    assert_eq!(faults.as_array().map(Vec::len), Some(5), "{faults}");
+    for fault in faults.as_array().unwrap() {
+        assert!(fault.to_string().contains("not injected by the double"), "{fault}");
+    }
+    // As Chaos Mesh itself, the double never lets go of an IOChaos or HTTPChaos that cannot be applied (specs/chaos-mesh.md, section 5).
+    assert_eq!(code, Some(4), "{text}");
+    let there = left(&shop);
+    let stuck = |one: &String| one.starts_with("iochaos ") || one.starts_with("httpchaos ");
+    assert!(there.len() == 3 && there.iter().all(stuck), "{there:?}");
+    let clean = |more: &[&str]| {
+        let arguments = [&["clean", "--yes", "--timeout", "3"], more].concat();
+        let output = shop.lab.command(&arguments).output().unwrap();
+        (output.status.code(), crate::support::texts(&output))
+    };
+    let (code, text) = clean(&["--force"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(
+        text.contains("removed by force") && text.contains("delete shop/web-"),
+        "{text}"
+    );
+    let (code, text) = clean(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    shop.kubectl(&["-n", "shop", "delete", "pods", "-l", "app=web", "--now"]);
+    shop.ready();
+    nothing_left(&shop, &before, "the forms");
+}
+
+/// Stands for what a fault does, where the whole fault is another one.
+const FLOW_MARK: &str = " {kind: PodChaos, spec: {}}";
+
+/// Text as it reads without the breaks of the terminal.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
