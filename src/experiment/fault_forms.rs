@@ -142,7 +142,7 @@ impl Resolver<'_> {
         if let Some(held) = &file.io_delay {
             let at = format!("{pointer}/ioDelay");
             let (methods, percent) = self.file_calls(&at, &held.methods, held.percent.as_ref());
-            self.absolute(&format!("{at}/path"), &held.path);
+            self.mount(&format!("{at}/path"), &held.path);
             let kind = FaultKind::IoDelay {
                 container: held.container.clone(),
                 path: trimmed(&held.path),
@@ -155,7 +155,7 @@ impl Resolver<'_> {
         if let Some(held) = &file.io_error {
             let at = format!("{pointer}/ioError");
             let (methods, percent) = self.file_calls(&at, &held.methods, held.percent.as_ref());
-            self.absolute(&format!("{at}/path"), &held.path);
+            self.mount(&format!("{at}/path"), &held.path);
             let kind = FaultKind::IoError {
                 container: held.container.clone(),
                 path: trimmed(&held.path),
@@ -206,6 +206,13 @@ impl Resolver<'_> {
         }
         let percent = percent.map_or(100, |text| self.percent(&format!("{at}/percent"), text));
         (methods.to_vec(), percent)
+    }
+
+    fn mount(&mut self, at: &str, path: &str) {
+        if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.trim_matches('/').is_empty() {
+            let message = format!("{path:?} cannot be where a volume is mounted: that is absolute, and not the root");
+            self.error("path", self.at(at), message, None);
+        }
     }
 
     fn latency(&mut self, at: &str, text: &DurationText) -> Duration {

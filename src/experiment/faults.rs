@@ -2,6 +2,7 @@
 
 use super::fault_file::{FaultFile, PeerFile, Selecting};
 use super::file::{AmountText, DurationText, ModeFile, PercentText};
+use super::injectors::{injector_word, own_injector};
 use super::quantity::{amount, bit_rate, duration, percent};
 use super::resolve::Resolver;
 use super::types::{Target, Workload};
@@ -112,43 +113,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn injector(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind, injector: Injector) {
-        let at = self.at(&format!("{pointer}/injector"));
-        let own = own_injector(kind);
-        if let Some(own) = own
-            && own != injector_word(file).unwrap_or(own)
-        {
-            let title = if own == Injector::Litmus {
-                "Litmus"
-            } else {
-                "Chaos Mesh"
-            };
-            let word = kind.word();
-            let (message, help) = if kind.only_by_chaos_mesh() {
-                let help = "leave injector out: Chaos Mesh does it";
-                (format!("nobody but {title} can do a {word}"), help)
-            } else {
-                let message = format!("a {word} fault is an object of {title}: nobody else can do it");
-                (message, "leave injector out")
-            };
-            self.error("injector", at, message, Some(help));
-            return;
-        }
-        let (why, help) = match injector {
-            Injector::Direct => return,
-            Injector::ChaosMesh => (crate::fault::chaos_mesh_object(kind).err(), "use injector: direct"),
-            Injector::Litmus => (crate::fault::litmus_experiment(kind).err(), "use injector: direct"),
-        };
-        match (why, own) {
-            (Some(why), Some(_)) => {
-                let place = self.places.key(&format!("{pointer}/{}", kind.word()));
-                self.error("injector", place, why, None);
-            }
-            (Some(why), None) => self.error("injector", at, why, Some(help)),
-            (None, _) => {}
-        }
-    }
-
     /// The duration, where there must be one, and nowhere else.
     fn lasts(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind) -> Option<Duration> {
         let at = format!("{pointer}/duration");
@@ -157,7 +121,10 @@ impl Resolver<'_> {
                 self.error(
                     "duration",
                     self.at(&format!("{pointer}/mayBeReplaced")),
-                    format!("a {} is over at once: its victim is meant to be replaced", kind.word()),
+                    format!(
+                        "{} is over at once: its victim is meant to be replaced",
+                        kind.with_article()
+                    ),
                     Some("leave it out"),
                 );
             }
@@ -165,7 +132,7 @@ impl Resolver<'_> {
                 self.error(
                     "duration",
                     self.at(&at),
-                    format!("a {} is over at once and has no duration", kind.word()),
+                    format!("{} is over at once and has no duration", kind.with_article()),
                     Some("leave it out"),
                 );
             }
@@ -176,7 +143,7 @@ impl Resolver<'_> {
                 self.error(
                     "duration",
                     self.places.key(&format!("{pointer}/{}", kind.word())),
-                    format!("a {} lasts, so it needs a duration", kind.word()),
+                    format!("{} lasts, so it needs a duration", kind.with_article()),
                     Some("say how long beside it, such as duration: 30s"),
                 );
             }
@@ -509,7 +476,7 @@ impl Resolver<'_> {
         })
     }
 
-    pub(super) fn absolute(&mut self, pointer: &str, path: &str) {
+    fn absolute(&mut self, pointer: &str, path: &str) {
         let plain =
             path.starts_with('/') && !path.trim_matches('/').is_empty() && !path.split('/').any(|part| part == "..");
         if !plain {
@@ -550,24 +517,6 @@ impl Repeat {
     /// From the first to the last.
     pub(super) fn span(self) -> Duration {
         self.every * self.times.saturating_sub(1)
-    }
-}
-
-/// Who alone can do it: an object of one injector's own needs no word for it.
-fn own_injector(kind: &FaultKind) -> Option<Injector> {
-    match kind {
-        FaultKind::ChaosMesh { .. } => Some(Injector::ChaosMesh),
-        FaultKind::Litmus { .. } => Some(Injector::Litmus),
-        other => other.only_by_chaos_mesh().then_some(Injector::ChaosMesh),
-    }
-}
-
-/// Who is to do it, when the file says so.
-fn injector_word(file: &FaultFile) -> Option<Injector> {
-    match file.injector.as_deref()? {
-        "chaos-mesh" => Some(Injector::ChaosMesh),
-        "litmus" => Some(Injector::Litmus),
-        _ => Some(Injector::Direct),
     }
 }
 

@@ -494,7 +494,7 @@ text_type!(
 text_type!(
     PercentText,
     "Percent",
-    ["string", "integer"],
+    ["string", "number"],
     "A share in percent: 25%.",
     r"^\s*[0-9]+\s*%?\s*$",
     ["25%"]
@@ -510,7 +510,7 @@ text_type!(
 text_type!(
     ErrnoText,
     "Errno",
-    ["string", "integer"],
+    ["string", "number"],
     "An error of the operating system, by name or number: EIO, ENOSPC, 5.",
     r"^\s*([A-Z][A-Z0-9]*|[0-9]+)\s*$",
     ["EIO", "ENOSPC"]

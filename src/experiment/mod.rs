@@ -10,6 +10,7 @@ mod fault_file;
 mod fault_forms;
 mod faults;
 mod file;
+mod injectors;
 mod located;
 mod meaning;
 mod probes;

@@ -392,6 +392,18 @@ impl FaultKind {
         }
     }
 
+    /// The key with its article, for sentences.
+    #[must_use]
+    pub fn with_article(&self) -> String {
+        let word = self.word();
+        let article = if word.starts_with(['a', 'e', 'i', 'o']) {
+            "an"
+        } else {
+            "a"
+        };
+        format!("{article} {word}")
+    }
+
     /// Over in an instant: nothing is kept up, and the system itself has to recover.
     #[must_use]
     pub fn is_one_shot(&self) -> bool {

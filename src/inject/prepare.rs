@@ -96,8 +96,8 @@ impl Stage {
             | FaultKind::ClockSkew { .. }
             | FaultKind::HttpFault { .. }
             | FaultKind::JvmFault { .. } => Err(InjectError::Refused(format!(
-                "nobody but Chaos Mesh can do a {}",
-                spec.kind.word()
+                "nobody but Chaos Mesh can do {}",
+                spec.kind.with_article()
             ))),
             FaultKind::Litmus { experiment, .. } => Err(InjectError::Refused(format!(
                 "{experiment} is an experiment of Litmus: nobody else can do it"

@@ -202,6 +202,7 @@ faults:
 - {name: ak, jvmFault: {gc: true}, duration: 5s}
 - {name: al, jvmFault: {stress: {cpu: 2}}, duration: 5s}
 - {name: am, jvmFault: {stress: {memory: stack}}, duration: 5s}
+- {name: ao, networkLoss: {percent: 25}, duration: 5s}
 - {name: an, chaosMesh: {kind: Schedule, spec: {schedule: "@every 10s", type: PodChaos, podChaos: {action: pod-kill}}}, duration: 5s}
 slos:
   rto: "<= 1m30s"
