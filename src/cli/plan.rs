@@ -108,7 +108,7 @@ async fn chaos_mesh(
         .filter(|fault| fault.injector == Injector::ChaosMesh);
     let kinds: BTreeSet<String> = through
         .filter_map(|fault| chaos_mesh_object(&fault.kind).ok())
-        .map(|object| object.plural())
+        .flat_map(|object| object.plurals())
         .collect();
     if kinds.is_empty() {
         return Ok(());

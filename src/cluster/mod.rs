@@ -5,6 +5,7 @@
 //! error says what was attempted, on what, and why it failed.
 
 mod access;
+mod chaos_mesh;
 mod connect;
 mod error;
 mod exec;
@@ -16,6 +17,7 @@ mod undo;
 mod watch;
 
 pub(crate) use access::{SESSION_VERBS, Verb, missing_permissions};
+pub(crate) use chaos_mesh::made_by;
 pub(crate) use connect::{Cluster, ConnectOptions};
 pub(crate) use error::{ClusterError, Failed};
 pub(crate) use exec::{Session, run_in_pod};

@@ -48,6 +48,21 @@ pub(super) async fn delete(
         // Somebody else's object under the same name: never touched.
         return Ok(());
     }
+    let_go(cluster, api, found, attempted, means).await
+}
+
+/// Deletes this very object, and returns when it is gone. That it may be deleted is for the caller to know.
+///
+/// # Errors
+/// As [`delete`].
+pub(super) async fn let_go(
+    cluster: &Cluster,
+    api: &Api<DynamicObject>,
+    found: DynamicObject,
+    attempted: String,
+    means: Means,
+) -> Result<(), ClusterError> {
+    let name = found.metadata.name.as_deref().unwrap_or_default();
     cluster
         .call_opt(attempted.clone(), api.delete(name, &DeleteParams::background()))
         .await?;

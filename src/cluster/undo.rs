@@ -1,5 +1,6 @@
 //! Takes things back: interprets an [`Undo`].
 
+use super::chaos_mesh;
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
 use super::exec::run_in_pod;
@@ -56,6 +57,22 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, means: Means) -> Result
             name,
             ..
         } if litmus::is_engine(api_version, kind) => litmus::remove_engine(cluster, namespace, name).await,
+        Undo::DeleteObject {
+            api_version,
+            kind,
+            plural,
+            namespace: Some(namespace),
+            name,
+        } if chaos_mesh::is_flow(api_version, kind) => {
+            let flow = chaos_mesh::Flow {
+                cluster,
+                kind,
+                plural,
+                namespace,
+                name,
+            };
+            Box::pin(flow.remove(means)).await
+        }
         Undo::DeleteObject {
             api_version,
             kind,

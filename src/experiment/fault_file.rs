@@ -1,5 +1,6 @@
 //! Faults as a person writes them. Doc comments are what an editor shows.
 
+use super::fault_forms::{ClockSkewFile, HttpFaultFile, IoDelayFile, IoErrorFile, JvmFaultFile};
 use super::file::{AmountText, DurationText, ModeFile, PercentText, RateText};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -47,7 +48,17 @@ pub(super) struct FaultFile {
     pub(super) delete_resource: Option<DeleteResourceFile>,
     /// Give the target's pod template an image that cannot be pulled, and its own image back at the end.
     pub(super) image_pull_failure: Option<ImagePullFailureFile>,
-    /// Any kind of Chaos Mesh, with its own words. The pods are chosen by chaosrun.
+    /// Calls on files of a volume take longer. Only by Chaos Mesh.
+    pub(super) io_delay: Option<IoDelayFile>,
+    /// Calls on files of a volume fail. Only by Chaos Mesh.
+    pub(super) io_error: Option<IoErrorFile>,
+    /// The clock of a container's program is wrong. Only by Chaos Mesh.
+    pub(super) clock_skew: Option<ClockSkewFile>,
+    /// HTTP requests or responses are changed. Only by Chaos Mesh.
+    pub(super) http_fault: Option<HttpFaultFile>,
+    /// Something happens inside a Java program. Only by Chaos Mesh.
+    pub(super) jvm_fault: Option<JvmFaultFile>,
+    /// Any kind of Chaos Mesh, also a Schedule or a Workflow, with its own words. The pods are chosen by chaosrun.
     pub(super) chaos_mesh: Option<ChaosMeshFile>,
     /// Any experiment of Litmus that acts on pods, with its own variables. The pods are chosen by chaosrun.
     pub(super) litmus: Option<LitmusFile>,
@@ -59,7 +70,8 @@ pub(super) struct FaultFile {
     /// The fault may end with its victim: that the system replaced (or restarted) it while the fault should have lasted counts as its
     /// recovery. Default false: such a trial is inconclusive, because the fault was not kept up for its duration.
     pub(super) may_be_replaced: Option<bool>,
-    /// Who does it: `direct` (default: the Kubernetes API alone, nothing is installed), `chaos-mesh` or `litmus`.
+    /// Who does it: `direct` (default: the Kubernetes API alone, nothing is installed), `chaos-mesh` (default where nobody else can do it)
+    /// or `litmus`.
     #[schemars(extend("enum" = ["direct", "chaos-mesh", "litmus", null]))]
     pub(super) injector: Option<String>,
     /// Offset from the start of the injection (default 0s).
@@ -102,7 +114,7 @@ macro_rules! selecting {
 }
 
 selecting! {
-    PodKillFile PodEvictFile ContainerKillFile ProcessPauseFile MemoryStressFile CpuStressFile DiskFillFile StorageLossFile NetworkPartitionFile NetworkLossFile NetworkDelayFile NetworkBandwidthFile DnsFailureFile NodeCordonFile NodeDrainFile ChaosMeshFile LitmusFile
+    PodKillFile PodEvictFile ContainerKillFile ProcessPauseFile MemoryStressFile CpuStressFile DiskFillFile StorageLossFile NetworkPartitionFile NetworkLossFile NetworkDelayFile NetworkBandwidthFile DnsFailureFile NodeCordonFile NodeDrainFile ChaosMeshFile LitmusFile IoDelayFile IoErrorFile ClockSkewFile HttpFaultFile JvmFaultFile
 }
 
 /// The other side of a network fault: pods by role or labels, or an address range.
@@ -362,7 +374,7 @@ pub(super) struct ImagePullFailureFile {
     pub(super) container: Option<String>,
 }
 
-/// Any kind of Chaos Mesh, with its own words. The pods are chosen by chaosrun.
+/// Any kind of Chaos Mesh, also a Schedule or a Workflow, with its own words. The pods are chosen by chaosrun.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ChaosMeshFile {
@@ -370,9 +382,9 @@ pub(super) struct ChaosMeshFile {
     pub(super) role: Option<String>,
     /// Only pods that carry these labels as well.
     pub(super) labels: Option<BTreeMap<String, String>>,
-    /// Such as `IOChaos`.
+    /// Such as `IOChaos`, `Schedule` or `Workflow`.
     pub(super) kind: String,
-    /// Its spec without selector, mode, value and duration.
+    /// Its spec without selector, mode, value and duration; they are left out of the experiments in a Schedule or a Workflow, too.
     pub(super) spec: serde_json::Map<String, serde_json::Value>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::fault_file::{FaultFile, PeerFile, Selecting};
 use super::file::{AmountText, DurationText, ModeFile, PercentText};
+use super::injectors::{injector_word, own_injector};
 use super::quantity::{amount, bit_rate, duration, percent};
 use super::resolve::Resolver;
 use super::types::{Target, Workload};
@@ -10,7 +11,7 @@ use crate::model::Role;
 use std::time::Duration;
 
 /// What a fault does, and to which pods.
-struct Selection {
+pub(super) struct Selection {
     kind: FaultKind,
     role: Option<Role>,
     labels: Vec<(String, String)>,
@@ -83,6 +84,7 @@ impl Resolver<'_> {
             .on_pods(pointer, file)
             .or_else(|| self.inside(pointer, file))
             .or_else(|| self.on_network(pointer, file, target))
+            .or_else(|| self.by_chaos_mesh_only(pointer, file))
             .or_else(|| self.on_objects(pointer, file, target))
             .unwrap_or(Selection {
                 kind: FaultKind::PodKill { grace_seconds: 0 },
@@ -95,11 +97,8 @@ impl Resolver<'_> {
             Some(ModeFile::Fixed(count)) => Mode::Fixed(*count),
             Some(ModeFile::Percent(percent)) => Mode::Percent(*percent),
         };
-        let injector = match selection.kind {
-            FaultKind::ChaosMesh { .. } => Injector::ChaosMesh,
-            FaultKind::Litmus { .. } => Injector::Litmus,
-            _ => injector_word(file).unwrap_or(Injector::Direct),
-        };
+        let own = own_injector(&selection.kind);
+        let injector = own.or_else(|| injector_word(file)).unwrap_or(Injector::Direct);
         self.injector(pointer, file, &selection.kind, injector);
         FaultSpec {
             name: file.name.clone(),
@@ -114,36 +113,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn injector(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind, injector: Injector) {
-        let at = self.at(&format!("{pointer}/injector"));
-        // An object of one injector's own can be done by nobody else, and needs no word for it.
-        let (own, title) = match kind {
-            FaultKind::ChaosMesh { .. } => (Some(Injector::ChaosMesh), "Chaos Mesh"),
-            FaultKind::Litmus { .. } => (Some(Injector::Litmus), "Litmus"),
-            _ => (None, ""),
-        };
-        if let Some(own) = own
-            && own != injector_word(file).unwrap_or(own)
-        {
-            let message = format!("a {} fault is an object of {title}: nobody else can do it", kind.word());
-            self.error("injector", at, message, Some("leave injector out"));
-            return;
-        }
-        let (why, help) = match injector {
-            Injector::Direct => return,
-            Injector::ChaosMesh => (crate::fault::chaos_mesh_object(kind).err(), "use injector: direct"),
-            Injector::Litmus => (crate::fault::litmus_experiment(kind).err(), "use injector: direct"),
-        };
-        match (why, own) {
-            (Some(why), Some(_)) => {
-                let place = self.places.key(&format!("{pointer}/{}", kind.word()));
-                self.error("injector", place, why, None);
-            }
-            (Some(why), None) => self.error("injector", at, why, Some(help)),
-            (None, _) => {}
-        }
-    }
-
     /// The duration, where there must be one, and nowhere else.
     fn lasts(&mut self, pointer: &str, file: &FaultFile, kind: &FaultKind) -> Option<Duration> {
         let at = format!("{pointer}/duration");
@@ -152,7 +121,10 @@ impl Resolver<'_> {
                 self.error(
                     "duration",
                     self.at(&format!("{pointer}/mayBeReplaced")),
-                    format!("a {} is over at once: its victim is meant to be replaced", kind.word()),
+                    format!(
+                        "{} is over at once: its victim is meant to be replaced",
+                        kind.with_article()
+                    ),
                     Some("leave it out"),
                 );
             }
@@ -160,7 +132,7 @@ impl Resolver<'_> {
                 self.error(
                     "duration",
                     self.at(&at),
-                    format!("a {} is over at once and has no duration", kind.word()),
+                    format!("{} is over at once and has no duration", kind.with_article()),
                     Some("leave it out"),
                 );
             }
@@ -171,7 +143,7 @@ impl Resolver<'_> {
                 self.error(
                     "duration",
                     self.places.key(&format!("{pointer}/{}", kind.word())),
-                    format!("a {} lasts, so it needs a duration", kind.word()),
+                    format!("{} lasts, so it needs a duration", kind.with_article()),
                     Some("say how long beside it, such as duration: 30s"),
                 );
             }
@@ -468,7 +440,7 @@ impl Resolver<'_> {
         Some(Peer::Pods { namespace, labels })
     }
 
-    fn selection(&mut self, pointer: &str, kind: FaultKind, held: &impl Selecting) -> Selection {
+    pub(super) fn selection(&mut self, pointer: &str, kind: FaultKind, held: &impl Selecting) -> Selection {
         let pointer = format!("{pointer}/{}", kind.word());
         Selection {
             kind,
@@ -497,7 +469,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn percent(&mut self, pointer: &str, text: &PercentText) -> u8 {
+    pub(super) fn percent(&mut self, pointer: &str, text: &PercentText) -> u8 {
         percent(&text.0).unwrap_or_else(|why| {
             self.error("percent", self.at(pointer), why, None);
             100
@@ -548,16 +520,7 @@ impl Repeat {
     }
 }
 
-/// Who is to do it, when the file says so.
-fn injector_word(file: &FaultFile) -> Option<Injector> {
-    match file.injector.as_deref()? {
-        "chaos-mesh" => Some(Injector::ChaosMesh),
-        "litmus" => Some(Injector::Litmus),
-        _ => Some(Injector::Direct),
-    }
-}
-
-fn present(file: &FaultFile) -> [(&'static str, bool); 20] {
+fn present(file: &FaultFile) -> [(&'static str, bool); 25] {
     [
         ("podKill", file.pod_kill.is_some()),
         ("podEvict", file.pod_evict.is_some()),
@@ -577,6 +540,11 @@ fn present(file: &FaultFile) -> [(&'static str, bool); 20] {
         ("scale", file.scale.is_some()),
         ("deleteResource", file.delete_resource.is_some()),
         ("imagePullFailure", file.image_pull_failure.is_some()),
+        ("ioDelay", file.io_delay.is_some()),
+        ("ioError", file.io_error.is_some()),
+        ("clockSkew", file.clock_skew.is_some()),
+        ("httpFault", file.http_fault.is_some()),
+        ("jvmFault", file.jvm_fault.is_some()),
         ("chaosMesh", file.chaos_mesh.is_some()),
         ("litmus", file.litmus.is_some()),
     ]

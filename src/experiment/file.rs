@@ -497,10 +497,26 @@ text_type!(
 text_type!(
     PercentText,
     "Percent",
-    ["string", "integer"],
+    ["string", "number"],
     "A share in percent: 25%.",
     r"^\s*[0-9]+\s*%?\s*$",
     ["25%"]
+);
+text_type!(
+    OffsetText,
+    "Offset",
+    "string",
+    "How far a clock is off, with its unit: -10m (behind), 90s (ahead).",
+    r"^\s*[+-]?([0-9]+(\.[0-9]+)?(ms|s|m|h))+\s*$",
+    ["-10m", "90s"]
+);
+text_type!(
+    ErrnoText,
+    "Errno",
+    ["string", "number"],
+    "An error of the operating system, by name or number: EIO, ENOSPC, 5.",
+    r"^\s*([A-Z][A-Z0-9]*|[0-9]+)\s*$",
+    ["EIO", "ENOSPC"]
 );
 text_type!(
     ShareText,

@@ -7,8 +7,10 @@
 
 mod diagnostics;
 mod fault_file;
+mod fault_forms;
 mod faults;
 mod file;
+mod injectors;
 mod located;
 mod meaning;
 mod probes;

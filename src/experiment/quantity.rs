@@ -60,6 +60,23 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     ))
 }
 
+/// `-10m`, `90s`, in milliseconds.
+pub(super) fn offset(text: &str) -> Result<i64, String> {
+    let trimmed = text.trim();
+    let (sign, span) = match trimmed.strip_prefix('-') {
+        Some(span) => (-1, span),
+        None => (1, trimmed.strip_prefix('+').unwrap_or(trimmed)),
+    };
+    let millis = i64::try_from(duration(span)?.as_millis()).ok();
+    // Chaos Mesh counts in nanoseconds, in 64 bits.
+    let millis = millis.filter(|millis| *millis <= i64::MAX / 1_000_000);
+    match millis {
+        Some(0) => Err("a clock that is off by nothing is right".to_owned()),
+        Some(millis) => Ok(sign * millis),
+        None => Err(format!("the offset {text:?} is too long")),
+    }
+}
+
 /// `256Mi`, `1.5G`, `80%`.
 pub(super) fn amount(text: &str) -> Result<Amount, String> {
     let text = text.trim();
@@ -234,6 +251,16 @@ mod tests {
             "9999999999999999999999h",
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_clock_can_be_behind_or_ahead_and_not_right() {
+        assert_eq!(offset("-10m"), Ok(-600_000));
+        assert_eq!(offset(" +1.5s"), Ok(1500));
+        assert_eq!(offset("90s"), Ok(90_000));
+        for bad in ["0s", "-0ms", "10", "--5s", "-9000000h", ""] {
+            assert!(offset(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,52 +1,158 @@
 //! Faults in the words of Chaos Mesh: which kind, and which spec.
 //!
-//! Selector, mode and duration are the injector's: it names the exact pods. Facts: `specs/chaos-mesh.md`, section 3.
+//! Selector, mode and duration are the injector's: it names the exact pods. Pure; may depend on the rest of `fault`. What is special
+//! about a Schedule and a Workflow stands in `chaos_mesh_flow`. Facts: `specs/chaos-mesh.md`, section 3.
 
-use super::kinds::{Amount, FaultKind, Peer, Signal};
+use super::chaos_mesh_flow as flow;
+use super::chaos_mesh_forms as forms;
+use super::kinds::{Amount, FaultKind, Life, Peer, Signal};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// An object of Chaos Mesh, without selector, mode and duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChaosMeshObject {
-    /// Kind, such as `NetworkChaos`. Its plural is the kind in lower case.
+    /// Kind, such as `NetworkChaos`, `Schedule` or `Workflow`.
     pub kind: String,
     /// Spec.
     pub spec: Value,
 }
 
 impl ChaosMeshObject {
-    /// The plural, for the URL. Singular and plural are the same word, which no pluraliser would guess.
+    /// The plural, for the URL. Of an experiment, singular and plural are the same word, which no pluraliser would guess.
     #[must_use]
     pub fn plural(&self) -> String {
-        self.kind.to_lowercase()
+        plural_of(&self.kind)
+    }
+
+    /// It does nothing itself, but makes experiments: a Schedule or a Workflow.
+    #[must_use]
+    pub fn is_flow(&self) -> bool {
+        flow::is_flow(&self.kind)
+    }
+
+    /// Kind and spec of every experiment in it: of what it makes, or of itself.
+    #[must_use]
+    pub fn experiments(&self) -> Vec<(&str, &Value)> {
+        if self.is_flow() {
+            flow::experiments(&self.kind, &self.spec)
+        } else {
+            vec![(self.kind.as_str(), &self.spec)]
+        }
+    }
+
+    /// Plurals of the experiments in it.
+    #[must_use]
+    pub fn experiment_plurals(&self) -> BTreeSet<String> {
+        self.experiments()
+            .into_iter()
+            .map(|(kind, _)| plural_of(kind))
+            .collect()
+    }
+
+    /// Plurals of everything that has to be served for it.
+    #[must_use]
+    pub fn plurals(&self) -> BTreeSet<String> {
+        let mut plurals = self.experiment_plurals();
+        plurals.insert(self.plural());
+        if self.kind == "Workflow" {
+            plurals.insert("workflownodes".to_owned());
+        }
+        plurals
     }
 
     /// Applied once, and never taken back: its success is its end.
     #[must_use]
     pub fn is_one_shot(&self) -> bool {
-        let action = self.spec.get("action").and_then(Value::as_str);
-        self.kind == "PodChaos" && matches!(action, Some("pod-kill" | "container-kill"))
+        is_one_shot(&self.kind, &self.spec)
     }
 
     /// Whether a daemon on the target's node does it; pods are deleted and patched by the controller-manager alone.
     #[must_use]
     pub fn needs_daemon(&self) -> bool {
-        let action = self.spec.get("action").and_then(Value::as_str);
-        !(self.kind == "PodChaos" && matches!(action, Some("pod-kill" | "pod-failure")))
+        let by_controller = |(kind, spec): &(&str, &Value)| {
+            *kind == "PodChaos" && matches!(action(spec), Some("pod-kill" | "pod-failure"))
+        };
+        !self.experiments().iter().all(by_controller)
     }
 
-    /// Whether it acts on containers, so that `containerNames` counts.
+    /// Whether containers have to be named in it that the user did not name.
     #[must_use]
-    pub fn names_containers(&self) -> bool {
-        matches!(
-            self.kind.as_str(),
-            "StressChaos" | "IOChaos" | "DNSChaos" | "TimeChaos" | "JVMChaos"
-        ) || self.spec.get("action").and_then(Value::as_str) == Some("container-kill")
+    pub fn wants_containers(&self) -> bool {
+        let wants =
+            |(kind, spec): &(&str, &Value)| names_containers(kind, spec) && spec.get("containerNames").is_none();
+        self.experiments().iter().any(wants)
+    }
+
+    /// The spec for exactly these pods; and for these containers, where the kind acts on containers. In a Schedule or a Workflow they
+    /// are written into every experiment, and there the containers that the user named hold.
+    #[must_use]
+    pub fn for_pods(&self, namespace: &str, pods: &[&str], containers: &[&str]) -> Value {
+        let chosen = json!({"mode": "all", "selector": {"pods": {namespace: pods}}});
+        let mut wanted = self.spec.clone();
+        if self.is_flow() {
+            flow::each_experiment(&self.kind, &mut wanted, |kind, spec| {
+                merge(spec, &chosen);
+                if names_containers(kind, spec) && spec.get("containerNames").is_none() && !containers.is_empty() {
+                    set(spec, "containerNames", json!(containers));
+                }
+            });
+        } else {
+            merge(&mut wanted, &chosen);
+            if names_containers(&self.kind, &wanted) && !containers.is_empty() {
+                set(&mut wanted, "containerNames", json!(containers));
+            }
+        }
+        wanted
     }
 }
 
+fn plural_of(kind: &str) -> String {
+    match kind {
+        "Schedule" => "schedules".to_owned(),
+        "Workflow" => "workflows".to_owned(),
+        experiment => experiment.to_lowercase(),
+    }
+}
+
+fn action(spec: &Value) -> Option<&str> {
+    spec.get("action").and_then(Value::as_str)
+}
+
+/// Whether an experiment is applied once, and never taken back.
+#[must_use]
+pub fn is_one_shot(kind: &str, spec: &Value) -> bool {
+    kind == "PodChaos" && matches!(action(spec), Some("pod-kill" | "container-kill"))
+}
+
+/// Whether an experiment acts on containers, so that `containerNames` counts.
+fn names_containers(kind: &str, spec: &Value) -> bool {
+    matches!(kind, "StressChaos" | "IOChaos" | "DNSChaos" | "TimeChaos" | "JVMChaos")
+        || action(spec) == Some("container-kill")
+}
+
+/// What ends an object's effect besides its own end: of several, whatever is ended soonest.
+pub(super) fn life(kind: &str, spec: &Value) -> Option<Life> {
+    let object = ChaosMeshObject {
+        kind: kind.to_owned(),
+        spec: spec.clone(),
+    };
+    let kinds: BTreeSet<&str> = object.experiments().into_iter().map(|(kind, _)| kind).collect();
+    if kinds.contains("PodChaos") {
+        // Its victims are meant to be replaced.
+        return None;
+    }
+    let in_container = ["StressChaos", "TimeChaos", "JVMChaos", "IOChaos"];
+    let ends_with_container = kinds.iter().any(|kind| in_container.contains(kind));
+    Some(if ends_with_container {
+        Life::Container
+    } else {
+        Life::Pod
+    })
+}
+
 /// Kinds that select pods and can be told exactly which.
-const KINDS: [&str; 8] = [
+pub(super) const KINDS: [&str; 8] = [
     "PodChaos",
     "NetworkChaos",
     "StressChaos",
@@ -56,6 +162,40 @@ const KINDS: [&str; 8] = [
     "HTTPChaos",
     "JVMChaos",
 ];
+
+/// Plurals of all of them.
+#[must_use]
+pub fn chaos_mesh_plurals() -> BTreeSet<String> {
+    KINDS.iter().map(|kind| plural_of(kind)).collect()
+}
+
+/// Whether a kind can be told exactly which pods.
+///
+/// # Errors
+/// Why not, for the reader of the file.
+pub(super) fn known_kind(kind: &str, also: &str) -> Result<(), String> {
+    if kind == "KernelChaos" {
+        return Err("KernelChaos cannot be applied by any Chaos Mesh from 2.5 on (its issue 4059)".to_owned());
+    }
+    if KINDS.contains(&kind) {
+        Ok(())
+    } else {
+        Err(format!("{kind:?} is none of {}{also}", KINDS.join(", ")))
+    }
+}
+
+/// That none of `keys` was written.
+///
+/// # Errors
+/// Which one was, for the reader of the file.
+pub(super) fn is_ours(spec: &Value, keys: &[&str], place: &str) -> Result<(), String> {
+    match keys.iter().find(|key| spec.get(**key).is_some()) {
+        Some(key) => Err(format!(
+            "{key}{place} is chaosrun's: the pods are chosen by role, labels and mode of the fault"
+        )),
+        None => Ok(()),
+    }
+}
 
 /// The object that does what a fault says.
 ///
@@ -134,23 +274,28 @@ pub fn chaos_mesh_object(fault: &FaultKind) -> Result<ChaosMeshObject, String> {
         ),
         FaultKind::DnsFailure {} => object("DNSChaos", json!({"action": "error"})),
         FaultKind::ChaosMesh { resource, spec } => {
-            if resource == "KernelChaos" {
-                return Err("KernelChaos cannot be applied by any Chaos Mesh from 2.5 on (its issue 4059)".to_owned());
+            if flow::is_flow(resource) {
+                return object(resource, flow::checked(resource, spec)?);
             }
-            if !KINDS.contains(&resource.as_str()) {
-                return Err(format!("{resource:?} is none of {}", KINDS.join(", ")));
-            }
-            let ours = ["selector", "mode", "value", "duration"];
-            if let Some(key) = ours.iter().find(|key| spec.get(**key).is_some()) {
-                return Err(format!("{key} is chaosrun's: the pods are chosen by role, labels and mode of the fault"));
-            }
+            known_kind(resource, ", Schedule, Workflow")?;
+            is_ours(spec, &["selector", "mode", "value", "duration"], "")?;
             object(resource, spec.clone())
         }
-        other => Err(format!("Chaos Mesh has no kind that does a {}", other.word())),
+        other => forms::spec_of(other).map_or_else(
+            || Err(format!("Chaos Mesh has no kind that does a {}", other.word())),
+            |(kind, spec)| object(kind, spec),
+        ),
     }
 }
 
-fn set(spec: &mut Value, key: &str, value: Value) {
+/// Adds the members of one object to another.
+fn merge(spec: &mut Value, more: &Value) {
+    if let (Some(held), Some(more)) = (spec.as_object_mut(), more.as_object()) {
+        held.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+}
+
+pub(super) fn set(spec: &mut Value, key: &str, value: Value) {
     if let Some(held) = spec.as_object_mut() {
         held.insert(key.to_owned(), value);
     }

@@ -1,5 +1,6 @@
 //! The kinds of fault and their settings.
 
+use super::chaos_mesh_forms::{HttpEffect, HttpSide, JvmEffect};
 use super::duration_millis;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -242,6 +243,60 @@ pub enum FaultKind {
         /// Container name; `None` means the first container of the pod template.
         container: Option<String>,
     },
+    /// Calls on files take longer. Only by Chaos Mesh.
+    IoDelay {
+        /// Container name; `None` means the first container of the pod.
+        container: Option<String>,
+        /// Where the container mounts a volume.
+        path: String,
+        /// By so much.
+        #[serde(with = "duration_millis")]
+        latency: Duration,
+        /// Only these calls; every one when empty.
+        methods: Vec<String>,
+        /// Percent of the calls.
+        percent: u8,
+    },
+    /// Calls on files fail. Only by Chaos Mesh.
+    IoError {
+        /// Container name; `None` means the first container of the pod.
+        container: Option<String>,
+        /// Where the container mounts a volume.
+        path: String,
+        /// With this error.
+        errno: u32,
+        /// Only these calls; every one when empty.
+        methods: Vec<String>,
+        /// Percent of the calls.
+        percent: u8,
+    },
+    /// The clock of a container is wrong. Only by Chaos Mesh.
+    ClockSkew {
+        /// Container name; `None` means the first container of the pod.
+        container: Option<String>,
+        /// By so many milliseconds: less than 0 is the past.
+        offset_millis: i64,
+    },
+    /// HTTP requests or responses are changed. Only by Chaos Mesh.
+    HttpFault {
+        /// The pods' own port.
+        port: u16,
+        /// Which half of an exchange.
+        side: HttpSide,
+        /// Only these paths, `*` for anything; all when missing.
+        path: Option<String>,
+        /// Only this method; all when missing.
+        method: Option<String>,
+        /// What becomes of it.
+        effect: HttpEffect,
+    },
+    /// Something happens inside a Java program. Only by Chaos Mesh.
+    JvmFault {
+        /// Container name; `None` means the first container of the pod.
+        container: Option<String>,
+        /// What.
+        effect: JvmEffect,
+    },
     /// An object of Chaos Mesh, with any spec; the pods are chosen by chaosrun.
     ChaosMesh {
         /// Kind, such as `IOChaos`.
@@ -274,18 +329,21 @@ impl FaultKind {
     #[must_use]
     pub fn life(&self, injector: super::Injector) -> Option<Life> {
         match self {
-            Self::ProcessPause { .. } | Self::MemoryStress { .. } | Self::CpuStress { .. } => Some(Life::Container),
+            Self::ProcessPause { .. }
+            | Self::MemoryStress { .. }
+            | Self::CpuStress { .. }
+            | Self::IoDelay { .. }
+            | Self::IoError { .. }
+            | Self::ClockSkew { .. }
+            | Self::JvmFault { .. } => Some(Life::Container),
             Self::NetworkLoss { .. }
             | Self::NetworkDelay { .. }
             | Self::NetworkBandwidth { .. }
-            | Self::DnsFailure {} => Some(Life::Pod),
+            | Self::DnsFailure {}
+            | Self::HttpFault { .. } => Some(Life::Pod),
             Self::NetworkPartition { .. } if injector == super::Injector::Direct => Some(Life::PodIfMarked),
             Self::NetworkPartition { .. } => Some(Life::Pod),
-            Self::ChaosMesh { resource, .. } => match resource.as_str() {
-                "StressChaos" | "TimeChaos" | "JVMChaos" => Some(Life::Container),
-                "PodChaos" => None,
-                _ => Some(Life::Pod),
-            },
+            Self::ChaosMesh { resource, spec } => super::chaos_mesh::life(resource, spec),
             // Its own pods go after what has the name or the label, whichever that is.
             Self::Litmus { .. } => Some(Life::Pod),
             // What is lost or full may be on a claim, which the replacement gets as well.
@@ -324,9 +382,26 @@ impl FaultKind {
             Self::Scale { .. } => "scale",
             Self::DeleteResource { .. } => "deleteResource",
             Self::ImagePullFailure { .. } => "imagePullFailure",
+            Self::IoDelay { .. } => "ioDelay",
+            Self::IoError { .. } => "ioError",
+            Self::ClockSkew { .. } => "clockSkew",
+            Self::HttpFault { .. } => "httpFault",
+            Self::JvmFault { .. } => "jvmFault",
             Self::ChaosMesh { .. } => "chaosMesh",
             Self::Litmus { .. } => "litmus",
         }
+    }
+
+    /// The key with its article, for sentences.
+    #[must_use]
+    pub fn with_article(&self) -> String {
+        let word = self.word();
+        let article = if word.starts_with(['a', 'e', 'i', 'o']) {
+            "an"
+        } else {
+            "a"
+        };
+        format!("{article} {word}")
     }
 
     /// Over in an instant: nothing is kept up, and the system itself has to recover.
@@ -338,6 +413,12 @@ impl FaultKind {
         )
     }
 
+    /// Whether nobody but Chaos Mesh can do it, though it has a key of its own.
+    #[must_use]
+    pub fn only_by_chaos_mesh(&self) -> bool {
+        super::chaos_mesh_forms::spec_of(self).is_some()
+    }
+
     /// The container that it acts in: none when it does not act inside one, else the name, if one was given.
     #[must_use]
     pub fn inside(&self) -> Option<Option<&str>> {
@@ -347,7 +428,11 @@ impl FaultKind {
             | Self::MemoryStress { container, .. }
             | Self::CpuStress { container, .. }
             | Self::DiskFill { container, .. }
-            | Self::StorageLoss { container, .. } => Some(container.as_deref()),
+            | Self::StorageLoss { container, .. }
+            | Self::IoDelay { container, .. }
+            | Self::IoError { container, .. }
+            | Self::ClockSkew { container, .. }
+            | Self::JvmFault { container, .. } => Some(container.as_deref()),
             _ => None,
         }
     }

@@ -3,11 +3,14 @@
 //! Pure: may depend on [`crate::model`] only. The touching half (`inject`) interprets it.
 
 mod chaos_mesh;
+mod chaos_mesh_flow;
+mod chaos_mesh_forms;
 mod kinds;
 mod litmus;
 mod undo;
 
-pub use chaos_mesh::{ChaosMeshObject, chaos_mesh_object};
+pub use chaos_mesh::{ChaosMeshObject, chaos_mesh_object, chaos_mesh_plurals, is_one_shot};
+pub use chaos_mesh_forms::{FILE_CALLS, HttpEffect, HttpSide, JvmEffect, RETURN_KEY, errno, form_words};
 pub use kinds::{Amount, Direction, FaultKind, Life, ObjectRef, Peer, Signal, StorageLoss};
 pub use litmus::{LitmusEffect, LitmusExperiment, litmus_experiment};
 pub use undo::{Claim, Inside, Undo};

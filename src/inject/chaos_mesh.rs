@@ -1,6 +1,7 @@
 //! Faults through Chaos Mesh: an object of its own kinds, with the exact pods that chaosrun chose. Its status is believed as far as
 //! `specs/chaos-mesh.md` says that it can be, and never for the recovery: that is measured on the target.
 
+use super::chaos_mesh_flow;
 use super::chaos_mesh_install::{Installed, survey};
 use super::partition;
 use super::pods::{container_ended, restarts};
@@ -9,15 +10,16 @@ use super::shot::{Called, Miss, Proof, count, shoot};
 use super::stage::{GuardOwner, InjectError, Stage};
 use super::traffic::{Route, Traffic};
 use crate::cluster::{api_of, run_in_pod};
-use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, Undo, chaos_mesh_object};
+use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, RETURN_KEY, Undo, chaos_mesh_object};
 use crate::model::{Interval, Mono};
+use crate::observe::LivePod;
 use crate::world::{Armed, RecordError};
-use k8s_openapi::api::core::v1::{Event as ClusterEvent, Pod};
+use k8s_openapi::api::core::v1::{Container, Event as ClusterEvent, Pod};
 use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const API_VERSION: &str = "chaos-mesh.org/v1alpha1";
+pub(super) const API_VERSION: &str = "chaos-mesh.org/v1alpha1";
 
 /// How long the injection may take: the suggestion of `specs/chaos-mesh.md`, section 13.
 const INJECTION_LIMIT: Duration = Duration::from_mins(1);
@@ -46,34 +48,40 @@ pub(super) async fn prepare(
     token: &str,
 ) -> Result<(Detail, Vec<Undo>), InjectError> {
     let refuse = |why: String| InjectError::Refused(format!("fault {:?}: {why}", spec.name));
-    let object = chaos_mesh_object(&spec.kind).map_err(&refuse)?;
-    let kinds = std::collections::BTreeSet::from([object.plural()]);
-    let installed = Box::pin(survey(&stage.cluster, &stage.namespace, &kinds)).await?;
+    let mut object = chaos_mesh_object(&spec.kind).map_err(&refuse)?;
+    let installed = Box::pin(survey(&stage.cluster, &stage.namespace, &object.plurals())).await?;
     if !installed.problems.is_empty() {
         return Err(refuse(installed.problems.join("; ")));
     }
+    if matches!(spec.kind, FaultKind::JvmFault { .. }) {
+        object.spec = with_return_key(object.spec, installed.return_key).map_err(&refuse)?;
+    }
+    let mut first_containers = Vec::new();
     for target in targets {
-        reachable(stage, target, &installed, &object).await?.map_err(&refuse)?;
+        let pod = read(stage, target).await?;
+        reachable(&pod, &installed, &object).map_err(&refuse)?;
+        mounted(&pod, target, &object).map_err(&refuse)?;
+        first_containers.extend(containers_of(&pod).first().map(|first| first.name.clone()));
     }
-    let mut wanted = object.spec.clone();
     let names: Vec<&str> = targets.iter().map(|target| target.pod.name.as_str()).collect();
-    let mut ours = json!({"mode": "all", "selector": {"pods": {stage.namespace.clone(): names}}});
-    if object.names_containers() {
-        let mut containers: Vec<&str> = targets
-            .iter()
-            .filter_map(|target| target.container.as_deref())
-            .collect();
-        containers.dedup();
-        if !containers.is_empty() {
-            json_patch::merge(&mut ours, &json!({"containerNames": containers}));
-        }
+    let containers = if object.is_flow() {
+        first_containers
+    } else {
+        targets.iter().filter_map(|target| target.container.clone()).collect()
+    };
+    let containers = distinct(&containers);
+    if object.is_flow() && containers.len() > 1 && object.wants_containers() {
+        return Err(refuse(format!(
+            "the first containers of the chosen pods have different names ({}): say containerNames in its experiments",
+            containers.join(", ")
+        )));
     }
-    if let Some(duration) = spec.duration {
-        // A dead-man's switch of its own, besides the guard.
+    let mut wanted = object.for_pods(&stage.namespace, &names, &containers);
+    if let Some(duration) = spec.duration.filter(|_| !object.is_flow()) {
+        // A dead-man's switch of its own, besides the guard. What a Workflow makes ends by its deadlines.
         let seconds = (duration + DURATION_MARGIN).as_secs();
-        json_patch::merge(&mut ours, &json!({"duration": format!("{seconds}s")}));
+        json_patch::merge(&mut wanted, &json!({"duration": format!("{seconds}s")}));
     }
-    json_patch::merge(&mut wanted, &ours);
     let routes = if matches!(spec.kind, FaultKind::NetworkPartition { .. }) {
         partition::survey(stage, spec, targets).await?.routes
     } else {
@@ -118,31 +126,100 @@ pub(super) async fn memory_before(
     Ok((before, bytes))
 }
 
-/// Chaos Mesh needs a daemon on the target's node (but to delete or patch a pod), and never injects into a pod of its node's network.
-async fn reachable(
-    stage: &Stage,
-    target: &FaultTarget,
-    installed: &Installed,
-    object: &ChaosMeshObject,
-) -> Result<Result<(), String>, InjectError> {
+/// What a method gives back, under the key that this version of Chaos Mesh knows: it would silently drop the other one.
+fn with_return_key(mut spec: Value, key: Option<&str>) -> Result<Value, String> {
+    let Some(value) = spec.as_object_mut().and_then(|held| held.remove(RETURN_KEY)) else {
+        return Ok(spec);
+    };
+    let Some(key) = key else {
+        return Err(
+            "a returnValue stands under another key before Chaos Mesh 2.8, and which version is installed cannot be told: neither its \
+             definitions nor its controller-manager may be read"
+                .to_owned(),
+        );
+    };
+    json_patch::merge(&mut spec, &json!({key: value}));
+    Ok(spec)
+}
+
+async fn read(stage: &Stage, target: &FaultTarget) -> Result<Pod, InjectError> {
     let pods: Api<Pod> = Api::namespaced(stage.cluster.client(), &target.pod.namespace);
     let name = &target.pod.name;
-    let pod = stage.cluster.call(format!("read pod {name}"), pods.get(name)).await?;
-    let spec = pod.spec.unwrap_or_default();
-    if spec.host_network == Some(true) {
-        return Ok(Err(format!(
-            "pod {name} uses its node's network: Chaos Mesh never injects there, and its object could not be deleted again"
-        )));
+    Ok(stage.cluster.call(format!("read pod {name}"), pods.get(name)).await?)
+}
+
+fn containers_of(pod: &Pod) -> &[Container] {
+    pod.spec.as_ref().map_or(&[], |spec| spec.containers.as_slice())
+}
+
+/// Each of them once, in their order.
+fn distinct(names: &[String]) -> Vec<&str> {
+    let mut seen: Vec<&str> = Vec::new();
+    for name in names {
+        if !seen.contains(&name.as_str()) {
+            seen.push(name);
+        }
     }
-    let node = spec.node_name.as_deref();
+    seen
+}
+
+/// Chaos Mesh needs a daemon on the target's node (but to delete or patch a pod), and never injects into a pod of its node's network.
+fn reachable(pod: &Pod, installed: &Installed, object: &ChaosMeshObject) -> Result<(), String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let spec = pod.spec.as_ref();
+    if spec.and_then(|spec| spec.host_network) == Some(true) {
+        return Err(format!(
+            "pod {name} uses its node's network: Chaos Mesh never injects there, and its object could not be deleted again"
+        ));
+    }
+    let node = spec.and_then(|spec| spec.node_name.as_deref());
     if object.needs_daemon() && !installed.has_daemon(node) {
-        return Ok(Err(format!(
+        return Err(format!(
             "no daemon of Chaos Mesh is ready on node {} of pod {name}: nothing would be injected, and its object could not be deleted \
              again; look at the DaemonSet chaos-daemon",
             node.unwrap_or_default()
-        )));
+        ));
     }
-    Ok(Ok(()))
+    Ok(())
+}
+
+/// An `IOChaos` on a folder that is no mount of the container is never injected, and cannot be deleted again.
+fn mounted(pod: &Pod, target: &FaultTarget, object: &ChaosMeshObject) -> Result<(), String> {
+    for (kind, spec) in object.experiments() {
+        let Some(path) = spec
+            .get("volumePath")
+            .and_then(Value::as_str)
+            .filter(|_| kind == "IOChaos")
+        else {
+            continue;
+        };
+        let named = spec.pointer("/containerNames/0").and_then(Value::as_str);
+        let named = target.container.as_deref().or(named);
+        let container = containers_of(pod)
+            .iter()
+            .find(|held| named.is_none_or(|name| held.name == name));
+        let mounts: Vec<&str> = container
+            .and_then(|held| held.volume_mounts.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|mount| mount.mount_path.as_str())
+            .collect();
+        let same = |mount: &&str| mount.trim_end_matches('/') == path.trim_end_matches('/');
+        if !mounts.iter().any(same) {
+            return Err(format!(
+                "{path} is not where container {} of pod {} mounts a volume, and Chaos Mesh can do it on a whole mount only: its object would \
+                 never be injected, and could not be deleted again; mounts: {}",
+                named.or(container.map(|held| held.name.as_str())).unwrap_or_default(),
+                target.pod.name,
+                if mounts.is_empty() {
+                    "none".to_owned()
+                } else {
+                    mounts.join(", ")
+                }
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Creates the object and waits until every target is hit.
@@ -202,6 +279,18 @@ pub(super) async fn fire(
                 Ok(Called::Accepted)
             };
             shoot(stage, spec, target, call, |requested| async move {
+                if plan.object.is_flow() {
+                    let follow = chaos_mesh_flow::Follow {
+                        stage,
+                        who: &plan.who,
+                        object: &plan.object,
+                        token,
+                        target,
+                    };
+                    // Its first experiment may come late: any time before the fault would be over.
+                    let limit = limit + spec.duration.unwrap_or_default();
+                    return follow.injected(requested, limit).await;
+                }
                 let said = injected(stage, api, plan, target, token, before, (requested, limit)).await?;
                 // Its word is not enough: some networks are out of its reach, and it says Injected all the same.
                 if let (Some(traffic), Some(route)) = (traffic, plan.routes.get(index)) {
@@ -294,7 +383,7 @@ async fn memory_held(
 }
 
 /// The record of one target: `ns/pod` or `ns/pod/container`.
-fn record_of<'a>(object: &'a DynamicObject, target: &FaultTarget) -> Option<&'a Value> {
+pub(super) fn record_of<'a>(object: &'a DynamicObject, target: &FaultTarget) -> Option<&'a Value> {
     let records = object.data.pointer("/status/experiment/containerRecords")?.as_array()?;
     let id = format!("{}/{}", target.pod.namespace, target.pod.name);
     records.iter().find(|record| {
@@ -302,6 +391,14 @@ fn record_of<'a>(object: &'a DynamicObject, target: &FaultTarget) -> Option<&'a 
         record.get("selectorKey").and_then(Value::as_str).unwrap_or(".") == "."
             && (held == id || held.starts_with(&format!("{id}/")))
     })
+}
+
+/// What a one-shot did, as the pod itself shows it.
+pub(super) fn shown(target: &FaultTarget, restarts: i32, pod: &LivePod) -> Option<String> {
+    if target.container.is_some() {
+        return container_ended(target, restarts, pod);
+    }
+    (pod.gone.is_some() || pod.facts.deletion_at.is_some()).then(|| format!("pod UID {} is gone", target.pod.uid))
 }
 
 async fn injected(
@@ -321,12 +418,7 @@ async fn injected(
         if plan.object.is_one_shot()
             && let Some(pod) = stage.pods.get(&target.pod.uid)
         {
-            let seen = if target.container.is_some() {
-                container_ended(target, restarts, &pod)
-            } else {
-                (pod.gone.is_some() || pod.facts.deletion_at.is_some())
-                    .then(|| format!("pod UID {} is gone", target.pod.uid))
-            };
+            let seen = shown(target, restarts, &pod);
             if let Some(text) = seen {
                 return Ok(Proof {
                     effect: Interval {
@@ -373,7 +465,7 @@ async fn injected(
 }
 
 /// When the controller applied it, by its own clock, as the name of its Event says it (section 4). Events may be lost.
-async fn applied(stage: &Stage, target: &FaultTarget, token: &str) -> String {
+pub(super) async fn applied(stage: &Stage, target: &FaultTarget, token: &str) -> String {
     let events: Api<ClusterEvent> = Api::namespaced(stage.cluster.client(), &stage.namespace);
     let parameters = ListParams::default().fields(&format!("involvedObject.name={token},reason=Applied"));
     let listed = stage.cluster.call("list events", events.list(&parameters)).await;
@@ -397,7 +489,7 @@ fn stamp_of(event: &str) -> Option<jiff::Timestamp> {
 }
 
 /// The newest warning about the object, in Chaos Mesh's words.
-async fn complaints(stage: &Stage, token: &str) -> String {
+pub(super) async fn complaints(stage: &Stage, token: &str) -> String {
     let events: Api<ClusterEvent> = Api::namespaced(stage.cluster.client(), &stage.namespace);
     let parameters = ListParams::default().fields(&format!("involvedObject.name={token},type=Warning"));
     let listed = stage.cluster.call("list events", events.list(&parameters)).await;
@@ -414,6 +506,44 @@ async fn complaints(stage: &Stage, token: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_return_value_stands_under_the_key_of_the_version_or_is_refused() {
+        let spec = json!({"action": "return", "returnValue": "9"});
+        assert_eq!(with_return_key(spec.clone(), Some("returnValue")), Ok(spec.clone()));
+        let old = json!({"action": "return", "value": "9"});
+        assert_eq!(with_return_key(spec.clone(), Some("value")), Ok(old));
+        assert!(with_return_key(spec, None).unwrap_err().contains("cannot be told"));
+        let other = json!({"action": "gc"});
+        assert_eq!(with_return_key(other.clone(), None), Ok(other));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_mount_is_refused_before_anything_is_made() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web-0"}, "spec": {"containers": [
+            {"name": "web", "volumeMounts": [{"name": "data", "mountPath": "/data/"}]}, {"name": "side"}]}}))
+        .unwrap();
+        let target = |container: Option<&str>| FaultTarget {
+            pod: crate::model::PodName {
+                namespace: "shop".to_owned(),
+                name: "web-0".to_owned(),
+                uid: "1".to_owned(),
+            },
+            kind: None,
+            container: container.map(str::to_owned),
+            container_id: None,
+        };
+        let io = |path: &str| ChaosMeshObject {
+            kind: "IOChaos".to_owned(),
+            spec: json!({"volumePath": path}),
+        };
+        assert_eq!(mounted(&pod, &target(Some("web")), &io("/data")), Ok(()));
+        assert_eq!(mounted(&pod, &target(None), &io("/data")), Ok(()));
+        let why = mounted(&pod, &target(Some("web")), &io("/data/store")).unwrap_err();
+        assert!(why.contains("mounts: /data/"), "{why}");
+        let why = mounted(&pod, &target(Some("side")), &io("/data")).unwrap_err();
+        assert!(why.contains("container side") && why.contains("mounts: none"), "{why}");
+    }
 
     #[test]
     fn the_name_of_an_event_is_its_time() {

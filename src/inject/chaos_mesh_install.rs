@@ -4,6 +4,7 @@
 //! `specs/chaos-mesh.md` sections 9, 11 and 13.
 
 use crate::cluster::{Cluster, ClusterError, Failed};
+use crate::fault::RETURN_KEY;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -14,6 +15,9 @@ use std::collections::BTreeSet;
 const COMPONENT: &str = "app.kubernetes.io/component";
 const INJECT_ANNOTATION: &str = "chaos-mesh.org/inject";
 
+/// Up to 2.7 the value that a method gives back stood under the same key as the one of `mode`.
+const OLD_RETURN_KEY: &str = "value";
+
 /// What is known of the installation.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Installed {
@@ -23,6 +27,8 @@ pub(crate) struct Installed {
     pub(crate) daemons: Option<BTreeSet<String>>,
     /// Why nothing can be done through it.
     pub(crate) problems: Vec<String>,
+    /// The key under which a `JVMChaos` holds what a method gives back, as far as the version is known.
+    pub(crate) return_key: Option<&'static str>,
     /// What could not be looked at.
     pub(crate) unknown: Vec<&'static str>,
 }
@@ -80,6 +86,7 @@ pub(crate) async fn survey(
     let version = definitions(cluster, kinds, &mut found).await?;
     let exact = controller(cluster, namespace, &mut found).await?;
     found.daemons = daemons(cluster, &mut found).await?;
+    found.return_key = found.return_key.or_else(|| exact.as_deref().and_then(return_key_of));
     let version = exact.or(version).map_or(String::new(), |version| format!(" {version}"));
     found.who = if cluster.info().kind == "lab" {
         format!("the lab's DOUBLE of Chaos Mesh{version}")
@@ -123,6 +130,13 @@ async fn definitions(
     if let Some(why) = schemas.get("podchaos").and_then(too_old) {
         found.problems.push(why);
     }
+    found.return_key = schemas.get("jvmchaos").map(|held| {
+        if has_field(held, RETURN_KEY) {
+            RETURN_KEY
+        } else {
+            OLD_RETURN_KEY
+        }
+    });
     Ok(version_of(schemas.get("networkchaos"), schemas.get("jvmchaos")).map(str::to_owned))
 }
 
@@ -141,6 +155,17 @@ fn too_old(podchaos: &Value) -> Option<String> {
         "Chaos Mesh 1.x is installed (PodChaos has spec.scheduler): chaosrun needs 2.5 or newer, and definitions that an old \
          version left behind have to be replaced"
             .to_owned()
+    })
+}
+
+/// The key of a version such as `2.7.1`, when there is no definition to look at.
+fn return_key_of(version: &str) -> Option<&'static str> {
+    let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
+    let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(if (major, minor) >= (2, 8) {
+        RETURN_KEY
+    } else {
+        OLD_RETURN_KEY
     })
 }
 
@@ -286,6 +311,19 @@ mod tests {
         assert_eq!(version_of(Some(&rate), Some(&value)), Some("2.8 or newer"));
         assert_eq!(version_of(None, None), None);
         assert!(too_old(&definition("scheduler")).is_some());
+    }
+
+    #[test]
+    fn what_a_method_gives_back_stands_under_the_key_of_the_version() {
+        for (version, key) in [
+            ("2.8.0", Some("returnValue")),
+            ("3.0.1-rc.1", Some("returnValue")),
+            ("2.7.3", Some("value")),
+            ("latest", None),
+            ("2", None),
+        ] {
+            assert_eq!(return_key_of(version), key, "{version}");
+        }
     }
 
     #[test]

@@ -6,10 +6,12 @@
 //! A fault goes through three hands: [`Stage::choose`] names the exact targets, [`Stage::prepare`] reads what it needs to know and
 //! says how everything is taken back (both change nothing), and [`Stage::fire`] does it. Rooms: `pods` (kill, evict, signal),
 //! `inside` (scripts in a container), `nodes`, `objects` (scale, delete, image), `partition` (network policies), `netns` (traffic
-//! shaping in a pod's network namespace), `chaos_mesh`, `chaos_mesh_install` (what is installed of it), `litmus`; `shot` is the one way to
+//! shaping in a pod's network namespace), `chaos_mesh`, `chaos_mesh_flow` (its Schedules and Workflows), `chaos_mesh_install` (what is installed
+//! of it), `litmus`; `shot` is the one way to
 //! fire at one target and to wait for the proof.
 
 mod chaos_mesh;
+mod chaos_mesh_flow;
 mod chaos_mesh_install;
 mod inside;
 mod litmus;

@@ -91,6 +91,14 @@ impl Stage {
             FaultKind::ChaosMesh { resource, .. } => Err(InjectError::Refused(format!(
                 "a {resource} is an object of Chaos Mesh: nobody else can do it"
             ))),
+            FaultKind::IoDelay { .. }
+            | FaultKind::IoError { .. }
+            | FaultKind::ClockSkew { .. }
+            | FaultKind::HttpFault { .. }
+            | FaultKind::JvmFault { .. } => Err(InjectError::Refused(format!(
+                "nobody but Chaos Mesh can do {}",
+                spec.kind.with_article()
+            ))),
             FaultKind::Litmus { experiment, .. } => Err(InjectError::Refused(format!(
                 "{experiment} is an experiment of Litmus: nobody else can do it"
             ))),

@@ -3,7 +3,8 @@
 use crate::cluster::{SESSION_VERBS, Verb};
 use crate::experiment::{Target, Workload};
 use crate::fault::{
-    FaultKind, FaultSpec, Injector, LitmusEffect, ObjectRef, Peer, chaos_mesh_object, litmus_experiment,
+    ChaosMeshObject, FaultKind, FaultSpec, Injector, LitmusEffect, ObjectRef, Peer, chaos_mesh_object,
+    litmus_experiment,
 };
 
 /// Group and plural of an object, as far as they can be told without the cluster: Kubernetes' own plurals are regular.
@@ -62,6 +63,7 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
             let purpose = "let Chaos Mesh do it";
             let words = ["get", "create", "patch", "delete"];
             verbs.add(&words, "chaos-mesh.org", &object.plural(), purpose);
+            by_flow(&mut verbs, &object);
             verbs.add(&["list"], "", "events", "read what Chaos Mesh complains of");
             verbs.add(&["get"], "", "pods", "see whether Chaos Mesh can reach them");
         }
@@ -128,7 +130,14 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
                 "delete it and make it again",
             );
         }
-        FaultKind::ChaosMesh { .. } | FaultKind::Litmus { .. } => {}
+        // Not without an injector that can do them.
+        FaultKind::ChaosMesh { .. }
+        | FaultKind::Litmus { .. }
+        | FaultKind::IoDelay { .. }
+        | FaultKind::IoError { .. }
+        | FaultKind::ClockSkew { .. }
+        | FaultKind::HttpFault { .. }
+        | FaultKind::JvmFault { .. } => {}
     }
     let keeps_a_record = matches!(
         fault.kind,
@@ -139,6 +148,33 @@ pub(crate) fn needed_verbs(fault: &FaultSpec, target: &Target) -> Vec<Verb> {
         verbs.add(&words, "", "configmaps", "keep a record of what cannot end by itself");
     }
     verbs.verbs
+}
+
+/// A Schedule or a Workflow makes experiments, with the rights of Chaos Mesh; they have to be seen, and waited for at the end.
+fn by_flow(verbs: &mut Verbs, object: &ChaosMeshObject) {
+    if !object.is_flow() {
+        return;
+    }
+    let group = "chaos-mesh.org";
+    // Its rights check asks about the kind in lower case, not about the plural.
+    verbs.add(
+        &["create"],
+        group,
+        &object.kind.to_lowercase(),
+        "be allowed by Chaos Mesh to make it",
+    );
+    for plural in object.experiment_plurals() {
+        let words = ["get", "list", "patch", "delete"];
+        verbs.add(&words, group, &plural, "see what it makes, and take it back");
+    }
+    if object.kind == "Workflow" {
+        verbs.add(
+            &["get", "list"],
+            group,
+            "workflownodes",
+            "see what it makes, and take it back",
+        );
+    }
 }
 
 /// What Litmus does itself it does with the rights of its own service account.
@@ -213,6 +249,65 @@ fn changed(
             if let Some((group, plural)) = own(target) {
                 verbs.add(words, &group, &plural, purpose);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Mode;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn needed(kind: &str, spec: Value) -> Vec<String> {
+        let fault = FaultSpec {
+            name: "it".to_owned(),
+            kind: FaultKind::ChaosMesh {
+                resource: kind.to_owned(),
+                spec,
+            },
+            role: None,
+            labels: Vec::new(),
+            mode: Mode::One,
+            injector: Injector::ChaosMesh,
+            after: Duration::ZERO,
+            duration: Some(Duration::from_secs(5)),
+            may_be_replaced: false,
+        };
+        let target = Target {
+            namespace: "shop".to_owned(),
+            workload: Workload::Deployment { name: "web".to_owned() },
+        };
+        let verbs = needed_verbs(&fault, &target).into_iter();
+        verbs.map(|verb| format!("{} {}", verb.verb, verb.resource)).collect()
+    }
+
+    #[test]
+    fn a_flow_needs_its_own_verbs_those_of_what_it_makes_and_the_singular_of_the_rights_check() {
+        let schedule = json!({"schedule": "@hourly", "type": "PodChaos", "podChaos": {"action": "pod-kill"}});
+        let verbs = needed("Schedule", schedule);
+        for verb in [
+            "create schedules",
+            "delete schedules",
+            "create schedule",
+            "list podchaos",
+            "delete podchaos",
+        ] {
+            assert!(verbs.iter().any(|held| held == verb), "{verb}: {verbs:?}");
+        }
+        assert!(!verbs.iter().any(|held| held.contains("workflow")), "{verbs:?}");
+        let workflow = json!({"entry": "a", "templates": [{"name": "a", "templateType": "StressChaos", "deadline": "5s",
+            "stressChaos": {"stressors": {"cpu": {"workers": 1}}}}]});
+        let verbs = needed("Workflow", workflow);
+        for verb in [
+            "create workflows",
+            "create workflow",
+            "list workflownodes",
+            "get workflownodes",
+            "list stresschaos",
+        ] {
+            assert!(verbs.iter().any(|held| held == verb), "{verb}: {verbs:?}");
         }
     }
 }

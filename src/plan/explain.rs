@@ -1,7 +1,8 @@
 //! What a fault does, how it ends when nobody ends it, and what proves it: for `plan` and for the documentation.
 
 use crate::fault::{
-    Direction, FaultKind, FaultSpec, Injector, LitmusEffect, StorageLoss, chaos_mesh_object, litmus_experiment,
+    Direction, FaultKind, FaultSpec, Injector, LitmusEffect, StorageLoss, chaos_mesh_object, form_words,
+    litmus_experiment,
 };
 
 /// A fault in words.
@@ -163,6 +164,15 @@ pub fn explain(fault: &FaultSpec) -> Explained {
             "a pod waits with ErrImagePull",
         ),
         FaultKind::ChaosMesh { resource, .. } => words(format!("a {resource}"), "never", "nothing"),
+        FaultKind::IoDelay { .. }
+        | FaultKind::IoError { .. }
+        | FaultKind::ClockSkew { .. }
+        | FaultKind::HttpFault { .. }
+        | FaultKind::JvmFault { .. } => words(
+            "nothing: nobody but Chaos Mesh can do it".to_owned(),
+            "never",
+            "nothing",
+        ),
         FaultKind::Litmus { experiment, .. } => words(format!("an experiment {experiment}"), "never", "nothing"),
     }
 }
@@ -179,7 +189,13 @@ fn beside(does: String, seconds: u64, proof: &str) -> Explained {
 }
 
 fn by_chaos_mesh(fault: &FaultSpec) -> Explained {
-    let kind = chaos_mesh_object(&fault.kind).map_or_else(|why| why, |object| object.kind);
+    let (kind, is_flow) = match chaos_mesh_object(&fault.kind) {
+        Ok(object) => (object.kind.clone(), object.is_flow()),
+        Err(why) => (why, false),
+    };
+    if is_flow {
+        return flow(&kind);
+    }
     let ends = match fault.duration {
         None => ONE_SHOT.to_owned(),
         Some(duration) => format!(
@@ -187,10 +203,35 @@ fn by_chaos_mesh(fault: &FaultSpec) -> Explained {
             duration.as_secs() + 30
         ),
     };
+    let (what, proof) = match form_words(&fault.kind) {
+        Some(words) => (
+            format!(": {words}"),
+            "Chaos Mesh says that the target is injected; nothing else is looked at",
+        ),
+        None => (
+            String::new(),
+            "Chaos Mesh says that the target is injected, and what can be seen from outside is looked at",
+        ),
+    };
     Explained {
-        does: format!("a {kind} of Chaos Mesh for exactly the chosen pods"),
+        does: format!("a {kind} of Chaos Mesh for exactly the chosen pods{what}"),
         ends,
-        proof: "Chaos Mesh says that the target is injected, and what can be seen from outside is looked at".to_owned(),
+        proof: proof.to_owned(),
+    }
+}
+
+fn flow(kind: &str) -> Explained {
+    let by_itself = if kind == "Workflow" {
+        "each of its experiments ends by its own deadline"
+    } else {
+        "its experiments end as they say themselves"
+    };
+    Explained {
+        does: format!("a {kind} of Chaos Mesh, with exactly the chosen pods in each of its experiments"),
+        ends: format!("the {kind} is owned by the guard Job, and what it made goes with it; {by_itself}"),
+        proof: "the first experiment that it makes says that the target is injected; of one that kills, the pod itself. That its object \
+                was made is not enough, and later experiments are not looked at"
+            .to_owned(),
     }
 }
 

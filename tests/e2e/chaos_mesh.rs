@@ -183,7 +183,7 @@ fn daemons(shop: &Shop, everywhere: bool) {
 }
 
 /// Sets the switches of the double.
-fn switches(shop: &Shop, data: &Value) {
+pub(crate) fn switches(shop: &Shop, data: &Value) {
     let path = "/api/v1/namespaces/chaos-mesh/configmaps";
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "chaosrun-double-switches"}, "data": data});
     shop.lab

@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod chaos_mesh;
+mod chaos_mesh_flows;
 mod cluster_errors;
 mod disturbed;
 mod faults;

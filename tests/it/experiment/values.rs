@@ -189,6 +189,21 @@ faults:
 - {name: w, chaosMesh: {role: driver, kind: IOChaos, spec: {action: latency, delay: 100ms, volumePath: /data}}, duration: 5s}
 - {name: x, litmus: {role: driver, experiment: pod-io-stress, env: {FILESYSTEM_UTILIZATION_PERCENTAGE: "10"}}, duration: 5s}
 - {name: z, networkDelay: {latency: 100ms}, duration: 5s, injector: litmus}
+- {name: aa, ioDelay: {role: driver, path: /data/, latency: 100ms, methods: [read, write], percent: 50%}, duration: 5s}
+- {name: ab, ioError: {path: /data, errno: EIO, container: main}, duration: 5s, injector: chaos-mesh}
+- {name: ac, ioError: {path: /data, errno: 28}, duration: 5s}
+- {name: ad, clockSkew: {offset: -1h30m}, duration: 5s}
+- {name: ae, httpFault: {port: 8080, path: /api/*, method: GET, status: 503}, duration: 5s}
+- {name: af, httpFault: {port: 8080, side: request, abort: true}, duration: 5s}
+- {name: ag, httpFault: {port: 8080, latency: 2s}, duration: 5s}
+- {name: ah, jvmFault: {class: shop.Cart, method: add, latency: 250ms}, duration: 5s}
+- {name: ai, jvmFault: {class: shop.Cart, method: add, exception: 'java.io.IOException("x")'}, duration: 5s}
+- {name: aj, jvmFault: {class: shop.Cart, method: add, returnValue: "9"}, duration: 5s}
+- {name: ak, jvmFault: {gc: true}, duration: 5s}
+- {name: al, jvmFault: {stress: {cpu: 2}}, duration: 5s}
+- {name: am, jvmFault: {stress: {memory: stack}}, duration: 5s}
+- {name: ao, networkLoss: {percent: 25}, duration: 5s}
+- {name: an, chaosMesh: {kind: Schedule, spec: {schedule: "@every 10s", type: PodChaos, podChaos: {action: pod-kill}}}, duration: 5s}
 slos:
   rto: "<= 1m30s"
   rtoFrom: impact
