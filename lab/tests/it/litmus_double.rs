@@ -35,7 +35,7 @@ impl Double {
         double.apply("lab-litmus-double.yaml");
         for name in ["web", "other"] {
             let pod = json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 0,
-                "containers": [{"name": "c", "image": "busybox", "command": ["sh", "-c", "while :; do sleep 0.2; done"]}]}});
+                "containers": [{"name": "c", "image": "busybox", "command": ["sh", "-c", "while :; do sleep 5; done"]}]}});
             double
                 .pods()
                 .create(&PostParams::default(), &serde_json::from_value(pod).unwrap())

@@ -13,7 +13,7 @@ const DEPLOYMENT: &str = r#"{
     "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 1,
       "volumes": [{"name": "data", "emptyDir": {}}],
       "containers": [{"name": "web", "image": "busybox:1.36",
-        "command": ["sh", "-c", "mkdir -p /data/store /data/spare; echo x >/data/store/file; sh -c 'while :; do sleep 0.2; done' & trap 'exit 0' TERM; wait"],
+        "command": ["sh", "-c", "mkdir -p /data/store /data/spare; echo x >/data/store/file; sh -c 'while :; do sleep 5; done' & trap 'exit 0' TERM; wait"],
         "resources": {"limits": {"memory": "128Mi"}},
         "readinessProbe": {"exec": {"command": ["cat", "/data/store/file"]}, "periodSeconds": 1, "failureThreshold": 1},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}}}
@@ -215,7 +215,7 @@ impl Shop {
             }
             let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
             // The probes of the kubelet, and what the shells of the test pods wait with, come and go.
-            let passing = ["sleep 0.2", "cat /data", "runc ", "/proc/self/exe"];
+            let passing = ["sleep 5", "cat /data", "runc ", "/proc/self/exe"];
             if !words.trim().is_empty() && !passing.iter().any(|passing| words.starts_with(passing)) {
                 found.push(format!("process {}", words.trim()));
             }
