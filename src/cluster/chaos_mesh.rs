@@ -1,16 +1,17 @@
 //! Takes a Schedule or a Workflow of Chaos Mesh back, with the experiments that it made.
 //!
 //! May depend on what `cluster` may. Contract: the parent has no finalizer and would be gone at once, while what it made still hangs on
-//! its own, with no label of ours. So it is told to make nothing more, its experiments are deleted and waited for, and it goes last: whatever
-//! does not go keeps its parent, by which `clean` finds it again. Facts: `specs/chaos-mesh.md`, sections 5 to 8.
+//! its own, with no label of ours. So it is told to make nothing more, its experiments get our labels, are deleted and waited for, and it goes
+//! last: whatever does not go is found again by `clean`, also when the guard has taken the parent away. Facts: `specs/chaos-mesh.md`, sections 5 to 8.
 
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
 use super::stuck::{Means, delete, let_go};
 use super::undo::{api_of, is_ours};
 use crate::fault::{ChaosMeshObject, chaos_mesh_plurals};
+use crate::model::{EXPERIMENT_LABEL, MANAGED_BY_LABEL, MANAGED_BY_VALUE, PURPOSE_LABEL, RUN_LABEL};
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -68,7 +69,8 @@ impl Flow<'_> {
             // Somebody was faster, perhaps the guard: what it made may still hang.
             None => chaos_mesh_plurals(),
         };
-        let experiments = self.remove_experiments(&plurals, means, found.is_none()).await;
+        let labels = labels_of(found.as_ref());
+        let experiments = self.remove_experiments(&plurals, &labels, means, found.is_none()).await;
         if experiments.is_err() && !means.force {
             return experiments;
         }
@@ -107,6 +109,7 @@ impl Flow<'_> {
     async fn remove_experiments(
         &self,
         plurals: &BTreeSet<String>,
+        labels: &Value,
         means: Means,
         is_gone: bool,
     ) -> Result<(), ClusterError> {
@@ -129,6 +132,7 @@ impl Flow<'_> {
                 .map(|(plural, object)| title(plural, object))
                 .collect::<Vec<_>>();
             let removals = made.into_iter().map(|(plural, object)| async move {
+                self.mark(plural, &object, labels).await;
                 let attempted = format!("delete {}, made by {} {}", title(plural, &object), self.kind, self.name);
                 let_go(self.cluster, &self.api(plural, plural), object, attempted, means).await
             });
@@ -145,6 +149,24 @@ impl Flow<'_> {
                 names.join(", ")
             ),
         })
+    }
+
+    /// Gives something that it made the labels of its own: the guard may take the parent away while this still hangs, and `clean` would
+    /// not find it. Best effort: what goes at once needs none.
+    async fn mark(&self, plural: &str, object: &DynamicObject, labels: &Value) {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let patch = json!({"metadata": {"labels": labels}});
+        let marked = self
+            .cluster
+            .call_opt(
+                format!("label {}", title(plural, object)),
+                self.api(plural, plural)
+                    .patch(name, &PatchParams::default(), &Patch::Merge(&patch)),
+            )
+            .await;
+        if let Err(error) = marked {
+            tracing::warn!(%error, "it can be found by its Schedule or Workflow only");
+        }
     }
 
     /// What it made of one kind.
@@ -178,6 +200,18 @@ impl Flow<'_> {
     }
 }
 
+/// The labels by which everything of a fault is found: those of the parent, as far as it is known.
+fn labels_of(parent: Option<&DynamicObject>) -> Value {
+    let held = parent.and_then(|parent| parent.metadata.labels.as_ref());
+    let mut labels = json!({MANAGED_BY_LABEL: MANAGED_BY_VALUE, PURPOSE_LABEL: "fault"});
+    for key in [RUN_LABEL, EXPERIMENT_LABEL] {
+        if let (Some(labels), Some(value)) = (labels.as_object_mut(), held.and_then(|held| held.get(key))) {
+            labels.insert(key.to_owned(), json!(value));
+        }
+    }
+    labels
+}
+
 /// Made by Chaos Mesh itself: a label alone can be anybody's.
 fn is_made(object: &DynamicObject) -> bool {
     let owners = object.metadata.owner_references.as_ref();
@@ -194,7 +228,6 @@ fn title(plural: &str, object: &DynamicObject) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     #[test]
     fn only_what_chaos_mesh_made_is_taken_for_a_child() {

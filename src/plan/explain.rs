@@ -288,3 +288,44 @@ fn port_words(ports: &[u16]) -> String {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     format!(", TCP ports {}", ports.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Mode;
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn of(kind: FaultKind) -> Explained {
+        explain(&FaultSpec {
+            name: "it".to_owned(),
+            kind,
+            role: None,
+            labels: Vec::new(),
+            mode: Mode::One,
+            injector: Injector::ChaosMesh,
+            after: Duration::ZERO,
+            duration: Some(Duration::from_secs(20)),
+            may_be_replaced: false,
+        })
+    }
+
+    #[test]
+    fn a_schedule_promises_no_end_of_chaos_meshs_own_and_a_form_says_what_it_does() {
+        let schedule = of(FaultKind::ChaosMesh {
+            resource: "Schedule".to_owned(),
+            spec: json!({"schedule": "@hourly", "type": "PodChaos", "podChaos": {"action": "pod-kill"}}),
+        });
+        assert!(schedule.does.contains("in each of its experiments"), "{schedule:?}");
+        assert!(!schedule.ends.contains("50 s"), "{schedule:?}");
+        assert!(schedule.proof.contains("is not enough"), "{schedule:?}");
+        let skew = of(FaultKind::ClockSkew {
+            container: None,
+            offset_millis: -600_000,
+        });
+        assert!(skew.does.starts_with("a TimeChaos of Chaos Mesh"), "{skew:?}");
+        assert!(skew.does.contains("600000 ms behind"), "{skew:?}");
+        assert!(skew.ends.contains("50 s after it was created"), "{skew:?}");
+        assert!(skew.proof.contains("nothing else is looked at"), "{skew:?}");
+    }
+}
