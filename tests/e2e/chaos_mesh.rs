@@ -238,7 +238,7 @@ fn what_chaos_mesh_does_not_take_back_is_said_and_cleaned_when_it_can_be() {
     let shop = Shop::open("mesh-stuck");
     shop.store();
     install(&shop.lab);
-    let before = shop.machine();
+    let before = shop.settled_machine();
 
     // A daemon that goes in mid-fault: nobody ends the fault, and the object hangs on its finalizer.
     let fault = "cpuStress: {workers: 1, load: 20%}, duration: 6s";
@@ -293,7 +293,7 @@ fn what_chaos_mesh_reports_too_late_in_part_or_not_at_all_makes_no_pass() {
     let shop = Shop::open("mesh-odd");
     shop.store();
     install(&shop.lab);
-    let before = shop.machine();
+    let before = shop.settled_machine();
     let cpu = "cpuStress: {workers: 1, load: 20%}, duration: 2s";
     for (name, data, fault, code, says) in [
         ("slow", json!({"applyErrors": "3"}), cpu.to_owned(), 0, ""),

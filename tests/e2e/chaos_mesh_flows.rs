@@ -106,7 +106,7 @@ fn proof(report: &Value) -> String {
 fn schedules_and_workflows_count_by_what_they_make_and_leave_nothing() {
     let shop = Shop::open("flows");
     install(&shop.lab);
-    let before = shop.machine();
+    let before = shop.settled_machine();
 
     let (code, text, report) = run(&shop, "schedule", SCHEDULE, "4s");
     assert_eq!(code, Some(0), "{text}");
@@ -146,7 +146,7 @@ fn a_runner_that_dies_in_a_workflow_leaves_what_clean_finds() {
     let shop = Shop::open("flows-clean");
     install(&shop.lab);
     shop.ready();
-    let before = shop.machine();
+    let before = shop.settled_machine();
     let text = experiment("dies", &WORKFLOW.replace("LOSE", "40s"), "40s");
     let path = file(shop.lab.folder(), "dies.yaml", &text);
     let out = shop.lab.folder().join("dies");
@@ -203,7 +203,7 @@ fn a_runner_that_dies_in_a_workflow_leaves_what_clean_finds() {
 fn what_the_double_does_not_inject_is_refused_or_inconclusive_and_can_be_cleaned() {
     let shop = Shop::open("forms");
     install(&shop.lab);
-    let before = shop.machine();
+    let before = shop.settled_machine();
 
     // A folder that is no mount: told before anything is touched.
     shop.ready();

@@ -166,7 +166,7 @@ fn matrix(name: &str, experiment: &str, from: usize, after: impl Fn(&Shop, &str)
 
 fn matrix_in(shop: &Shop, experiment: &str, from: usize, after: impl Fn(&Shop, &str)) {
     let before = shop.state();
-    let machine = shop.machine();
+    let machine = shop.settled_machine();
     let experiment = file(shop.lab.folder(), "killed.yaml", experiment);
     let experiment = experiment.to_str().unwrap();
     let mut died_at = Vec::new();

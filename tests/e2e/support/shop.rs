@@ -243,6 +243,19 @@ impl Shop {
         found
     }
 
+    /// The machine once nothing is on its way in any more: what has just been started may still be about to become its program.
+    pub(crate) fn settled_machine(&self) -> Vec<String> {
+        let mut before = self.machine();
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = self.machine();
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    }
+
     /// Waits until the machine is what it was; what is on its way out may take a moment.
     pub(crate) fn same(&self, before: &[String], when: &str) {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);

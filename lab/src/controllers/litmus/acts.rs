@@ -46,7 +46,14 @@ done
 exit 0
 "#;
 
+/// How long a process may take to appear that was being started.
+const AFTERWARDS: Duration = Duration::from_millis(700);
+
+/// Is told of an act before it is done: whoever is stopped in between takes it back all the same.
+pub(super) type Keep<'a> = &'a (dyn Fn(Act) + Send + Sync);
+
 /// Something that was done and has to be taken back.
+#[derive(Clone)]
 pub(super) enum Act {
     /// A policy by this name.
     Policy { namespace: String, name: String },
@@ -149,7 +156,13 @@ impl Helper {
     }
 
     /// Makes the policy of a partition.
-    pub(super) async fn cut(&self, objects: &Objects, namespace: &str, spec: &Value) -> Result<Act, String> {
+    pub(super) async fn cut(
+        &self,
+        objects: &Objects,
+        namespace: &str,
+        spec: &Value,
+        keep: Keep<'_>,
+    ) -> Result<(), String> {
         let name = format!("pod-network-partition-np-{}", short(&objects.uid));
         let policy: NetworkPolicy = serde_json::from_value(json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
@@ -158,18 +171,22 @@ impl Helper {
             "spec": spec,
         }))
         .map_err(text)?;
-        let policies: Api<NetworkPolicy> = Api::namespaced(objects.client.clone(), namespace);
-        policies.create(&PostParams::default(), &policy).await.map_err(text)?;
-        Ok(Act::Policy {
+        keep(Act::Policy {
             namespace: namespace.to_owned(),
             name,
-        })
+        });
+        let policies: Api<NetworkPolicy> = Api::namespaced(objects.client.clone(), namespace);
+        policies
+            .create(&PostParams::default(), &policy)
+            .await
+            .map(drop)
+            .map_err(text)
     }
 
     /// Cordons a node.
-    pub(super) async fn cordon(&self, objects: &Objects, node: &str) -> Result<Act, String> {
-        unschedulable(objects, node, json!(true)).await?;
-        Ok(Act::Cordon { node: node.to_owned() })
+    pub(super) async fn cordon(&self, objects: &Objects, node: &str, keep: Keep<'_>) -> Result<(), String> {
+        keep(Act::Cordon { node: node.to_owned() });
+        unschedulable(objects, node, json!(true)).await
     }
 
     /// Evicts every pod of a node but those of a DaemonSet, in all namespaces, and asks again while budgets refuse.
@@ -196,7 +213,7 @@ impl Helper {
     }
 
     /// Drops a share of what a pod sends.
-    pub(super) async fn lose(&self, uid: &str, pod: &Pod, percent: u64) -> Result<Act, String> {
+    pub(super) async fn lose(&self, uid: &str, pod: &Pod, percent: u64, keep: Keep<'_>) -> Result<(), String> {
         let table = format!("litmus_{}", short(uid));
         // The kernel's numbers end below the modulus: everything is no share of them.
         let share = if percent < 100 {
@@ -208,11 +225,11 @@ impl Helper {
             "add table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n  chain output {{\n    type filter hook output priority \
              -300; policy accept;\n    oifname \"lo\" accept\n    {share}drop\n  }}\n}}\n"
         );
-        self.rules(pod, &script).await?;
-        Ok(Act::Rules {
+        keep(Act::Rules {
             pod: Box::new(pod.clone()),
             table,
-        })
+        });
+        self.rules(pod, &script).await
     }
 
     async fn rules(&self, pod: &Pod, script: &str) -> Result<(), String> {
@@ -235,7 +252,8 @@ impl Helper {
         pod: &Pod,
         container: &str,
         (kind, bytes, workers): (&str, u64, u64),
-    ) -> Result<Act, String> {
+        keep: Keep<'_>,
+    ) -> Result<(), String> {
         let container = container_of(pod, container);
         let mark = format!("LITMUS_DOUBLE={uid}");
         let (bytes, workers) = (bytes.to_string(), workers.to_string());
@@ -250,14 +268,15 @@ impl Helper {
             &bytes,
             &workers,
         ];
+        keep(Act::Processes {
+            pod: Box::new(pod.clone()),
+            container: container.clone(),
+        });
         let answer = self.exec(pod, &container, &command).await?;
         if !answer.contains("ready") {
             return Err(format!("the stressor did not start: {answer}"));
         }
-        Ok(Act::Processes {
-            pod: Box::new(pod.clone()),
-            container,
-        })
+        Ok(())
     }
 
     /// Takes one thing back. What is gone with its pod is taken back.
@@ -278,6 +297,9 @@ impl Helper {
             Act::Cordon { node } => unschedulable(objects, node, Value::Null).await,
             Act::Processes { pod, container } => {
                 let command = ["sh", "-c", END_SCRIPT, "end", &objects.uid];
+                drop(self.exec(pod, container, &command).await);
+                // What was just being started when it was stopped comes a moment later.
+                tokio::time::sleep(AFTERWARDS).await;
                 drop(self.exec(pod, container, &command).await);
                 Ok(())
             }

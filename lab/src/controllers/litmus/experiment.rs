@@ -269,17 +269,14 @@ impl<'a> Experiment<'a> {
             "pod-network-partition" => {
                 // Neither announced nor marked by an annotation: its targets stand in the history when all is over.
                 let spec = policy(&self.environment, &targets).map_err(api)?;
-                let act = self
-                    .helper
-                    .cut(self.objects, &targets.namespace, &spec)
+                self.helper
+                    .cut(self.objects, &targets.namespace, &spec, &|act| self.keep(act))
                     .await
                     .map_err(api)?;
-                self.keep(act);
             }
             _ => {
                 for pod in &chosen {
-                    let act = self.helped(pod).await.map_err(|why| Failure("HELPER_ERROR", why))?;
-                    self.keep(act);
+                    self.helped(pod).await.map_err(|why| Failure("HELPER_ERROR", why))?;
                     self.mark(pod, "injected").await.map_err(api)?;
                 }
                 self.announce("ChaosInject", &announcement).await;
@@ -306,8 +303,10 @@ impl<'a> Experiment<'a> {
         }
         self.announce("ChaosInject", &format!("Injecting node-drain chaos on {node} node"))
             .await;
-        let act = self.helper.cordon(self.objects, node).await.map_err(api)?;
-        self.keep(act);
+        self.helper
+            .cordon(self.objects, node, &|act| self.keep(act))
+            .await
+            .map_err(api)?;
         let duration = Duration::from_secs(self.number("TOTAL_CHAOS_DURATION", 60));
         match tokio::time::timeout(duration, self.helper.drain(self.objects, node)).await {
             Ok(drained) => drained.map_err(api)?,
@@ -340,23 +339,24 @@ impl<'a> Experiment<'a> {
     }
 
     /// What a privileged helper does to one pod.
-    async fn helped(&self, pod: &Pod) -> Result<Act, String> {
+    async fn helped(&self, pod: &Pod) -> Result<(), String> {
+        let keep = |act| self.keep(act);
         let (uid, container) = (&self.objects.uid, self.of("TARGET_CONTAINER"));
         match self.name.as_str() {
             "pod-network-loss" => {
                 let percent = self.number("NETWORK_PACKET_LOSS_PERCENTAGE", 100);
-                self.helper.lose(uid, pod, percent).await
+                self.helper.lose(uid, pod, percent, &keep).await
             }
             "pod-memory-hog" => {
                 let bytes = self.number("MEMORY_CONSUMPTION", 500) * 1024 * 1024;
                 let workers = self.number("NUMBER_OF_WORKERS", 1);
                 self.helper
-                    .stress(uid, pod, container, ("memory", bytes, workers))
+                    .stress(uid, pod, container, ("memory", bytes, workers), &keep)
                     .await
             }
             "pod-cpu-hog" => {
                 let cores = self.number("CPU_CORES", 1).max(1);
-                self.helper.stress(uid, pod, container, ("cpu", 0, cores)).await
+                self.helper.stress(uid, pod, container, ("cpu", 0, cores), &keep).await
             }
             other => Err(format!("the lab's double of Litmus does not inject {other}")),
         }
@@ -368,12 +368,18 @@ impl<'a> Experiment<'a> {
 
     /// Takes back what was done; twice is the same as once.
     pub(super) async fn revert(&self) {
-        let acts = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
-        for act in acts {
-            if let Err(error) = self.helper.take_back(self.objects, &act).await {
+        let done = || self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let acts = done().clone();
+        for act in &acts {
+            if let Err(error) = self.helper.take_back(self.objects, act).await {
                 tracing::debug!(error, "the double could not take a fault back");
             }
         }
+        // Only now: whoever is stopped in between has it all to do again.
+        let taken = acts.len();
+        let mut left = done();
+        let known = taken.min(left.len());
+        left.drain(..known);
     }
 
     /// The verdict of an experiment that was stopped, when it had begun to write one.
