@@ -1,11 +1,12 @@
 //! Takes a ChaosEngine of Litmus back: stops it, deletes it, and removes what it left, by the label that all of it carries.
 //!
 //! May depend on what `cluster` may. Contract: Litmus' operator gets every chance to take the fault back itself, because only its pods know
-//! how; then everything labelled `chaosUID` is gone, or it is said what is left. An operator that is dead does not block for ever: the
-//! finalizer is removed as the last resort, with a warning. Facts: `specs/litmus.md`, section 4.
+//! how; then everything labelled `chaosUID` is gone, or it is said what is left. An operator that is dead does not block for ever: its pods
+//! are ended without it; the finalizer is removed only by force, and that is said as a failure, because nobody knows what remains. Facts: `specs/litmus.md`, section 4.
 
 use super::connect::Cluster;
 use super::error::{ClusterError, Failed};
+use super::stuck::Means;
 use super::undo::{api_of, is_ours};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ struct Engine<'a> {
     cluster: &'a Cluster,
     namespace: &'a str,
     name: &'a str,
+    means: Means,
 }
 
 /// What of an experiment is still there.
@@ -45,11 +47,17 @@ struct Left {
 ///
 /// # Errors
 /// When a call fails, or something is left.
-pub(super) async fn remove_engine(cluster: &Cluster, namespace: &str, name: &str) -> Result<(), ClusterError> {
+pub(super) async fn remove_engine(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    means: Means,
+) -> Result<(), ClusterError> {
     let engine = Engine {
         cluster,
         namespace,
         name,
+        means,
     };
     let Some(found) = engine.read().await? else {
         for result in engine.results_by_name().await? {
@@ -66,9 +74,11 @@ pub(super) async fn remove_engine(cluster: &Cluster, namespace: &str, name: &str
     if status_of(&found) == "initialized" && found.metadata.deletion_timestamp.is_none() {
         engine.stop(&uid).await?;
     }
-    engine.delete(&uid).await?;
+    // Whether it goes or not, what it left goes.
+    let deleted = engine.delete(&uid).await;
     engine.remove_rest(&uid).await?;
-    engine.remove_results_by_name().await
+    engine.remove_results_by_name().await?;
+    deleted
 }
 
 fn status_of(engine: &DynamicObject) -> &str {
@@ -156,11 +166,12 @@ impl Engine<'_> {
         self.cluster
             .call_opt(attempted.clone(), api.delete(self.name, &parameters))
             .await?;
+        let patience = FINALIZER_LIMIT.min(self.means.limit);
         let gone = || async {
             let found = self.read().await?;
             Ok(found.is_none_or(|found| found.metadata.uid.as_deref() != Some(uid)))
         };
-        if until(FINALIZER_LIMIT, gone).await {
+        if until(patience, gone).await {
             return Ok(());
         }
         // The operator may still wait for pods. Without any, or at its own end, it has nothing left to do.
@@ -169,7 +180,7 @@ impl Engine<'_> {
         if !until(STOP_LIMIT, idle).await {
             self.delete_labelled(uid, &["Job", "Pod"]).await?;
         }
-        if until(FINALIZER_LIMIT, gone).await {
+        if until(patience, gone).await {
             return Ok(());
         }
         self.delete_labelled(uid, &["Job", "Pod"]).await?;
@@ -177,18 +188,31 @@ impl Engine<'_> {
             Ok(self.left(uid, false).await?.names.is_empty())
         })
         .await;
-        tracing::warn!(
-            engine = self.name,
-            "Litmus' operator did not let go of the engine, so chaosrun removed its finalizer: the fault may remain on the target; look at \
-             the target itself"
+        let why = format!(
+            "Litmus' operator does not let go of its finalizer, although no pod of the experiment is left after {} s",
+            patience.as_secs()
         );
+        if !self.means.force {
+            return Err(ClusterError {
+                attempted,
+                failed: Failed::TimedOut(patience),
+                why: format!(
+                    "{why}; bring the operator back and run `chaosrun clean`, or let go of it by `chaosrun clean --force`, after which the \
+                     fault may remain"
+                ),
+            });
+        }
         self.patch("remove the finalizer", &json!({"metadata": {"finalizers": null}}))
             .await?;
-        if until(FINALIZER_LIMIT, gone).await {
-            return Ok(());
+        if until(patience, gone).await {
+            return Err(ClusterError {
+                attempted,
+                failed: Failed::Other,
+                why: format!("{why}; it was removed by force: the fault may remain, look at the target itself"),
+            });
         }
         let attempted = format!("{attempted} (it is still there)");
-        Err(ClusterError::timed_out(attempted, FINALIZER_LIMIT))
+        Err(ClusterError::timed_out(attempted, patience))
     }
 
     /// Everything that carries the engine's label; a result is only a record.

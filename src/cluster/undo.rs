@@ -56,7 +56,7 @@ pub(crate) async fn undo(cluster: &Cluster, undo: &Undo, means: Means) -> Result
             namespace: Some(namespace),
             name,
             ..
-        } if litmus::is_engine(api_version, kind) => litmus::remove_engine(cluster, namespace, name).await,
+        } if litmus::is_engine(api_version, kind) => litmus::remove_engine(cluster, namespace, name, means).await,
         Undo::DeleteObject {
             api_version,
             kind,

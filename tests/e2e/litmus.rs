@@ -232,9 +232,17 @@ fn faults_by_litmus_end_when_it_is_slow_when_its_finalizer_stays_and_when_the_ru
     assert!(!text.contains("removed its finalizer"), "{text}");
 
     switch(&shop, "finalizer-stays");
-    let (code, text, _) = run(&shop, "finalizer", loss);
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("removed its finalizer: the fault may remain"), "{text}");
+    shop.ready();
+    let text = experiment("finalizer", loss).replace("maxPercent: 100", "maxPercent: 100, revert: 3s");
+    let path = file(shop.lab.folder(), "finalizer.yaml", &text);
+    let stuck = shop.lab.run(&[path.to_str().unwrap()]);
+    assert_eq!(stuck.code, Some(4), "{}", stuck.text);
+    assert!(
+        stuck.text.contains("does not let go of its finalizer"),
+        "{}",
+        stuck.text
+    );
+    clean_by_force(&shop);
     assert_eq!(left(&shop.lab), Vec::<String>::new(), "after a finalizer that stays");
 
     // Killed while the fault lasts: another machine finds it by its label alone.
@@ -270,9 +278,7 @@ fn faults_by_litmus_end_when_it_is_slow_when_its_finalizer_stays_and_when_the_ru
             .as_array()
             .is_some_and(Vec::is_empty)
     });
-    let text = clean(&shop);
-    assert!(text.contains("operator does not stop the engine"), "{text}");
-    assert!(text.contains("removed its finalizer: the fault may remain"), "{text}");
+    clean_by_force(&shop);
     assert_nothing(&shop, "without an operator");
 }
 
@@ -318,6 +324,22 @@ fn assert_nothing(shop: &Shop, when: &str) {
     assert_eq!(left(&shop.lab), Vec::<String>::new(), "{when}");
     assert_eq!(shop.traces_of_objects(), Vec::<String>::new(), "{when}");
     assert_eq!(stressors(shop), "", "{when}");
+}
+
+/// What its operator keeps is reported, and goes by force alone, which says that nobody knows what remains.
+fn clean_by_force(shop: &Shop) {
+    for (more, says) in [
+        (&[][..], "does not let go of its finalizer"),
+        (&["--force"], "removed by force: the fault may remain"),
+    ] {
+        let arguments = [&["clean", "--yes", "--timeout", "3"], more].concat();
+        let clean = shop.lab.command(&arguments).output().unwrap();
+        let text = crate::support::texts(&clean);
+        assert_eq!(clean.status.code(), Some(4), "{text}");
+        assert!(text.contains(says), "{text}");
+    }
+    let clean = shop.lab.command(&["clean", "--yes"]).output().unwrap();
+    assert_eq!(clean.status.code(), Some(0), "{}", crate::support::texts(&clean));
 }
 
 /// As from another machine: nothing but the cluster.
