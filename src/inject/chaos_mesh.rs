@@ -8,7 +8,7 @@ use super::pods::{container_ended, restarts};
 use super::prepare::Detail;
 use super::shot::{Called, Miss, Proof, count, shoot};
 use super::stage::{GuardOwner, InjectError, Stage};
-use super::traffic::{Route, Traffic};
+use super::traffic::{Route, open_all};
 use crate::cluster::{api_of, run_in_pod};
 use crate::fault::{Amount, ChaosMeshObject, FaultKind, FaultSpec, FaultTarget, RETURN_KEY, Undo, chaos_mesh_object};
 use crate::model::{Interval, Mono};
@@ -260,15 +260,7 @@ pub(super) async fn fire(
     let pods = u32::try_from(armed.targets().len()).unwrap_or(u32::MAX);
     let limit = INJECTION_LIMIT + INJECTION_LIMIT_PER_POD * pods;
     // Opened before: what stops must have been seen to pass.
-    let mut opened = Vec::new();
-    for route in &plan.routes {
-        opened.push(
-            Traffic::open(stage, route.clone())
-                .await
-                .map_err(|error| error.to_string()),
-        );
-    }
-    let mut opened = opened.into_iter();
+    let mut opened = open_all(stage, &plan.routes).await.into_iter();
     let shots = armed.targets().iter().enumerate().map(|(index, target)| {
         let (made, api) = (made.clone(), &api);
         let traffic = opened.next();

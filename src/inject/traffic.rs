@@ -103,6 +103,16 @@ impl Traffic {
     }
 }
 
+/// A session for each route, or why it could not be opened.
+pub(super) async fn open_all(stage: &Stage, routes: &[Route]) -> Vec<Result<Traffic, String>> {
+    let mut opened = Vec::new();
+    for route in routes {
+        let traffic = Traffic::open(stage, route.clone()).await;
+        opened.push(traffic.map_err(|error| error.to_string()));
+    }
+    opened
+}
+
 /// The first of several routes that carries traffic now.
 ///
 /// # Errors

@@ -208,26 +208,7 @@ fn clean(shop: &Shop, more: &[&str]) -> (Option<i32>, String) {
 
 /// Runs to the proof, does something to Chaos Mesh, and waits for the end.
 fn disturbed(shop: &Shop, name: &str, fault: &str, disturb: impl FnOnce()) -> (Option<i32>, String) {
-    shop.ready();
-    let path = file(shop.lab.folder(), &format!("{name}.yaml"), &impatient(name, fault));
-    let out = shop.lab.folder().join(name);
-    let child = shop
-        .lab
-        .command(&["run", "--out"])
-        .arg(&out)
-        .arg(&path)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    shop.lab.wait("the fault is proven", Duration::from_secs(60), || {
-        let folder = std::fs::read_dir(&out)
-            .ok()
-            .and_then(|mut folders| folders.next()?.ok());
-        folder
-            .and_then(|folder| std::fs::read_to_string(folder.path().join("events.jsonl")).ok())
-            .is_some_and(|log| log.contains("\"faultProven\""))
-    });
+    let (child, _) = shop.broken(name, &impatient(name, fault), |_| {});
     disturb();
     let output = child.wait_with_output().unwrap();
     (output.status.code(), crate::support::texts(&output))

@@ -5,7 +5,6 @@ use crate::chaos_mesh::{install, switches};
 use crate::support::file;
 use crate::support::shop::Shop;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const SCHEDULE: &str = "
     kind: Schedule
@@ -31,23 +30,8 @@ const WORKFLOW: &str = "
         stressChaos: {stressors: {cpu: {workers: 1, load: 20}}}";
 
 fn experiment(name: &str, flow: &str, duration: &str) -> String {
-    format!(
-        "apiVersion: chaosrun.dev/v1
-kind: Experiment
-metadata: {{name: {name}}}
-claim: {{text: it comes back}}
-target: {{namespace: shop, deployment: web}}
-steadyState: {{probes: [{{name: ready, pods: {{ready: '>= 2'}}, hold: 300ms}}]}}
-faults:
-- name: it
-  duration: {duration}
-  mode: one
-  chaosMesh:{flow}
-slos: {{rto: '< 40s'}}
-timeouts: {{baseline: 30s, recovery: 45s, settle: 300ms}}
-guards: {{maxPercent: 100, revert: 10s}}
-"
-    )
+    let fault = format!("- name: it\n  duration: {duration}\n  mode: one\n  chaosMesh:{flow}");
+    crate::support::shop::experiment(name, &fault, "< 40s", "maxPercent: 100, revert: 10s")
 }
 
 fn run(shop: &Shop, name: &str, flow: &str, duration: &str) -> (Option<i32>, String, Value) {
@@ -148,25 +132,7 @@ fn a_runner_that_dies_in_a_workflow_leaves_what_clean_finds() {
     shop.ready();
     let before = shop.settled_machine();
     let text = experiment("dies", &WORKFLOW.replace("LOSE", "40s"), "40s");
-    let path = file(shop.lab.folder(), "dies.yaml", &text);
-    let out = shop.lab.folder().join("dies");
-    let mut child = shop
-        .lab
-        .command(&["run", "--out"])
-        .arg(&out)
-        .arg(&path)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    shop.lab.wait("the fault is proven", Duration::from_secs(60), || {
-        let folder = std::fs::read_dir(&out)
-            .ok()
-            .and_then(|mut folders| folders.next()?.ok());
-        folder
-            .and_then(|folder| std::fs::read_to_string(folder.path().join("events.jsonl")).ok())
-            .is_some_and(|log| log.contains("\"faultProven\""))
-    });
+    let (mut child, _) = shop.broken("dies", &text, |_| {});
     child.kill().unwrap();
     child.wait().unwrap();
     let there = left(&shop);

@@ -3,10 +3,10 @@
 
 use crate::support::file;
 use crate::support::lab::Run;
-use crate::support::shop::Shop;
+use crate::support::shop::{Shop, log_of};
 use serde_json::Value;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 /// A run under way, whose fault is proven.
@@ -24,34 +24,12 @@ fn experiment(name: &str, fault: &str) -> String {
 impl<'a> Broken<'a> {
     /// Starts a run, and waits until the fault is proven.
     fn start(shop: &'a Shop, name: &str, fault: &str, change: impl FnOnce(&mut Command)) -> Self {
-        shop.ready();
-        let path = file(shop.lab.folder(), &format!("{name}.yaml"), &experiment(name, fault));
-        let out = shop.lab.folder().join(name);
-        let mut command = shop.lab.command(&["run", "--out"]);
-        command
-            .arg(&out)
-            .arg(&path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        change(&mut command);
-        let broken = Self {
-            shop,
-            child: command.spawn().unwrap(),
-            out,
-        };
-        shop.lab.wait("the fault is proven", Duration::from_secs(60), || {
-            broken.log().contains("\"faultProven\"")
-        });
-        broken
+        let (child, out) = shop.broken(name, &experiment(name, fault), change);
+        Self { shop, child, out }
     }
 
     fn log(&self) -> String {
-        let folder = std::fs::read_dir(&self.out).ok().and_then(|mut folders| folders.next());
-        let log = folder
-            .and_then(Result::ok)
-            .map(|folder| folder.path().join("events.jsonl"));
-        log.and_then(|log| std::fs::read_to_string(log).ok())
-            .unwrap_or_default()
+        log_of(&self.out)
     }
 
     fn victim(&self) -> String {

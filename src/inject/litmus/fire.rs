@@ -6,7 +6,7 @@ use super::super::partition;
 use super::super::pods::{container_ended, pod_ended, restarts};
 use super::super::shot::{Called, Miss, PROOF_LIMIT, Proof, count, poll, shoot};
 use super::super::stage::{GuardOwner, Stage};
-use super::super::traffic::Traffic;
+use super::super::traffic::{Traffic, open_all};
 use super::API_VERSION;
 use super::follow::{Follower, Seen};
 use super::prepare::Plan;
@@ -35,15 +35,7 @@ pub(in crate::inject) async fn fire(
     let spec = armed.spec();
     let clock = stage.recorder.clock();
     // Opened before: what stops must have been seen to pass.
-    let mut opened = Vec::new();
-    for route in &plan.routes {
-        opened.push(
-            Traffic::open(stage, route.clone())
-                .await
-                .map_err(|error| error.to_string()),
-        );
-    }
-    let mut opened = opened.into_iter();
+    let mut opened = open_all(stage, &plan.routes).await.into_iter();
     let made = async {
         for target in armed.targets() {
             mark_target(stage, plan, target, token).await?;

@@ -4,6 +4,8 @@
 
 use super::lab::Lab;
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// A Deployment whose pods are ready while they can read their own file.
@@ -243,6 +245,25 @@ impl Shop {
         found
     }
 
+    /// Starts a run of this experiment, and waits until its fault is proven. The run, and where its folder is.
+    pub(crate) fn broken(&self, name: &str, text: &str, change: impl FnOnce(&mut Command)) -> (Child, PathBuf) {
+        self.ready();
+        let path = super::file(self.lab.folder(), &format!("{name}.yaml"), text);
+        let out = self.lab.folder().join(name);
+        let mut command = self.lab.command(&["run", "--out"]);
+        command
+            .arg(&out)
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        change(&mut command);
+        let child = command.spawn().unwrap();
+        self.lab.wait("the fault is proven", Duration::from_secs(60), || {
+            log_of(&out).contains("\"faultProven\"")
+        });
+        (child, out)
+    }
+
     /// The machine once nothing is on its way in any more: what has just been started may still be about to become its program.
     pub(crate) fn settled_machine(&self) -> Vec<String> {
         let mut before = self.machine();
@@ -272,6 +293,16 @@ impl Shop {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+}
+
+/// The event log of the only run in a folder, as far as it is written.
+pub(crate) fn log_of(out: &Path) -> String {
+    let folder = std::fs::read_dir(out).ok().and_then(|mut folders| folders.next());
+    let log = folder
+        .and_then(Result::ok)
+        .map(|folder| folder.path().join("events.jsonl"));
+    log.and_then(|log| std::fs::read_to_string(log).ok())
+        .unwrap_or_default()
 }
 
 fn difference(before: &[String], now: &[String]) -> String {
