@@ -397,6 +397,13 @@ impl Stage {
             .collect()
     }
 
+    /// Whether a pod of the namespace is ready.
+    fn is_ready(&self) -> bool {
+        let (_, pods) = self.lab.api("GET", "/api/v1/namespaces/shop/pods", None);
+        let conditions = pods["items"][0]["status"]["conditions"].as_array();
+        conditions.is_some_and(|held| held.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+    }
+
     /// Runs an experiment, and does something as soon as the pod that was there before is gone.
     fn run_and_on_the_kill<T: Send>(&self, name: &str, parts: &str, then: impl FnOnce() -> T + Send) -> (Run, T) {
         self.lab
@@ -545,6 +552,10 @@ timeouts: {{baseline: {baseline}, recovery: 40s, settle: 1s}}
         )
     };
     let marked = format!("[sh, -c, \"test -e {} && exit 3\"]", marker.display());
+    // The command knows nothing of the pod: what it says may be right before the pod is ready and can be chosen.
+    stage
+        .lab
+        .wait("a ready pod", Duration::from_secs(30), || stage.is_ready());
     let run = stage.run("told", &parts(&marked, "60s"), &[]);
     assert_eq!(run.code, Some(0), "{}", run.text);
     let (lower, upper) = bounds(&stage.trial(&run));
