@@ -12,6 +12,7 @@ pub mod measure;
 pub mod model;
 pub mod plan;
 pub mod report;
+pub mod stats;
 pub mod timeline;
 pub mod verdict;
 

@@ -84,12 +84,13 @@ fn heads(group: &str) -> Vec<&str> {
     heads
 }
 
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 19] = [
     "model",
     "fault",
     "experiment",
     "plan",
     "evidence",
+    "stats",
     "timeline",
     "measure",
     "verdict",
@@ -109,17 +110,26 @@ const MODULES: [&str; 18] = [
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "model" => &[],
-        "fault" => &["model"],
+        "fault" | "stats" => &["model"],
         "experiment" => &["model", "fault", "plan"],
         "plan" | "evidence" => &["model", "fault", "experiment"],
         "timeline" => &["model", "fault", "experiment", "evidence"],
-        "measure" => &["model", "fault", "experiment", "evidence", "timeline"],
-        "verdict" => &["model", "fault", "experiment", "evidence", "timeline", "measure"],
+        "measure" => &["model", "fault", "experiment", "evidence", "stats", "timeline"],
+        "verdict" => &[
+            "model",
+            "fault",
+            "experiment",
+            "evidence",
+            "stats",
+            "timeline",
+            "measure",
+        ],
         "report" => &[
             "model",
             "fault",
             "experiment",
             "evidence",
+            "stats",
             "timeline",
             "measure",
             "verdict",
@@ -154,6 +164,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
             "experiment",
             "plan",
             "evidence",
+            "stats",
             "timeline",
             "world",
             "cluster",
@@ -227,6 +238,7 @@ fn the_pure_half_touches_no_clock_no_file_no_network_and_no_randomness() {
         "experiment",
         "plan",
         "evidence",
+        "stats",
         "timeline",
         "measure",
         "verdict",

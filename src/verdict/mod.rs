@@ -1,6 +1,6 @@
 //! Measured values against limits: pass, fail or inconclusive, each with the sentence that says why.
 //!
-//! Pure: may depend on [`crate::model`], [`crate::experiment`], [`crate::evidence`] and [`crate::measure`]. Central type:
+//! Pure: may depend on [`crate::model`], [`crate::experiment`], [`crate::evidence`], [`crate::stats`] and [`crate::measure`]. Central type:
 //! [`ClaimVerdict`]. Contract (measurement.md 4.3): what spoils a trial makes its claims inconclusive whatever the numbers; a claim
 //! passes only when the whole error bar is within the limit and fails only when the whole error bar is beyond it; silence is never
 //! a pass; every verdict names its rule, interval and limit.
@@ -10,8 +10,10 @@
 mod claims;
 mod merge;
 mod number;
+mod quantile;
 mod rules;
 
 pub use claims::{ClaimVerdict, LimitOf, judge};
 pub use merge::{experiment, merge, trial};
 pub use number::{count, decimals, fixed};
+pub use quantile::{QuantileVerdict, quantile_verdict};

@@ -20,4 +20,5 @@ mod pod_cases;
 mod probe_cases;
 mod properties;
 mod snapshots;
+mod statistics;
 mod vectors;
