@@ -202,25 +202,28 @@ pub fn beta_share(a: f64, b: f64, x: f64) -> f64 {
     }
 }
 
-/// `I_x(a, b)` by its continued fraction (DLMF 8.17.22), for `x` on the side where that converges fast; `y = 1 - x`.
-fn beta_tail(a: f64, b: f64, x: f64, y: f64) -> f64 {
+/// `I_x(a, b)` by its continued fraction (DLMF 8.17.22), for `x` on the side where that converges fast; `rest = 1 - x`.
+fn beta_tail(a: f64, b: f64, x: f64, rest: f64) -> f64 {
     const TINY: f64 = 1e-300;
     let guard = |value: f64| if value.abs() < TINY { TINY } else { value };
-    let factor = b / (a + b) * binomial_density(a, a + b, x, y);
-    let mut c = 1.0_f64;
-    let mut d = 1.0 / guard(1.0 - (a + b) * x / (a + 1.0));
-    let mut fraction = d;
+    let sum = a + b;
+    let factor = b / sum * binomial_density(a, sum, x, rest);
+    let mut upper = 1.0_f64;
+    let mut lower = 1.0 / guard(1.0 - sum * x / (a + 1.0));
+    let mut fraction = lower;
     for step in 1..200_000_u32 {
-        let m = f64::from(step);
-        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
-        d = 1.0 / guard(1.0 + even * d);
-        c = guard(1.0 + even / c);
-        fraction *= c * d;
-        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
-        d = 1.0 / guard(1.0 + odd * d);
-        c = guard(1.0 + odd / c);
-        fraction *= c * d;
-        if (c * d - 1.0).abs() <= 4.0 * f64::EPSILON {
+        let count = f64::from(step);
+        let twice = a + 2.0 * count;
+        let even = count * (b - count) * x / ((twice - 1.0) * twice);
+        let odd = -(a + count) * (sum + count) * x / (twice * (twice + 1.0));
+        let mut change = 1.0;
+        for term in [even, odd] {
+            lower = 1.0 / guard(1.0 + term * lower);
+            upper = guard(1.0 + term / upper);
+            change = upper * lower;
+            fraction *= change;
+        }
+        if (change - 1.0).abs() <= 4.0 * f64::EPSILON {
             break;
         }
     }

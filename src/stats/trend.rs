@@ -26,13 +26,14 @@ pub fn kendall(values: &[f64]) -> Result<Option<Trend>, Undefined> {
     }
     let n = values.len() as u64;
     let pairs = n * n.saturating_sub(1) / 2;
+    // How many of the values before it are larger, for each value.
     let mut falling = 0_u64;
-    for (place, earlier) in values.iter().enumerate() {
-        let later = values.get(place + 1..).unwrap_or_default();
-        falling += later.iter().filter(|later| *later < earlier).count() as u64;
+    let mut ordered: Vec<f64> = Vec::with_capacity(values.len());
+    for value in values {
+        let place = ordered.partition_point(|earlier| earlier <= value);
+        falling += (ordered.len() - place) as u64;
+        ordered.insert(place, *value);
     }
-    let mut ordered = values.to_vec();
-    ordered.sort_by(f64::total_cmp);
     let (mut tied, mut correction) = (0_u64, 0.0);
     #[expect(clippy::float_cmp, reason = "a tie is equality, and minus zero is zero")]
     for group in ordered.chunk_by(|a, b| a == b) {

@@ -127,9 +127,13 @@ pub(crate) fn answer(method: &str, input: &Value) -> Option<Value> {
                 ends.map(|ends| Observed::between(ends[0], ends[1])).collect()
             } else {
                 let trials = input["trials"].as_array().unwrap().iter();
-                let one = |trial: &Value| match trial["censored"].as_bool().unwrap() {
-                    true => Observed::censored(number(&trial["value"])),
-                    false => Observed::exact(number(&trial["value"])),
+                let one = |trial: &Value| {
+                    let value = number(&trial["value"]);
+                    if trial["censored"].as_bool().unwrap() {
+                        Observed::censored(value)
+                    } else {
+                        Observed::exact(value)
+                    }
                 };
                 trials.map(one).collect()
             };

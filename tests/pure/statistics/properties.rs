@@ -125,6 +125,8 @@ proptest! {
     fn a_quantile_passes_exactly_when_enough_trials_are_within(
         n in 1_u64..200, beyond in 0_u64..8, undecided in 0_u64..4, q in share(), c in share(),
     ) {
+        // Below 1/2 the two bounds change places, and both a pass and a fail are as good as nothing.
+        let c = c.max(1.0 - c);
         let beyond = beyond.min(n);
         let undecided = undecided.min(n - beyond);
         let within = n - beyond - undecided;
@@ -377,8 +379,8 @@ fn large_samples_are_answered() {
 #[test]
 fn the_moses_interval_does_not_jump_where_the_exact_count_ends() {
     let sample = |n: u32, from: f64| -> Vec<f64> { (0..n).map(|i| from + f64::from(i * 7919 % 1009) / 7.0).collect() };
-    let exact = two_sample::hodges_lehmann(&sample(450, 0.0), &sample(450, 3.0), 0.95).unwrap();
-    let approximate = two_sample::hodges_lehmann(&sample(520, 0.0), &sample(520, 3.0), 0.95).unwrap();
+    let exact = two_sample::hodges_lehmann(&sample(265, 0.0), &sample(265, 3.0), 0.95).unwrap();
+    let approximate = two_sample::hodges_lehmann(&sample(290, 0.0), &sample(290, 3.0), 0.95).unwrap();
     let width = |shift: two_sample::Shift| shift.interval.map(|(lower, upper)| upper - lower).unwrap();
     let ratio = width(exact) / width(approximate);
     assert!((1.0..1.2).contains(&ratio), "{ratio}");

@@ -10,8 +10,20 @@ use chaosrun::stats::two_sample::{Gate, regression_gate, regression_gate_observe
 use chaosrun::verdict::quantile_verdict;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use std::collections::HashMap;
 
 const CONFIDENCE: f64 = 0.95;
+
+/// Verdicts of quantile claims, each calculated once: thousands of claims meet the same few counts.
+#[derive(Default)]
+struct Verdicts(HashMap<(u64, u64, u64), Verdict>);
+
+impl Verdicts {
+    fn of(&mut self, within: u64, trials: u64, undecided: u64, quantile: f64) -> Verdict {
+        let verdict = || quantile_verdict(within, trials, undecided, quantile, CONFIDENCE).verdict;
+        *self.0.entry((within, trials, undecided)).or_insert_with(verdict)
+    }
+}
 
 /// Whether `count` of `claims` is as little as a rate of `stated` allows: not significantly (one in ten thousand) above it.
 fn keeps(count: u64, claims: u64, stated: f64) -> bool {
@@ -31,7 +43,7 @@ fn count(seed: u64, claims: u64, mut wrong: impl FnMut(&mut ChaCha8Rng) -> bool)
 /// Systems that are within the limit in exactly the claimed share of trials: the worst case of a false claim.
 #[test]
 fn a_quantile_verdict_of_fixed_size_passes_false_claims_as_rarely_as_it_says() {
-    const CLAIMS: u64 = 20_000;
+    const CLAIMS: u64 = 8_000;
     for (seed, quantile, trials) in [
         (1, 0.95, 59),
         (2, 0.95, 93),
@@ -40,11 +52,12 @@ fn a_quantile_verdict_of_fixed_size_passes_false_claims_as_rarely_as_it_says() {
         (5, 0.5, 8),
         (6, 0.8, 14),
     ] {
-        let verdict = |rng: &mut ChaCha8Rng| {
+        let mut known = Verdicts::default();
+        let mut verdict = |rng: &mut ChaCha8Rng| {
             let within = (0..trials).filter(|_| uniform(rng) < quantile).count() as u64;
             // One trial in twenty is undecided; the rule may not gain from that.
             let undecided = (0..within).filter(|_| uniform(rng) < 0.05).count() as u64;
-            quantile_verdict(within - undecided, trials, undecided, quantile, CONFIDENCE).verdict
+            known.of(within - undecided, trials, undecided, quantile)
         };
         let passed = count(seed, CLAIMS, |rng| verdict(rng) == Verdict::Pass);
         let failed = count(seed + 100, CLAIMS, |rng| verdict(rng) == Verdict::Fail);
@@ -58,9 +71,10 @@ fn a_quantile_verdict_of_fixed_size_passes_false_claims_as_rarely_as_it_says() {
         );
     }
     // Without undecided trials the rate is exactly that of 59 successes, 0.95^59 = 4.85 %: neither more nor much less.
+    let mut known = Verdicts::default();
     let passed = count(7, CLAIMS, |rng| {
         let within = (0..59).filter(|_| uniform(rng) < 0.95).count() as u64;
-        quantile_verdict(within, 59, 0, 0.95, CONFIDENCE).verdict == Verdict::Pass
+        known.of(within, 59, 0, 0.95) == Verdict::Pass
     });
     assert!(
         keeps(passed, CLAIMS, 0.0486) && passed > CLAIMS * 4 / 100,
@@ -71,11 +85,12 @@ fn a_quantile_verdict_of_fixed_size_passes_false_claims_as_rarely_as_it_says() {
 /// The same system, the same number of looks: the e-process keeps its word and peeking at the fixed plan does not.
 #[test]
 fn until_decided_keeps_its_word_however_often_it_looks() {
-    const CLAIMS: u64 = 4_000;
-    const LOOKS: u64 = 600;
+    const CLAIMS: u64 = 3_000;
+    const LOOKS: u64 = 400;
     const HALF: f64 = (1.0 - CONFIDENCE) / 2.0;
     for (seed, quantile) in [(11, 0.95), (12, 0.9), (13, 0.5)] {
         let alternatives = Alternatives::around(quantile);
+        let mut known = Verdicts::default();
         let (mut passed, mut failed, mut peeked) = (0, 0, 0);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for _ in 0..CLAIMS {
@@ -87,7 +102,7 @@ fn until_decided_keeps_its_word_however_often_it_looks() {
                 }
                 // Every tenth look is enough to show what the fixed plan does when it is asked again and again.
                 if !naive && (trials % 10 == 9) {
-                    naive = quantile_verdict(within, trials, 0, quantile, CONFIDENCE).verdict == Verdict::Pass;
+                    naive = known.of(within, trials, 0, quantile) == Verdict::Pass;
                 }
                 if decided != Decided::Open && naive {
                     break;
@@ -149,7 +164,7 @@ fn recovery(rng: &mut ChaCha8Rng, never: f64) -> (f64, Observed) {
 /// The bound is below the true quantile in no more than one claim of twenty, with polling and with trials that never recovered.
 #[test]
 fn an_upper_bound_of_a_quantile_is_too_low_as_rarely_as_it_says() {
-    const CLAIMS: u64 = 6_000;
+    const CLAIMS: u64 = 2_500;
     for (seed, quantile, trials, never) in [
         (31, 0.9, 46, 0.0),
         (32, 0.9, 60, 0.04),
@@ -195,7 +210,7 @@ fn an_upper_bound_of_a_quantile_is_too_low_as_rarely_as_it_says() {
 /// probe; asking again after every pair of trials is.
 #[test]
 fn the_regression_gate_errs_as_rarely_as_it_says() {
-    const CLAIMS: u64 = 2_000;
+    const CLAIMS: u64 = 1_000;
     const MARGIN: f64 = 3.0;
     for (seed, base_size, new_size) in [(41, 8, 8), (42, 5, 12), (43, 15, 15)] {
         let (mut regressed, mut cleared, mut coarse) = (0, 0, 0);
