@@ -115,7 +115,19 @@ impl View {
                 self.line(&format!("{} ({file})", experiment.name));
                 self.line(&format!("claim: {}", experiment.claim.text));
             }
-            Event::TrialStarted { trial } => self.line(&format!("trial {trial}")),
+            Event::TrialStarted { trial, control: false } => self.line(&format!("trial {trial}")),
+            Event::TrialStarted { trial, control: true } => {
+                self.line(&format!("trial {trial}: a control trial, nothing is broken"));
+            }
+            Event::PhaseChosen { phase_ms, batch, .. } => {
+                let phase = std::time::Duration::from_millis(*phase_ms).as_secs_f64();
+                let since = match batch {
+                    Some(batch) => format!("the commit of batch {batch}"),
+                    None => "the steady state".to_owned(),
+                };
+                self.line(&format!("injection {phase:.3} s after {since}"));
+            }
+            Event::TrialsStopped { why } => self.line(&format!("no further trial: {why}")),
             Event::StepStarted { step, .. } => {
                 self.step = Some(*step);
                 if let Some(records) = self.records().filter(|records| *records != self.shown) {

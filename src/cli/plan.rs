@@ -205,7 +205,7 @@ fn duration(experiment: &Experiment) -> String {
         .map(|probe| probe.hold)
         .max()
         .unwrap_or_default();
-    let count = experiment.trials.count;
+    let count = experiment.trials.count + experiment.trials.control;
     let drain = experiment
         .ledger
         .as_ref()
@@ -214,8 +214,23 @@ fn duration(experiment: &Experiment) -> String {
     let least = (holds + timeouts.settle) * count;
     let pauses = experiment.trials.cooldown * count.saturating_sub(1);
     let most = timeouts.setup + (timeouts.baseline + timeouts.recovery + timeouts.settle + drain) * count + pauses;
+    let phases = experiment.trials.phase.unwrap_or_default() * count;
+    let most = most + phases;
+    let most =
+        (experiment.trials.max_time).map_or(most, |limit| most.min(limit + timeouts.baseline + timeouts.recovery));
+    let kinds = match (experiment.trials.control, experiment.trials.until_decided) {
+        (0, false) => format!("{count} trials"),
+        (0, true) => format!("until the verdict is there, at most {count} trials"),
+        (control, false) => format!("{count} trials, {control} of them without the fault"),
+        (control, true) => {
+            format!("until the verdict is there, at most {count} trials, {control} of them without the fault")
+        }
+    };
+    if experiment.trials.until_decided {
+        return format!("{kinds}, at most {} s", most.as_secs());
+    }
     format!(
-        "{count} trials, at least {} s, at most {} s",
+        "{kinds}, at least {} s, at most {} s",
         (least + pauses).as_secs(),
         most.as_secs()
     )

@@ -8,8 +8,12 @@ use crate::cluster::{Cluster, Manifest, Means, undo};
 use crate::evidence::{Event, Step, TrialEnd, open_undos};
 use crate::experiment::{Check, Experiment};
 use crate::fault::Undo;
+use crate::measure;
+use crate::model::Mono;
 use crate::observe::{Observers, Wanted};
+use crate::plan::{self, Planned};
 use crate::prometheus::Prometheus;
+use crate::verdict;
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -118,7 +122,8 @@ impl Body {
                 interval = interval.max(prometheus.scrape_interval(query).await?);
             }
         }
-        let limit = self.experiment.slos.rto.map_or(f64::INFINITY, |rto| rto.limit.max);
+        let limits = self.experiment.slos.rto_limits().map(|limit| limit.max);
+        let limit = limits.fold(f64::INFINITY, f64::min);
         // A change is seen up to one scrape late at either end: below two intervals nothing can be said.
         if limit < interval.as_secs_f64() * 2.0 {
             return Err(EngineError::Refused(format!(
@@ -130,13 +135,29 @@ impl Body {
     }
 
     async fn trials(&mut self, observers: &mut Observers) -> Result<(), EngineError> {
-        let count = self.experiment.trials.count;
-        for number in 1..=count {
-            self.recorder.record(Event::TrialStarted { trial: number })?;
+        let planned = plan::schedule(&self.experiment, self.seed);
+        let begun = self.recorder.clock().now();
+        for (index, planned) in planned.iter().enumerate() {
+            if index > 0 {
+                if let Some(why) = self.enough(begun) {
+                    self.recorder.record(Event::TrialsStopped { why })?;
+                    break;
+                }
+                let cooldown = self.experiment.trials.cooldown;
+                let mut watched = super::wait::Watched {
+                    recorder: &self.recorder,
+                    observers,
+                    signals: &mut self.signals,
+                    stoppable: false,
+                };
+                watched.pause(cooldown).await?;
+            }
+            let Planned { number, control, .. } = *planned;
+            self.recorder.record(Event::TrialStarted { trial: number, control })?;
             let requests_before = self.cluster.requests();
             let setup_undos = open_undos(&self.recorder.events());
             // From here to the settle step no early return: whatever happened is reverted first.
-            let broken = self.trial(observers, number).break_and_watch().await;
+            let broken = self.trial(observers, *planned).break_and_watch().await;
             let at = self.recorder.clock().now();
             if let Err(error @ (EngineError::Signal(_) | EngineError::Stopped(_))) = &broken {
                 self.recorder.record(Event::Stopping {
@@ -154,7 +175,7 @@ impl Body {
                 );
             }
             let result = match broken {
-                Ok(()) => self.trial(observers, number).settle().await,
+                Ok(()) => self.trial(observers, *planned).settle().await,
                 Err(error) => Err(error),
             };
             self.recorder.record(Event::CostCounted {
@@ -167,21 +188,34 @@ impl Body {
                 at: self.recorder.clock().now(),
             })?;
             result?;
-            if number < count {
-                let cooldown = self.experiment.trials.cooldown;
-                let mut watched = super::wait::Watched {
-                    recorder: &self.recorder,
-                    observers,
-                    signals: &mut self.signals,
-                    stoppable: false,
-                };
-                watched.pause(cooldown).await?;
-            }
         }
         Ok(())
     }
 
-    fn trial<'a>(&'a mut self, observers: &'a mut Observers, number: u32) -> Trial<'a> {
+    /// Why no further trial is begun, if that is so. The log so far is judged as the report will judge it.
+    fn enough(&self, begun: Mono) -> Option<String> {
+        let limit = self.experiment.trials.max_time;
+        if let Some(limit) = limit.filter(|limit| self.recorder.clock().now() >= begun.plus(*limit)) {
+            return Some(format!("the time for trials is up ({} s)", limit.as_secs_f64()));
+        }
+        let experiment = &self.experiment;
+        self.recorder.timeline(|timeline| {
+            let mut before = None;
+            let (mut trials, mut controls) = (Vec::new(), Vec::new());
+            for facts in timeline.trials() {
+                if facts.control {
+                    controls.push(measure::control(experiment, timeline, facts, before));
+                } else {
+                    let measures = measure::trial(experiment, timeline, facts, before);
+                    trials.push(verdict::judge(experiment, Some(&measures)));
+                }
+                before = facts.audit.as_ref().or(before);
+            }
+            verdict::decided(experiment, &trials, &controls)
+        })?
+    }
+
+    fn trial<'a>(&'a mut self, observers: &'a mut Observers, planned: Planned) -> Trial<'a> {
         Trial {
             cluster: &self.cluster,
             recorder: &self.recorder,
@@ -190,7 +224,7 @@ impl Body {
             signals: &mut self.signals,
             run: &self.run,
             seed: self.seed,
-            number,
+            planned,
         }
     }
 }

@@ -11,13 +11,16 @@ use crate::experiment::{Experiment, Workload};
 use crate::fault::Undo;
 use crate::inject::{GuardOwner, Prepared, Stage};
 use crate::ledger;
-use crate::model::PodFacts;
+use crate::model::{Interval, Mono, PodFacts};
 use crate::observe::{LivePod, Observers, RevisionClock, own_kind, warnings};
-use crate::plan::Candidate;
+use crate::plan::{Candidate, Planned};
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// How long choosing the targets and arming the guard may take.
+const LEAD: Duration = Duration::from_secs(1);
 
 /// What a trial works with.
 pub(crate) struct Trial<'a> {
@@ -28,7 +31,7 @@ pub(crate) struct Trial<'a> {
     pub(crate) signals: &'a mut watch::Receiver<Option<Signalled>>,
     pub(crate) run: &'a str,
     pub(crate) seed: u64,
-    pub(crate) number: u32,
+    pub(crate) planned: Planned,
 }
 
 impl Trial<'_> {
@@ -56,11 +59,18 @@ impl Trial<'_> {
         self.baseline().await?;
         // Before it is broken: afterwards there may be nobody left to ask.
         self.identify()?;
+        let due = self.phase().await?;
+        if self.planned.control {
+            return self.watch_unharmed().await;
+        }
         let prepared = self.prepare().await?;
         let ticks = CancellationToken::new();
         let _stop_ticks = ticks.clone().drop_guard();
         let (clock_task, guard) = self.arm(&prepared, &ticks).await?;
         let mut shots = Shots::new();
+        if let Some(due) = due {
+            self.watched(false).until(due, |_, _| None::<()>).await?;
+        }
         let watched = self.inject_and_observe(prepared, &guard, &mut shots).await;
         // What still lasts is taken back by the revert step, not by two at once.
         shots.stop().await;
@@ -107,6 +117,55 @@ impl Trial<'_> {
         )))
     }
 
+    /// Chooses the instant of the injection by its phase, and waits until shortly before it: choosing the targets and arming the
+    /// guard take a moment, and must not be old when the fault comes.
+    async fn phase(&mut self) -> Result<Option<Mono>, EngineError> {
+        let Some(phase) = self.planned.phase else {
+            return Ok(None);
+        };
+        let clock = self.recorder.clock();
+        let lead = clock.now().plus(LEAD);
+        let (since, batch) = if self.experiment.ledger.is_some() {
+            // A commit that is too old for this phase: the next one, then.
+            let deadline = clock.now().plus(self.experiment.timeouts.baseline);
+            let seen = self
+                .watched(false)
+                .until(deadline, |timeline, now| {
+                    let (batch, made) = timeline.last_commit(now)?;
+                    (made.upper.plus(phase) >= lead).then_some((made, batch))
+                })
+                .await?;
+            let Some((made, batch)) = seen else {
+                return Err(EngineError::Refused(format!(
+                    "no commit of the ledger was seen within {} s, from which the phase of the injection could be counted (trials.phase)",
+                    self.experiment.timeouts.baseline.as_secs()
+                )));
+            };
+            (made, Some(batch))
+        } else {
+            (Interval::exact(clock.now()), None)
+        };
+        self.recorder.record(Event::PhaseChosen {
+            phase_ms: u64::try_from(phase.as_millis()).unwrap_or(u64::MAX),
+            since,
+            batch,
+        })?;
+        let due = since.upper.plus(phase);
+        self.watched(false).until(due.minus(LEAD), |_, _| None::<()>).await?;
+        Ok(Some(due))
+    }
+
+    /// A control trial: for as long as the limit of the recovery time the system is only watched.
+    async fn watch_unharmed(&mut self) -> Result<(), EngineError> {
+        self.step(Step::Observe)?;
+        let limits = self.experiment.slos.rto_limits().map(|limit| limit.max);
+        let limit = limits.fold(0.0, f64::max);
+        let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
+        let recovery = self.experiment.timeouts.recovery;
+        let span = if limit.is_zero() { recovery } else { limit.min(recovery) };
+        self.watched(true).pause(span).await
+    }
+
     /// Says what really runs, from the pods themselves.
     fn identify(&self) -> Result<(), EngineError> {
         let pods = self.observers.pods().present();
@@ -140,7 +199,7 @@ impl Trial<'_> {
             own: own_kind(&self.experiment.target),
             run: self.run.to_owned(),
             experiment: self.experiment.name.clone(),
-            trial: self.number,
+            trial: self.planned.number,
             revert: self.experiment.guards.revert,
             tools_image: self.experiment.tools_image.clone(),
             litmus_account: self.experiment.litmus_account.clone(),
@@ -187,7 +246,7 @@ impl Trial<'_> {
             experiment: &self.experiment.name,
             deadline: self.experiment.guards.deadline,
         };
-        let guard = guard::arm(owner, self.number, &faults, &undos).await?;
+        let guard = guard::arm(owner, self.planned.number, &faults, &undos).await?;
         let renewed = guard.clone().keep_alive(
             self.cluster.clone(),
             self.recorder.clock(),

@@ -209,8 +209,26 @@ pub enum Event {
     },
     /// A trial begins.
     TrialStarted {
-        /// From 1.
+        /// From 1, control trials included.
         trial: u32,
+        /// A control trial: everything but the fault.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        control: bool,
+    },
+    /// The phase at which the fault is to be injected, and what it is counted from.
+    PhaseChosen {
+        /// How long after the begin of a period, milliseconds.
+        phase_ms: u64,
+        /// The begin of the period: when a commit was seen (`batch`), or when the steady state held.
+        since: Interval,
+        /// The commit's batch; none when there is no ledger.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch: Option<u64>,
+    },
+    /// No further trial is begun, although there could be more.
+    TrialsStopped {
+        /// Why: the verdict cannot change any more, or the time is up.
+        why: String,
     },
     /// A step begins.
     StepStarted {

@@ -333,22 +333,94 @@ impl JsonSchema for ModeFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct SlosFile {
-    /// Recovery time, such as "< 120s".
-    pub(super) rto: Option<LimitText>,
+    /// Recovery time, such as "< 120s" for each trial, or {p95: 120s, confidence: 95%} for all that could be run.
+    pub(super) rto: Option<LimitFile>,
     /// Where the recovery clock starts: `fault` (when it took effect, the default) or `impact` (the first symptom).
     #[schemars(extend("enum" = ["fault", "impact", null]))]
     pub(super) rto_from: Option<String>,
     /// Age of the oldest lost record at the fault, such as "< 10s".
-    pub(super) rpo: Option<LimitText>,
+    pub(super) rpo: Option<LimitFile>,
     /// Most lost records, such as 0.
-    pub(super) lost: Option<LimitText>,
+    pub(super) lost: Option<LimitFile>,
     /// Most duplicated records, such as 0.
-    pub(super) duplicated: Option<LimitText>,
+    pub(super) duplicated: Option<LimitFile>,
+    /// Share of trials in which service is restored while it is watched, such as {rate: 95%, confidence: 95%}.
+    pub(super) recovered: Option<RateFile>,
     /// Least share of good time between fault and the end of the settle step, such as ">= 90%".
     pub(super) availability: Option<ShareText>,
     /// Probes that must hold during the outage or after it.
     #[serde(default)]
     pub(super) assertions: Vec<AssertionFile>,
+}
+
+/// A limit for each trial, as text; or limits over all trials, as a mapping.
+#[derive(Debug)]
+pub(super) enum LimitFile {
+    Each(LimitText),
+    Over(Box<OverTrialsFile>),
+}
+
+impl<'de> Deserialize<'de> for LimitFile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let value = serde_json::Value::deserialize(deserializer)?;
+        if let Some(text) = value.as_str() {
+            return Ok(Self::Each(LimitText(text.to_owned())));
+        }
+        serde_json::from_value(value).map(Self::Over).map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for LimitFile {
+    fn schema_name() -> Cow<'static, str> {
+        "LimitOfTrials".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (each, over) = (
+            generator.subschema_for::<LimitText>(),
+            generator.subschema_for::<OverTrialsFile>(),
+        );
+        json_schema!({"anyOf": [each, over]})
+    }
+}
+
+/// Limits over the trials. `p95: 120s` says: in at least 95 % of all trials that could be run the value is at most 120 s. It holds
+/// with the confidence given, and needs trials: 59 without a miss for p95 at 95 %.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct OverTrialsFile {
+    /// In each trial: the same as the plain text.
+    pub(super) each: Option<LimitText>,
+    /// The largest value of the trials that were run.
+    pub(super) max: Option<LimitText>,
+    /// Median: needs at least 5 trials at 95 %.
+    pub(super) p50: Option<LimitText>,
+    /// Needs at least 11 trials at 95 %.
+    pub(super) p75: Option<LimitText>,
+    /// Needs at least 14 trials at 95 %.
+    pub(super) p80: Option<LimitText>,
+    /// Needs at least 29 trials at 95 %.
+    pub(super) p90: Option<LimitText>,
+    /// Needs at least 59 trials at 95 %.
+    pub(super) p95: Option<LimitText>,
+    /// Needs at least 299 trials at 95 %.
+    pub(super) p99: Option<LimitText>,
+    /// Needs at least 2995 trials at 95 %.
+    #[serde(rename = "p99.9")]
+    pub(super) p999: Option<LimitText>,
+    /// How sure the verdict on a quantile has to be (default 95%).
+    pub(super) confidence: Option<ShareText>,
+}
+
+/// A share of trials.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RateFile {
+    /// Least share of all trials that could be run.
+    pub(super) rate: ShareText,
+    /// How sure the verdict has to be (default 95%).
+    pub(super) confidence: Option<ShareText>,
 }
 
 /// A probe as a limit.
@@ -398,11 +470,27 @@ pub(super) struct PrometheusFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct TrialsFile {
-    /// Number of trials (default 1).
+    /// Number of trials with the fault (default 1; with untilDecided the most, default 1000).
     #[schemars(range(min = 1, max = 10000))]
     pub(super) count: Option<u32>,
+    /// Look at the verdict after each trial and stop when it is there, by a rule that stays valid however often one looks.
+    #[serde(default)]
+    pub(super) until_decided: bool,
+    /// Begin no further trial after this long.
+    pub(super) max_time: Option<DurationText>,
     /// Pause between two trials (default 10s).
     pub(super) cooldown: Option<DurationText>,
+    /// `random-within 30s`: inject at a random phase of that period, spread evenly over the trials. Use the checkpoint or trigger
+    /// interval: what is lost depends on where in it the fault falls. With a ledger the phase is counted from a commit.
+    #[schemars(extend("pattern" = r"^\s*random-within\s+([0-9]+(\.[0-9]+)?(ms|s|m|h))+\s*$", "examples" = ["random-within 30s"]))]
+    pub(super) phase: Option<String>,
+    /// Number of control trials (default 0): the same without the fault, at random places in between. An outage in one of them
+    /// means that what is measured is not the fault.
+    #[schemars(range(max = 10000))]
+    pub(super) control: Option<u32>,
+    /// Run all trials, also when the verdict cannot change any more (default false).
+    #[serde(default)]
+    pub(super) run_all: bool,
 }
 
 /// How long each step may take.

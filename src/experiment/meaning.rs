@@ -3,8 +3,9 @@
 
 use super::faults::Repeat;
 use super::resolve::Resolver;
-use super::types::{Check, Experiment, When, Workload};
+use super::types::{About, Check, Experiment, Limit, Over, When, Workload};
 use crate::fault::Mode;
+use crate::stats::{quantile, sequential};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -46,15 +47,71 @@ impl Resolver<'_> {
         for (key, limit) in limits {
             let Some(limit) = limit else { continue };
             // A recovery always takes some time; nothing lost is possible.
-            let impossible = limit.max <= 0.0 && (limit.strict || key == "rto");
-            if impossible {
-                self.error(
-                    "cannot-hold",
-                    self.at(&format!("/slos/{key}")),
-                    format!("no measurement of {key} can be within this limit"),
-                    None,
-                );
+            self.possible(key, limit);
+        }
+        for slo in &slos.over_trials {
+            let key = match slo.about {
+                About::Rto { .. } => "rto",
+                About::Rpo => "rpo",
+                About::Lost => "lost",
+                About::Duplicated => "duplicated",
+                About::Recovered => continue,
+            };
+            self.possible(key, slo.limit);
+        }
+        self.enough_trials(experiment);
+    }
+
+    fn possible(&mut self, key: &str, limit: Limit) {
+        if limit.max <= 0.0 && (limit.strict || key == "rto") {
+            self.error(
+                "cannot-hold",
+                self.at(&format!("/slos/{key}")),
+                format!("no measurement of {key} can be within this limit"),
+                None,
+            );
+        }
+    }
+
+    /// A quantile that so few trials cannot prove, however well they go.
+    fn enough_trials(&mut self, experiment: &Experiment) {
+        let trials = &experiment.trials;
+        let needed = experiment.slos.over_trials.iter().filter_map(|slo| match slo.over {
+            Over::Share { share, confidence } if trials.until_decided => {
+                sequential::decided_after(share, confidence, 0)
+                    .ok()
+                    .flatten()
+                    .map(|needed| (needed, share, confidence))
             }
+            Over::Share { share, confidence } => quantile::trials_needed(share, confidence, 0)
+                .ok()
+                .map(|needed| (needed, share, confidence)),
+            Over::Max => None,
+        });
+        let most = needed.max_by_key(|(needed, ..)| *needed);
+        if let Some((needed, share, confidence)) = most.filter(|(needed, ..)| *needed > u64::from(trials.count)) {
+            let message = format!(
+                "{} cannot prove anything about {} % of all trials with {} % confidence: that takes {needed}, all of them good",
+                if trials.count == 1 {
+                    "1 trial".to_owned()
+                } else {
+                    format!("{} trials", trials.count)
+                },
+                percent(share),
+                percent(confidence),
+            );
+            // Few trials can still refute it.
+            let place = if self.places.written("/trials") {
+                self.places.key("/trials")
+            } else {
+                self.places.key("/slos")
+            };
+            self.warn(
+                "too-few-trials",
+                place,
+                message,
+                &format!("set trials.count to {needed} or more, or claim a lower quantile"),
+            );
         }
     }
 
@@ -131,10 +188,11 @@ impl Resolver<'_> {
             return;
         }
         let slos = &experiment.slos;
+        let over = |about: About| slos.over_trials.iter().any(|slo| slo.about == about);
         let claims = [
-            ("rpo", slos.rpo_seconds.is_some()),
-            ("lost", slos.lost.is_some()),
-            ("duplicated", slos.duplicated.is_some()),
+            ("rpo", slos.rpo_seconds.is_some() || over(About::Rpo)),
+            ("lost", slos.lost.is_some() || over(About::Lost)),
+            ("duplicated", slos.duplicated.is_some() || over(About::Duplicated)),
         ];
         for (key, _) in claims.into_iter().filter(|(_, set)| *set) {
             let place = self.places.key(&format!("/slos/{key}"));
@@ -160,13 +218,13 @@ impl Resolver<'_> {
 
     fn times(&mut self, experiment: &Experiment) {
         let timeouts = &experiment.timeouts;
-        if let Some(rto) = &experiment.slos.rto {
-            if timeouts.recovery.as_secs_f64() < rto.limit.max {
+        for limit in experiment.slos.rto_limits() {
+            if timeouts.recovery.as_secs_f64() < limit.max {
                 let help = "a recovery that takes the whole limit could not be seen; make timeouts.recovery longer than the limit";
                 let message = format!(
                     "recovery is watched for {} s, less than the limit of {} s",
                     timeouts.recovery.as_secs_f64(),
-                    rto.limit.max
+                    limit.max
                 );
                 self.error("recovery-too-short", self.at("/timeouts/recovery"), message, Some(help));
             }
@@ -179,10 +237,10 @@ impl Resolver<'_> {
                         .map_or(Duration::ZERO, |ledger| ledger.interval),
                     _ => probe.interval,
                 };
-                if rto.limit.max < sampled.as_secs_f64() {
+                if limit.max < sampled.as_secs_f64() {
                     let message = format!(
                         "the limit of {} s is below the sampling interval of {} s of the probe {:?}",
-                        rto.limit.max,
+                        limit.max,
                         sampled.as_secs_f64(),
                         probe.name
                     );
@@ -191,21 +249,21 @@ impl Resolver<'_> {
                 }
                 let twice = 2.0 * sampled.as_secs_f64();
                 if let Check::Promql { .. } = probe.check
-                    && rto.limit.max >= sampled.as_secs_f64()
-                    && rto.limit.max < twice
+                    && limit.max >= sampled.as_secs_f64()
+                    && limit.max < twice
                 {
                     let message = format!(
                         "the limit of {} s is below twice the interval of the Prometheus probe {:?}",
-                        rto.limit.max, probe.name
+                        limit.max, probe.name
                     );
                     let help = "between two samples anything may have happened: such a limit cannot be measured";
                     self.error("limit-below-resolution", self.at("/slos/rto"), message, Some(help));
                 } else if let Check::Promql { .. } = probe.check
-                    && rto.limit.max < 10.0
+                    && limit.max < 10.0
                 {
                     let message = format!(
                         "the limit of {} s is checked by the Prometheus probe {:?}, which sees only scrapes",
-                        rto.limit.max, probe.name
+                        limit.max, probe.name
                     );
                     self.warn(
                         "limit-near-scrape",
@@ -353,4 +411,9 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+/// Without the dust of floating point.
+fn percent(share: f64) -> f64 {
+    (share * 1e7).round() / 1e5
 }

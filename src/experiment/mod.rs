@@ -11,6 +11,7 @@ mod fault_forms;
 mod faults;
 mod file;
 mod injectors;
+mod limits;
 mod located;
 mod meaning;
 mod probes;
@@ -23,8 +24,9 @@ mod types;
 pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
 pub use types::{
-    Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe, RtoSlo, RtoStart, Setup,
-    SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload, default_revert,
+    About, Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Over, Probe, RtoSlo,
+    RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, TrialsSlo, When, Workload,
+    default_revert,
 };
 
 use std::collections::BTreeSet;

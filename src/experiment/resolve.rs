@@ -2,12 +2,12 @@
 
 use super::diagnostics::{Place, Problem};
 use super::faults::repeated;
-use super::file::{ComparisonText, DurationText, ExperimentFile, LimitText, SlosFile, TargetFile};
-use super::quantity::{comparison, count_limit, duration, share, time_limit};
+use super::file::{ComparisonText, DurationText, ExperimentFile, TargetFile};
+use super::quantity::{comparison, duration};
 use super::shape::{Places, suggestion};
 use super::types::{
-    Assertion, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, RtoSlo, RtoStart, Setup, SetupPatch,
-    Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
+    Claim, Comparison, Experiment, Guards, Ledger, Operator, Setup, SetupPatch, Slos, SteadyState, StopCondition,
+    Target, Timeouts, Workload,
 };
 use crate::model::Role;
 use std::collections::BTreeMap;
@@ -74,21 +74,6 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    fn limit(
-        &mut self,
-        pointer: &str,
-        text: Option<&LimitText>,
-        parse: fn(&str) -> Result<Limit, String>,
-    ) -> Option<Limit> {
-        match parse(&text?.0) {
-            Ok(limit) => Some(limit),
-            Err(why) => {
-                self.error("limit", self.at(pointer), why, None);
-                None
-            }
-        }
-    }
-
     /// The experiment, and what is wrong with it in `problems`.
     pub(super) fn experiment(&mut self, file: ExperimentFile) -> Experiment {
         self.dns_name("/metadata/name", &file.metadata.name, 40);
@@ -124,7 +109,7 @@ impl<'a> Resolver<'a> {
                 Some(help),
             );
         }
-        let slos = self.slos(&file.slos);
+        let mut slos = self.slos(&file.slos);
         let budgets: Vec<Option<Duration>> = (file.stop.iter().enumerate())
             .map(|(index, held)| {
                 let text = held.budget.as_ref()?;
@@ -138,6 +123,9 @@ impl<'a> Resolver<'a> {
             .map(|(probe, budget)| StopCondition { probe, budget })
             .collect();
         let timeouts = self.timeouts(&file.timeouts, &slos);
+        slos.over_trials
+            .extend(self.recovered(file.slos.recovered.as_ref(), timeouts.recovery));
+        let trials = self.trials(&file.trials, &slos);
         let guards = self.guards(&file.guards);
         let faults = self.faults(&file.faults, &target);
         let repeats = self.repeats(&file.faults);
@@ -172,14 +160,7 @@ impl<'a> Resolver<'a> {
             faults,
             slos,
             ledger,
-            trials: Trials {
-                count: file.trials.count.unwrap_or(1),
-                cooldown: self.duration(
-                    "/trials/cooldown",
-                    file.trials.cooldown.as_ref(),
-                    Duration::from_secs(10),
-                ),
-            },
+            trials,
             timeouts,
             stop,
             guards,
@@ -410,68 +391,9 @@ impl<'a> Resolver<'a> {
         Some(Role(role.clone()))
     }
 
-    fn slos(&mut self, file: &SlosFile) -> Slos {
-        let from = match file.rto_from.as_deref() {
-            Some("impact") => RtoStart::Impact,
-            _ => RtoStart::Fault,
-        };
-        let availability = file.availability.as_ref().and_then(|text| match share(&text.0) {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.error("limit", self.at("/slos/availability"), why, None);
-                None
-            }
-        });
-        let assertions: Vec<Assertion> = file
-            .assertions
-            .iter()
-            .enumerate()
-            .map(|(index, held)| Assertion {
-                probe: self.probe(&format!("/slos/assertions/{index}/probe"), &held.probe),
-                when: if held.when == "after" {
-                    When::After
-                } else {
-                    When::During
-                },
-            })
-            .collect();
-        if file.rto_from.is_some() && file.rto.is_none() {
-            let place = self.places.key("/slos/rtoFrom");
-            let help = "give rto as well, such as rto: \"< 120s\"";
-            self.warn("rto-from-unused", place, "there is no rto that could start here", help);
-        }
-        let slos = Slos {
-            rto: self
-                .limit("/slos/rto", file.rto.as_ref(), time_limit)
-                .map(|limit| RtoSlo { limit, from }),
-            rpo_seconds: self.limit("/slos/rpo", file.rpo.as_ref(), time_limit),
-            lost: self.limit("/slos/lost", file.lost.as_ref(), count_limit),
-            duplicated: self.limit("/slos/duplicated", file.duplicated.as_ref(), count_limit),
-            availability,
-            assertions,
-        };
-        let given = file.rto.is_some()
-            || file.rpo.is_some()
-            || file.lost.is_some()
-            || file.duplicated.is_some()
-            || file.availability.is_some()
-            || !file.assertions.is_empty();
-        if !given && self.places.written("/slos") && !self.places.misspelt_below("/slos") {
-            let help = "give at least one of rto, rpo, lost, duplicated, availability, assertions";
-            self.error(
-                "no-slo",
-                self.places.key("/slos"),
-                "there is no limit to test",
-                Some(help),
-            );
-        }
-        slos
-    }
-
     fn timeouts(&mut self, file: &super::file::TimeoutsFile, slos: &Slos) -> Timeouts {
-        let limit = slos.rto.map_or(Duration::ZERO, |slo| {
-            Duration::from_secs_f64(slo.limit.max.clamp(0.0, 1e6))
-        });
+        let limit = slos.rto_limits().map(|limit| limit.max).fold(0.0, f64::max);
+        let limit = Duration::from_secs_f64(limit.clamp(0.0, 1e6));
         let recovery = (limit + limit / 4).max(Duration::from_mins(1));
         Timeouts {
             setup: self.duration("/timeouts/setup", file.setup.as_ref(), Duration::from_mins(2)),

@@ -240,9 +240,15 @@ impl<'a> Shape<'a> {
             return self.check(node, only, pointer);
         }
         let fitting = match &node.value {
+            Value::Map(entries) if entries.is_empty() => {
+                let mut mappings = real.iter().copied().filter(|choice| accepts(choice, "object"));
+                // Several mappings differ by their keys: without any key nobody knows which is meant.
+                mappings.next().filter(|_| mappings.next().is_none())
+            }
             Value::Map(entries) => self.fitting(entries, &real),
             Value::Text(_) => real.iter().copied().find(|choice| accepts(choice, "string")),
-            Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::List(_) => None,
+            Value::Integer(_) | Value::Float(_) => real.iter().copied().find(|choice| accepts(choice, "number")),
+            Value::Null | Value::Bool(_) | Value::List(_) => None,
         };
         if let Some(choice) = fitting {
             return self.check(node, choice, pointer);
@@ -257,7 +263,9 @@ impl<'a> Shape<'a> {
             "wrong-type",
             node.place,
             format!("wanted {}, found {}", wanted.join(" or "), node.value.kind()),
-            None,
+            real.iter()
+                .find_map(|choice| choice.get("examples")?.get(0))
+                .map(|example| format!("write it like {example}")),
         );
         Json::Null
     }

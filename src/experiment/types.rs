@@ -345,6 +345,76 @@ pub struct Slos {
     pub availability: Option<f64>,
     /// Conditions that must hold during or after.
     pub assertions: Vec<Assertion>,
+    /// Limits that are about all trials together. The ones above are judged in each trial.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub over_trials: Vec<TrialsSlo>,
+}
+
+impl Slos {
+    /// Every limit on the recovery time, of each trial or of all together.
+    pub fn rto_limits(&self) -> impl Iterator<Item = Limit> {
+        let over = self.over_trials.iter().filter_map(|slo| match slo.about {
+            About::Rto { .. } => Some(slo.limit),
+            About::Rpo | About::Lost | About::Duplicated | About::Recovered => None,
+        });
+        self.rto.map(|rto| rto.limit).into_iter().chain(over)
+    }
+
+    /// Where recovery time starts: with the claim's word, or with the fault.
+    #[must_use]
+    pub fn rto_from(&self) -> RtoStart {
+        let over = self.over_trials.iter().find_map(|slo| match slo.about {
+            About::Rto { from } => Some(from),
+            About::Rpo | About::Lost | About::Duplicated | About::Recovered => None,
+        });
+        self.rto.map(|rto| rto.from).or(over).unwrap_or_default()
+    }
+}
+
+/// A limit that is about all trials together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialsSlo {
+    /// What is limited.
+    pub about: About,
+    /// Limit in one trial: seconds or records. For [`About::Recovered`] how long recovery is watched.
+    pub limit: Limit,
+    /// What is said of the trials.
+    pub over: Over,
+}
+
+/// What a limit over all trials is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "measure", rename_all = "camelCase")]
+pub enum About {
+    /// Recovery time.
+    Rto {
+        /// Where it starts.
+        from: RtoStart,
+    },
+    /// Age of the oldest lost record at the fault, seconds.
+    Rpo,
+    /// Lost records.
+    Lost,
+    /// Duplicated records.
+    Duplicated,
+    /// Whether service was restored while it was watched.
+    Recovered,
+}
+
+/// What a limit says of all trials together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "statistic", rename_all = "camelCase")]
+pub enum Over {
+    /// The largest value of the trials that were run. Says nothing of trials that were not.
+    Max,
+    /// At least this share of all trials that could be run is within the limit: for a time, its quantile is.
+    Share {
+        /// Strictly between 0 and 1.
+        share: f64,
+        /// How sure the verdict has to be, strictly between 0 and 1.
+        confidence: f64,
+    },
 }
 
 /// An upper limit.
@@ -420,15 +490,51 @@ pub struct Ledger {
     pub drain: Duration,
 }
 
-/// How often the fault is injected.
+/// How often the fault is injected, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trials {
-    /// Number of trials.
+    /// Number of trials with the fault; with `until_decided` the most.
     pub count: u32,
     /// Pause between two trials.
     #[serde(with = "duration_millis")]
     pub cooldown: Duration,
+    /// Look at the verdict after each trial, by a rule that stays valid however often one looks, and stop when it is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub until_decided: bool,
+    /// Begin no further trial after this long.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub max_time: Option<Duration>,
+    /// Inject at a random phase of a period of this length, counted from a commit of the ledger when there is one.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Duration>,
+    /// Trials without the fault, in between.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub control: u32,
+    /// Run all trials, also when the verdict cannot change any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub run_all: bool,
+}
+
+impl Trials {
+    /// So many trials, with a pause between two of them, and nothing else.
+    #[must_use]
+    pub fn fixed(count: u32, cooldown: Duration) -> Self {
+        Self {
+            count,
+            cooldown,
+            until_decided: false,
+            max_time: None,
+            phase: None,
+            control: 0,
+            run_all: false,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// How long each step may take.

@@ -8,11 +8,13 @@
 
 mod availability;
 mod clock;
+mod control;
 mod kept;
 mod ledger;
 mod ranges;
 mod replacement;
 mod trial;
 
+pub use control::{ControlMeasures, ControlOutage, control};
 pub use ledger::LedgerCounts;
 pub use trial::{AssertionMeasure, Phase, TrialMeasures, trial};

@@ -3,8 +3,10 @@
 //! Pure: may depend on `model`, `fault` and `experiment`. The same seed and the same candidates give the same choice.
 
 mod explain;
+mod schedule;
 
 pub use explain::{Explained, explain};
+pub use schedule::{Planned, schedule};
 
 use crate::experiment::{Experiment, Guards};
 use crate::fault::{FaultSpec, FaultTarget, Mode};

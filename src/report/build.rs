@@ -1,16 +1,17 @@
 //! Records to the report.
 
 use super::model::{
-    ClaimReport, ClaimText, Cost, Evidence, ExperimentReport, FaultReport, LedgerReport, MissingPhase, PhaseReport,
-    RpoReport, Run, RunInfo, SCHEMA, Span, TrialReport, Value,
+    ClaimReport, ClaimText, ControlOutageReport, ControlReport, Cost, Evidence, ExperimentReport, FaultReport,
+    LedgerReport, MissingPhase, OverReport, PhaseReport, RpoReport, Run, RunInfo, SCHEMA, Span, TrialReport, Value,
+    down, nearest, up,
 };
 use crate::evidence::{ClusterInfo, Event, Record, TrialEnd, genesis};
-use crate::experiment::{Experiment, RtoStart};
+use crate::experiment::{Experiment, Over};
 use crate::fault::Undo;
-use crate::measure::{self, LedgerCounts, TrialMeasures};
+use crate::measure::{self, ControlMeasures, LedgerCounts, TrialMeasures};
 use crate::model::{Measured, Verdict};
 use crate::timeline::{FaultFacts, Timeline, TrialFacts};
-use crate::verdict::{self, ClaimVerdict};
+use crate::verdict::{self, ClaimVerdict, Ending, OverTrials, QuantileBound, Rule};
 
 /// Everything of one experiment in the log.
 struct Chapter<'a> {
@@ -20,6 +21,8 @@ struct Chapter<'a> {
     workload: Option<(&'a str, bool)>,
     stopped: Option<&'a str>,
     finished: bool,
+    /// Why no further trial was begun.
+    enough: Option<&'a str>,
     /// Why it ended before its time.
     error: Option<&'a String>,
 }
@@ -67,6 +70,7 @@ pub fn build(records: &[Record]) -> Run {
                 workload: None,
                 stopped: None,
                 finished: false,
+                enough: None,
                 error: None,
             }),
             Event::RunEnded { left, .. } => {
@@ -87,6 +91,7 @@ pub fn build(records: &[Record]) -> Run {
                 Event::WorkloadIdentified { workload, stand_in } => {
                     chapter.workload = Some((workload, *stand_in));
                 }
+                Event::TrialsStopped { why } => chapter.enough = Some(why),
                 Event::ExperimentEnded { error, .. } => {
                     chapter.finished = true;
                     chapter.error = error.as_ref();
@@ -117,23 +122,31 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
     let facts = chapter.timeline.trials();
     let mut before = None;
     let mut trials = Vec::new();
+    let mut controls = Vec::new();
     let mut judged = Vec::new();
+    let mut ends = Vec::new();
     for trial in facts {
-        let measures = measure::trial(experiment, &chapter.timeline, trial, before);
-        let claims = verdict::judge(experiment, Some(&measures));
-        let verdict = verdict::trial(&measures, &claims);
-        trials.push(trial_report(experiment, trial, &measures, &claims, verdict));
-        judged.push(claims);
+        ends.push(trial.end.as_ref().map(|(end, _)| end.clone()));
+        if trial.control {
+            controls.push(measure::control(experiment, &chapter.timeline, trial, before));
+        } else {
+            let measures = measure::trial(experiment, &chapter.timeline, trial, before);
+            let claims = verdict::judge(experiment, Some(&measures));
+            let verdict = verdict::trial(&measures, &claims);
+            trials.push(trial_report(experiment, trial, &measures, &claims, verdict));
+            judged.push(claims);
+        }
         if let Some(audit) = &trial.audit {
             before = Some(audit);
         }
     }
+    let wanted = experiment.trials.count;
+    let decided = verdict::decided(experiment, &judged, &controls).is_some();
+    let enough = decided || trials.len() >= usize::try_from(wanted).unwrap_or(usize::MAX);
     if judged.is_empty() {
         judged.push(verdict::judge(experiment, None));
     }
-    let claims = verdict::merge(&judged);
-    let verdicts: Vec<Verdict> = trials.iter().map(|trial| trial.verdict).collect();
-    let wanted = experiment.trials.count;
+    let claims = verdict::conclude(experiment, &judged, &controls);
     let mut notes = Vec::new();
     // A trial that ended early says so itself.
     if let Some(why) = chapter.error.filter(|_| trials.is_empty()) {
@@ -142,16 +155,38 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
     if let Some(why) = chapter.stopped {
         notes.push(format!("stopped: {why}"));
     }
+    let run = if experiment.trials.until_decided {
+        format!("{} trials were run, {wanted} at most", trials.len())
+    } else {
+        format!("{} of {wanted} trials were run", trials.len())
+    };
     if !chapter.finished {
         notes.push("the log stops before the experiment ended".to_owned());
-    } else if trials.len() < usize::try_from(wanted).unwrap_or(usize::MAX) {
-        notes.push(format!("{} of {wanted} trials were run", trials.len()));
+    } else if let Some(why) = chapter.enough {
+        notes.push(format!("{run}: {why}"));
+    } else if !enough {
+        notes.push(run);
     }
+    let missing = usize::try_from(experiment.trials.control)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(controls.len());
+    if missing > 0 && chapter.finished && !trials.is_empty() {
+        notes.push(format!(
+            "{} of {} control trials were run",
+            controls.len(),
+            experiment.trials.control
+        ));
+    }
+    let ending = Ending {
+        finished: chapter.finished,
+        stopped: chapter.stopped.is_some(),
+        enough,
+    };
     let (workload, stand_in) = chapter.workload.unwrap_or(("not identified", false));
     ExperimentReport {
         name: experiment.name.clone(),
         file: chapter.file.to_owned(),
-        verdict: verdict::experiment(&claims, &verdicts, wanted, chapter.finished, chapter.stopped.is_some()),
+        verdict: verdict::experiment(&claims, &ends, ending),
         workload: workload.to_owned(),
         stand_in,
         claim: ClaimText {
@@ -161,6 +196,7 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
         claims: claims.iter().map(claim_report).collect(),
         trials_wanted: wanted,
         trials,
+        controls: controls.iter().map(control_report).collect(),
         notes,
     }
 }
@@ -175,6 +211,73 @@ fn claim_report(claim: &ClaimVerdict) -> ClaimReport {
         verdict: claim.verdict,
         why: claim.why.clone(),
         trial: claim.trial,
+        over: claim.over.as_ref().map(over_report),
+    }
+}
+
+fn over_report(over: &OverTrials) -> OverReport {
+    let (statistic, share, confidence) = match over.over {
+        Over::Max => ("max", None, None),
+        Over::Share { share, confidence } => ("share", Some(share), Some(confidence)),
+    };
+    let (quantile_at_most, quantile_not_bounded) = match over.bound {
+        Some(QuantileBound::At(value)) => (Some(up(value)), None),
+        Some(QuantileBound::NotBounded { at_least }) => {
+            let why = format!(
+                "it falls on trials that did not recover, watched for {} s",
+                down(at_least)
+            );
+            (None, Some(why))
+        }
+        Some(QuantileBound::TooFewTrials) => (None, Some(format!("{} trials are too few", over.trials))),
+        None => (None, None),
+    };
+    OverReport {
+        statistic,
+        share,
+        confidence,
+        rule: match over.rule {
+            Rule::Largest => "largest",
+            Rule::Binomial => "binomial",
+            Rule::EProcess => "e-process",
+        },
+        trials: over.trials,
+        within: over.within,
+        beyond: over.beyond,
+        undecided: over.undecided,
+        share_at_least: over.share_at_least.map(|share| (share * 1e4).floor() / 1e4),
+        share_at_most: over.share_at_most.map(|share| (share * 1e4).ceil() / 1e4),
+        quantile_at_most,
+        quantile_not_bounded,
+        more_trials: over.more_trials,
+    }
+}
+
+fn control_report(control: &ControlMeasures) -> ControlReport {
+    ControlReport {
+        index: control.trial,
+        end: ended(control.end.as_ref()),
+        watched: nearest(control.watched),
+        outages: control
+            .outages
+            .iter()
+            .map(|outage| ControlOutageReport {
+                probe: outage.probe.clone(),
+                seconds: down(outage.seconds),
+                why: outage.why.clone(),
+            })
+            .collect(),
+        ledger: ledger_report(control.ledger.as_ref()),
+    }
+}
+
+fn ended(end: Option<&TrialEnd>) -> String {
+    match end {
+        Some(TrialEnd::Completed) => "completed".to_owned(),
+        Some(TrialEnd::Refused { why }) => format!("refused: {why}"),
+        Some(TrialEnd::Aborted { why }) => format!("aborted: {why}"),
+        Some(TrialEnd::Errored { why }) => format!("error: {why}"),
+        None => "the log stops before the trial ended".to_owned(),
     }
 }
 
@@ -185,7 +288,7 @@ fn trial_report(
     claims: &[ClaimVerdict],
     verdict: Verdict,
 ) -> TrialReport {
-    let from = experiment.slos.rto.map_or(RtoStart::Fault, |rto| rto.from);
+    let from = experiment.slos.rto_from();
     let mut phases = Vec::new();
     let mut missing_phases = Vec::new();
     for phase in &measures.phases {
@@ -193,9 +296,9 @@ fn trial_report(
             Ok(at) => phases.push(PhaseReport {
                 name: phase.name,
                 at: Span {
-                    lower: super::model::down(at.lower),
-                    upper: super::model::up(at.upper),
-                    value: super::model::nearest(at.value),
+                    lower: down(at.lower),
+                    upper: up(at.upper),
+                    value: nearest(at.value),
                 },
             }),
             Err(why) => missing_phases.push(MissingPhase {
@@ -208,13 +311,8 @@ fn trial_report(
     TrialReport {
         index: facts.trial,
         verdict,
-        end: match &measures.end {
-            Some(TrialEnd::Completed) => "completed".to_owned(),
-            Some(TrialEnd::Refused { why }) => format!("refused: {why}"),
-            Some(TrialEnd::Aborted { why }) => format!("aborted: {why}"),
-            Some(TrialEnd::Errored { why }) => format!("error: {why}"),
-            None => "the log stops before the trial ended".to_owned(),
-        },
+        phase: facts.phase.map(nearest),
+        end: ended(measures.end.as_ref()),
         faults: facts.faults.iter().map(fault_report).collect(),
         rto: Value::of(measures.rto(from)),
         rto_from_fault: Value::of(&measures.rto_from_fault),

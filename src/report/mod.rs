@@ -9,6 +9,7 @@
 
 mod build;
 mod json;
+mod many;
 mod model;
 mod table;
 mod text;

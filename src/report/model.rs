@@ -135,10 +135,13 @@ pub struct ExperimentReport {
     pub claim: ClaimText,
     /// One per limit; of several trials the worst.
     pub claims: Vec<ClaimReport>,
-    /// Trials wanted by the experiment.
+    /// Trials wanted by the experiment; the most, when it goes on until it is decided.
     pub trials_wanted: u32,
-    /// In order.
+    /// In order, control trials apart.
     pub trials: Vec<TrialReport>,
+    /// Trials without the fault, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<ControlReport>,
     /// Why the experiment as a whole ended early, if it did.
     pub notes: Vec<String>,
 }
@@ -171,16 +174,82 @@ pub struct ClaimReport {
     pub why: String,
     /// The trial it is from.
     pub trial: Option<u32>,
+    /// What all trials together say, for a claim about all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<OverReport>,
+}
+
+/// What all trials together say of a claim.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OverReport {
+    /// `max` or `share`: the claimed share of all trials that could be run is within the limit.
+    pub statistic: &'static str,
+    /// The claimed share: 0.95 for a p95.
+    pub share: Option<f64>,
+    /// How sure the verdict has to be.
+    pub confidence: Option<f64>,
+    /// `largest`, `binomial` (exact bounds, number of trials fixed before) or `e-process` (valid however often one looks).
+    pub rule: &'static str,
+    /// Trials used.
+    pub trials: u64,
+    /// Within the limit, error bar included.
+    pub within: u64,
+    /// Beyond it.
+    pub beyond: u64,
+    /// Neither.
+    pub undecided: u64,
+    /// Bounds on the share of all trials that could be run, with that confidence (both ends together for an e-process).
+    pub share_at_least: Option<f64>,
+    /// See `shareAtLeast`.
+    pub share_at_most: Option<f64>,
+    /// The claimed quantile is at most this, with that confidence; null when so many trials do not bound it.
+    pub quantile_at_most: Option<f64>,
+    /// Why it is not bounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantile_not_bounded: Option<String>,
+    /// Further trials, all within the limit, that would prove the claim; null when it is decided.
+    pub more_trials: Option<u64>,
+}
+
+/// A trial without the fault: what it shows is there without us.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlReport {
+    /// Number among all trials.
+    pub index: u32,
+    /// `completed`, or what ended it.
+    pub end: String,
+    /// How long the probes were watched, seconds.
+    pub watched: f64,
+    /// Outages that nobody caused.
+    pub outages: Vec<ControlOutageReport>,
+    /// Records in, records out.
+    pub ledger: LedgerReport,
+}
+
+/// A stretch in which a probe was bad without a fault.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ControlOutageReport {
+    /// The probe.
+    pub probe: String,
+    /// For how long at least.
+    pub seconds: f64,
+    /// What it saw.
+    pub why: String,
 }
 
 /// One trial.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrialReport {
-    /// From 1.
+    /// From 1, control trials included.
     pub index: u32,
-    /// Worst of its claims.
+    /// Worst of its claims; of a claim about all trials, whether this one is within its limit.
     pub verdict: Verdict,
+    /// The phase at which the fault was to come, seconds after the begin of a period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<f64>,
     /// `completed`, or what ended it.
     pub end: String,
     /// What was done.

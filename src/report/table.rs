@@ -1,5 +1,6 @@
 //! The report for a terminal: the verdict first, one row per claim, the phases, the ledger, the run folder. Fits 80 columns.
 
+use super::many;
 use super::model::{ClaimReport, ExperimentReport, Run, Span, TrialReport, Value};
 use super::text::wrap;
 use crate::model::Verdict;
@@ -11,6 +12,8 @@ use tabled::settings::{Alignment, Color, Modify, Padding, Style, Width};
 
 const WIDTH: usize = 80;
 const LABEL: usize = 12;
+/// More trials than this are summed up.
+const IN_FULL: usize = 2;
 
 /// The whole report as text. Colour only when asked for; `folder` is where the run's files are.
 #[must_use]
@@ -101,20 +104,26 @@ fn section(text: &mut String, experiment: &ExperimentReport, color: bool) {
                 .any(|cause| why.contains(cause))
     };
     for claim in &experiment.claims {
-        // What the first line already said is not said twice.
-        if claim.verdict != Verdict::Pass && !said(&claim.why) {
+        // What the first line already said is not said twice. A claim about all trials always says what it rests on.
+        if (claim.verdict != Verdict::Pass || claim.over.is_some()) && !said(&claim.why) {
             let sentence = format!("{}: {}: {}", claim.name, claim.verdict.word(), claim.why);
             line(text, &wrap(&sentence, WIDTH, 2));
         }
     }
-    for trial in &experiment.trials {
-        let mut about = String::new();
-        trial_section(&mut about, trial, experiment);
-        if !about.is_empty() {
-            text.push('\n');
-            text.push_str(&about);
+    if experiment.trials.len() > IN_FULL {
+        text.push('\n');
+        many::trials(text, experiment);
+    } else {
+        for trial in &experiment.trials {
+            let mut about = String::new();
+            trial_section(&mut about, trial, experiment);
+            if !about.is_empty() {
+                text.push('\n');
+                text.push_str(&about);
+            }
         }
     }
+    many::controls(text, experiment);
     for note in experiment.notes.iter().filter(|note| **note != headline) {
         labelled(text, "Note", note);
     }
@@ -189,7 +198,7 @@ fn claims(claims: &[ClaimReport], color: bool) -> String {
     for claim in claims {
         builder.push_record([
             claim.name.clone(),
-            measured(&claim.measured, claim.unit),
+            many::with_bound(claim, measured(&claim.measured, claim.unit)),
             limit(claim),
             claim.verdict.word().to_owned(),
         ]);
@@ -214,7 +223,7 @@ fn limit(claim: &ClaimReport) -> String {
 }
 
 /// `41.20 s ± 0.05`: the larger side of the error bar.
-fn measured(value: &Value, unit: &str) -> String {
+pub(super) fn measured(value: &Value, unit: &str) -> String {
     let spaced = if unit.is_empty() {
         String::new()
     } else {
@@ -320,7 +329,7 @@ fn color_of(verdict: Verdict) -> Color {
     }
 }
 
-fn labelled(text: &mut String, label: &str, value: &str) {
+pub(super) fn labelled(text: &mut String, label: &str, value: &str) {
     let padded = format!("{label:<LABEL$}");
     let wrapped = wrap(value, WIDTH - LABEL, 0);
     for (index, part) in wrapped.lines().enumerate() {
@@ -332,7 +341,7 @@ fn labelled(text: &mut String, label: &str, value: &str) {
     }
 }
 
-fn line(text: &mut String, value: &str) {
+pub(super) fn line(text: &mut String, value: &str) {
     for part in value.lines() {
         text.push_str(part.trim_end());
         text.push('\n');

@@ -326,6 +326,17 @@ pub fn until_decided(
     })
 }
 
+/// Trials after which [`until_decided`] proves a claim at the earliest, when so many of them are not within the limit: 90 without a miss for
+/// 0.95 at 0.95. None when no number is enough.
+///
+/// # Errors
+/// [`Undefined`] when the quantile or the confidence is not strictly between 0 and 1.
+pub fn decided_after(quantile: f64, confidence: f64, misses: u64) -> Result<Option<u64>, Undefined> {
+    let half = (1.0 - share("confidence", confidence)?) / 2.0;
+    let quantile = share("quantile", quantile)?;
+    e_process_trials_needed(quantile, Alternatives::around(quantile).good, half, misses)
+}
+
 /// The rates against which an e-process bets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alternatives {

@@ -121,8 +121,9 @@ impl Timeline {
     /// Takes one event in. Events that say nothing about this experiment are ignored.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::TrialStarted { trial } => self.trials.push(TrialFacts {
+            Event::TrialStarted { trial, control } => self.trials.push(TrialFacts {
                 trial: *trial,
+                control: *control,
                 ..TrialFacts::default()
             }),
             Event::ProbeSample {

@@ -6,7 +6,7 @@ use super::lane::{ProbeState, Span};
 use super::moment::Moment;
 use super::trial::TrialFacts;
 use crate::evidence::Step;
-use crate::model::Mono;
+use crate::model::{Interval, Mono};
 use std::time::Duration;
 
 /// How a probe stands at an instant.
@@ -192,6 +192,12 @@ impl Timeline {
                 end.min(at).since(span.entered.within.upper.max(from))
             })
             .sum()
+    }
+
+    /// The newest commit of the ledger seen until `at`: its batch, and when it was made.
+    #[must_use]
+    pub fn last_commit(&self, at: Mono) -> Option<(u64, Interval)> {
+        self.commits.last_before(at).map(|(batch, made)| (batch, made.within))
     }
 
     /// Service restored after the current trial's fault, as far as is known at `at`. None until every proven target's effect is

@@ -66,8 +66,12 @@ pub struct Checkpoint {
 /// One trial.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TrialFacts {
-    /// From 1.
+    /// From 1, control trials included.
     pub trial: u32,
+    /// A control trial: everything but the fault.
+    pub control: bool,
+    /// The phase at which the fault was to come, seconds after the begin of a period.
+    pub phase: Option<f64>,
     /// Steps and when they began.
     pub steps: Vec<(Step, Mono)>,
     /// Faults, in the order in which they were armed.
@@ -187,6 +191,9 @@ impl TrialFacts {
     pub(crate) fn apply(&mut self, event: &Event) {
         match event {
             Event::StepStarted { step, at } => self.steps.push((*step, *at)),
+            Event::PhaseChosen { phase_ms, .. } => {
+                self.phase = Some(std::time::Duration::from_millis(*phase_ms).as_secs_f64());
+            }
             Event::FaultArmed {
                 fault,
                 injector,

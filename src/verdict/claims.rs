@@ -1,7 +1,9 @@
 //! The claims of an experiment, judged in one trial.
 
+use super::over::OverTrials;
 use super::rules::{compare, measurable};
-use crate::experiment::{Check, Experiment, Limit, RtoStart, When};
+use crate::evidence::TrialEnd;
+use crate::experiment::{About, Check, Experiment, Limit, RtoStart, TrialsSlo, When};
 use crate::measure::{AssertionMeasure, LedgerCounts, TrialMeasures};
 use crate::model::{Bounded, Measured, Verdict, WhyNot};
 
@@ -17,7 +19,7 @@ pub struct LimitOf {
 }
 
 impl LimitOf {
-    fn at_most(limit: Limit, unit: &'static str) -> Self {
+    pub(super) fn at_most(limit: Limit, unit: &'static str) -> Self {
         Self {
             value: limit.max,
             operator: if limit.strict { "<" } else { "<=" },
@@ -67,8 +69,10 @@ pub struct ClaimVerdict {
     pub verdict: Verdict,
     /// Rule, interval and limit, as a sentence.
     pub why: String,
-    /// The trial it is from; none when there was no trial.
+    /// The trial it is from; none when there was no trial, and for what is said of all of them.
     pub trial: Option<u32>,
+    /// What all trials together say, for a claim about all of them.
+    pub over: Option<OverTrials>,
 }
 
 /// What a claim is about.
@@ -80,12 +84,29 @@ enum Subject<'a> {
     Duplicated,
     Availability,
     Assertion(&'a str, When),
+    Recovered,
 }
 
-/// Name, limit and subject of every claim of the experiment, in the order in which reports show them.
-fn claims(experiment: &Experiment) -> Vec<(String, LimitOf, Subject<'_>)> {
+/// One claim of an experiment.
+pub(super) struct Claim<'a> {
+    pub(super) name: String,
+    pub(super) limit: LimitOf,
+    subject: Subject<'a>,
+    /// What is said of all trials; none when each is judged for itself.
+    pub(super) over: Option<&'a TrialsSlo>,
+}
+
+impl Claim<'_> {
+    /// Whether it is about records, and not about time.
+    pub(super) fn rests_on_ledger(&self) -> bool {
+        matches!(self.subject, Subject::RpoSeconds | Subject::Lost | Subject::Duplicated)
+    }
+}
+
+/// Every claim of the experiment, in the order in which reports show them.
+pub(super) fn claims(experiment: &Experiment) -> Vec<Claim<'_>> {
     let slos = &experiment.slos;
-    let mut claims = Vec::new();
+    let mut claims: Vec<(String, LimitOf, Subject<'_>)> = Vec::new();
     if let Some(rto) = slos.rto {
         let name = match rto.from {
             RtoStart::Fault => "rto",
@@ -122,43 +143,72 @@ fn claims(experiment: &Experiment) -> Vec<(String, LimitOf, Subject<'_>)> {
         let subject = Subject::Assertion(name, assertion.when);
         claims.push((name.clone(), limit, subject));
     }
-    claims
+    let each = claims.into_iter().map(|(name, limit, subject)| Claim {
+        name,
+        limit,
+        subject,
+        over: None,
+    });
+    let over = slos.over_trials.iter().map(|slo| {
+        let (name, limit) = super::over::title(slo);
+        let subject = match slo.about {
+            About::Rto { from } => Subject::Rto(from),
+            About::Rpo => Subject::RpoSeconds,
+            About::Lost => Subject::Lost,
+            About::Duplicated => Subject::Duplicated,
+            About::Recovered => Subject::Recovered,
+        };
+        Claim {
+            name,
+            limit,
+            subject,
+            over: Some(slo),
+        }
+    });
+    each.chain(over).collect()
 }
 
-/// Judges every claim in one trial; with no trial at all every claim is inconclusive.
+/// Judges every claim in one trial (of a claim about all trials: whether this one is within its limit); with no trial at all every
+/// claim is inconclusive.
 #[must_use]
 pub fn judge(experiment: &Experiment, trial: Option<&TrialMeasures>) -> Vec<ClaimVerdict> {
     claims(experiment)
         .into_iter()
-        .map(|(name, limit, subject)| {
-            let Some(trial) = trial else {
-                let why = WhyNot::NoData {
-                    why: "no trial was run".to_owned(),
+        .map(
+            |Claim {
+                 name, limit, subject, ..
+             }| {
+                let Some(trial) = trial else {
+                    let why = WhyNot::NoData {
+                        why: "no trial was run".to_owned(),
+                    };
+                    return ClaimVerdict {
+                        name,
+                        limit,
+                        verdict: Verdict::Inconclusive,
+                        why: format!("not judged (limit {limit}): no trial was run"),
+                        measured: Err(why),
+                        trial: None,
+                        over: None,
+                    };
                 };
-                return ClaimVerdict {
+                let (measured, verdict, why) = judge_one(experiment, trial, limit, subject);
+                // Rule 1 stands above every number.
+                let (verdict, why) = match &trial.spoiled {
+                    Some(spoiled) => (Verdict::Inconclusive, format!("not judged (limit {limit}): {spoiled}")),
+                    None => (verdict, why),
+                };
+                ClaimVerdict {
                     name,
                     limit,
-                    verdict: Verdict::Inconclusive,
-                    why: format!("not judged (limit {limit}): no trial was run"),
-                    measured: Err(why),
-                    trial: None,
-                };
-            };
-            let (measured, verdict, why) = judge_one(experiment, trial, limit, subject);
-            // Rule 1 stands above every number.
-            let (verdict, why) = match &trial.spoiled {
-                Some(spoiled) => (Verdict::Inconclusive, format!("not judged (limit {limit}): {spoiled}")),
-                None => (verdict, why),
-            };
-            ClaimVerdict {
-                name,
-                limit,
-                measured,
-                verdict,
-                why,
-                trial: Some(trial.trial),
-            }
-        })
+                    measured,
+                    verdict,
+                    why,
+                    trial: Some(trial.trial),
+                    over: None,
+                }
+            },
+        )
         .collect()
 }
 
@@ -170,6 +220,7 @@ fn judge_one(experiment: &Experiment, trial: &TrialMeasures, limit: LimitOf, sub
         Subject::RpoSeconds => ledger(trial, limit, "rpo", |counts| counts.rpo_seconds.clone()),
         Subject::Lost => ledger(trial, limit, "lost:", |counts| Ok(exact(counts.lost))),
         Subject::Duplicated => ledger(trial, limit, "duplicated:", |counts| Ok(exact(counts.duplicated))),
+        Subject::Recovered => recovered(experiment, trial),
         Subject::Availability => {
             let measured = trial.availability.clone();
             let (verdict, why) = compare("availability", &measured, limit, "");
@@ -196,6 +247,23 @@ fn rto(experiment: &Experiment, measured: Measured<Bounded>, limit: LimitOf) -> 
     }
     let (verdict, why) = compare("recovery took", &measured, limit, "s");
     (measured, verdict, why)
+}
+
+/// Whether service came back while it was watched. What was given up early is no answer.
+fn recovered(experiment: &Experiment, trial: &TrialMeasures) -> Judged {
+    let measured = trial.rto_from_fault.clone();
+    let watched = super::number::count(experiment.timeouts.recovery.as_secs_f64());
+    match &measured {
+        Ok(_) => (measured, Verdict::Pass, format!("service came back within {watched} s")),
+        Err(WhyNot::NotRecovered { .. }) if trial.end == Some(TrialEnd::Completed) => {
+            let why = format!("service did not come back within {watched} s");
+            (measured, Verdict::Fail, why)
+        }
+        Err(why) => {
+            let why = format!("not known whether service came back: {why}");
+            (measured, Verdict::Inconclusive, why)
+        }
+    }
 }
 
 /// The longest sampling interval that the recovery time depends on.

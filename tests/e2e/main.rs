@@ -15,4 +15,5 @@ mod refusals;
 mod scenarios;
 mod spark;
 mod support;
+mod trials;
 mod watch;

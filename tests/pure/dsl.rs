@@ -144,12 +144,10 @@ pub(crate) fn experiment(name: &str, probes: Vec<Probe>, limit: f64) -> Experime
             duplicated: None,
             availability: None,
             assertions: Vec::new(),
+            over_trials: Vec::new(),
         },
         ledger: None,
-        trials: Trials {
-            count: 1,
-            cooldown: Duration::ZERO,
-        },
+        trials: Trials::fixed(1, Duration::ZERO),
         timeouts: Timeouts {
             setup: Duration::from_mins(1),
             baseline: Duration::from_mins(1),
@@ -268,7 +266,8 @@ impl Log {
     }
 
     pub(crate) fn trial(self, trial: u32, from: f64) -> Self {
-        self.event(Event::TrialStarted { trial }).step(Step::Baseline, from)
+        self.event(Event::TrialStarted { trial, control: false })
+            .step(Step::Baseline, from)
     }
 
     pub(crate) fn event(mut self, event: Event) -> Self {
@@ -416,13 +415,22 @@ impl Log {
             .close(TrialEnd::Completed, end)
     }
 
-    pub(crate) fn close(self, trial: TrialEnd, seconds: f64) -> Self {
+    pub(crate) fn close(self, end: TrialEnd, seconds: f64) -> Self {
         self.event(Event::TrialEnded {
             trial: 1,
-            end: trial,
+            end,
             at: at(seconds),
         })
         .finish(seconds)
+    }
+
+    /// One of several trials is over.
+    pub(crate) fn ended(self, trial: u32, seconds: f64) -> Self {
+        self.event(Event::TrialEnded {
+            trial,
+            end: TrialEnd::Completed,
+            at: at(seconds),
+        })
     }
 
     pub(crate) fn finish(self, seconds: f64) -> Self {

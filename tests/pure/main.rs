@@ -21,4 +21,5 @@ mod probe_cases;
 mod properties;
 mod snapshots;
 mod statistics;
+mod trials;
 mod vectors;

@@ -223,7 +223,10 @@ fn done() -> BoxedStrategy<Event> {
             }
         }),
         (text(), any::<bool>()).prop_map(|(workload, stand_in)| Event::WorkloadIdentified { workload, stand_in }),
-        any::<u32>().prop_map(|trial| Event::TrialStarted { trial }),
+        (any::<u32>(), any::<bool>()).prop_map(|(trial, control)| Event::TrialStarted { trial, control }),
+        (any::<u64>(), interval(), proptest::option::of(any::<u64>()))
+            .prop_map(|(phase_ms, since, batch)| Event::PhaseChosen { phase_ms, since, batch }),
+        text().prop_map(|why| Event::TrialsStopped { why }),
         (prop::sample::select(Step::ALL.to_vec()), mono()).prop_map(|(step, at)| Event::StepStarted { step, at }),
         (text(), text(), proptest::collection::vec(undo(), 0..3), any::<bool>()).prop_map(
             |(fault, uid, undo, lasting)| Event::FaultArmed {
