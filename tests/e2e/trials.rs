@@ -69,8 +69,11 @@ trials: {count: 5, control: 1, cooldown: 100ms, phase: random-within 2s}";
 #[test]
 fn trials_go_on_until_the_claim_is_decided_and_no_longer() {
     let shop = Shop::open("decided");
-    // A replacement has to be made, started and probed: that takes longer than this.
-    let parts = "slos: {rto: {p80: 100ms}}
+    let slow = r#"{"spec": {"template": {"spec": {"containers": [{"name": "web", "readinessProbe": {"initialDelaySeconds": 3}}]}}}}"#;
+    shop.kubectl(&["-n", "shop", "patch", "deployment", "web", "-p", slow]);
+    shop.kubectl(&["-n", "shop", "rollout", "status", "deployment", "web", "--timeout=60s"]);
+    // Nobody is ready before three seconds are over.
+    let parts = "slos: {rto: {p80: 2s}}
 trials: {untilDecided: true, cooldown: 100ms, count: 30}";
     let (ended, experiment) = run(&shop, "refuted", parts);
     assert_eq!(ended.code, Some(1), "{}", ended.text);
