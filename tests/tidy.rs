@@ -84,7 +84,7 @@ fn heads(group: &str) -> Vec<&str> {
     heads
 }
 
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "model",
     "stats",
     "fault",
@@ -95,6 +95,7 @@ const MODULES: [&str; 19] = [
     "measure",
     "verdict",
     "report",
+    "compare",
     "world",
     "cluster",
     "prometheus",
@@ -135,6 +136,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
             "measure",
             "verdict",
         ],
+        "compare" => &["model", "experiment", "evidence", "stats", "verdict", "report"],
         "world" => &["model", "fault", "experiment", "evidence", "timeline"],
         "cluster" | "prometheus" => &["model", "fault", "experiment", "evidence", "timeline", "world"],
         "ledger" => &["model", "experiment", "evidence", "world", "cluster", "observe"],
@@ -246,6 +248,7 @@ fn the_pure_half_touches_no_clock_no_file_no_network_and_no_randomness() {
         "measure",
         "verdict",
         "report",
+        "compare",
     ] {
         for (path, text) in sources(&format!("src/{module}")) {
             let code = product(&text);

@@ -2,6 +2,7 @@
 
 use super::exit::Exit;
 use super::streams::Streams;
+use crate::compare::Margin;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -76,6 +77,8 @@ pub(super) enum Command {
     Clean(CleanArguments),
     /// Render a report again from the event log of a run.
     Report(ReportArguments),
+    /// Compare two runs (or folders of runs): is recovery significantly slower? The exit code says so.
+    Compare(CompareArguments),
     /// Print the JSON Schema of experiment files, for editors.
     Schema,
     /// Print a completion script.
@@ -183,6 +186,36 @@ pub(super) struct ReportArguments {
     /// Folder of a run.
     #[arg(value_name = "RUN_DIR")]
     pub(super) folder: PathBuf,
+    /// What to print.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+}
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 not slower by the margin, 1 slower by more than the margin, 2 inconclusive.")]
+pub(super) struct CompareArguments {
+    /// BASE and NEW: run folders, or folders of them. With --store NEW alone, or the run to save.
+    #[arg(required = true, num_args = 1..=2, value_name = "RUN_DIR")]
+    pub(super) paths: Vec<PathBuf>,
+    /// A slow-down below this does not matter: 2s, 500ms, or a share of the base's median.
+    #[arg(long, value_name = "SIZE", default_value = "10%", value_parser = super::compare::parse_margin)]
+    pub(super) margin: Margin,
+    /// Confidence of each one-sided bound of the slow-down.
+    #[arg(long, value_name = "SHARE", default_value = "95%", value_parser = super::compare::parse_confidence)]
+    pub(super) confidence: f64,
+    /// Folder with what is kept of past runs; NEW is compared with the newest of them.
+    #[arg(long, value_name = "DIR")]
+    pub(super) store: Option<PathBuf>,
+    /// Keep what later comparisons need of this run in the store, and compare nothing.
+    #[arg(long, requires = "store", conflicts_with = "base")]
+    pub(super) save: bool,
+    /// Name to save it under (a build, a release); runs of one name are compared as one.
+    #[arg(long, value_name = "NAME", requires = "save")]
+    pub(super) name: Option<String>,
+    /// Compare with the saved runs of this name or id, not with the newest.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    pub(super) base: Option<String>,
     /// What to print.
     #[arg(long, value_enum, default_value = "table")]
     pub(super) format: Format,

@@ -6,6 +6,7 @@
 mod arguments;
 mod clean;
 mod cluster;
+mod compare;
 mod exit;
 mod lab;
 mod live;
@@ -57,6 +58,7 @@ fn dispatch(arguments: Arguments, streams: &mut Streams) -> Result<Exit, Failure
         Command::Plan(plan) => run_async(plan::plan(global, plan, streams)),
         Command::Clean(clean) => run_async(clean::clean(global, clean, streams)),
         Command::Report(report) => report::report(&report, streams),
+        Command::Compare(compare) => compare::compare(&compare, streams),
         Command::Schema => {
             let text = serde_json::to_string_pretty(&crate::experiment::json_schema())
                 .map_err(|error| Failure::Internal(error.to_string()))?;

@@ -23,6 +23,7 @@ mod types;
 
 pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
+pub(crate) use quantity::duration as parse_duration;
 pub use types::{
     About, Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Over, Probe, RtoSlo,
     RtoStart, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, TrialsSlo, When, Workload,

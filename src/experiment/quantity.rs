@@ -16,7 +16,7 @@ fn plain_number(text: &str) -> Option<f64> {
 }
 
 /// `1h30m`, `250ms`, `1.5s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err("a duration is missing".to_owned());

@@ -313,6 +313,7 @@ fn trial_report(
         verdict,
         phase: facts.phase.map(nearest),
         end: ended(measures.end.as_ref()),
+        spoiled: measures.spoiled.as_ref().map(ToString::to_string),
         faults: facts.faults.iter().map(fault_report).collect(),
         rto: Value::of(measures.rto(from)),
         rto_from_fault: Value::of(&measures.rto_from_fault),

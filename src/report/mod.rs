@@ -21,3 +21,4 @@ pub use model::{
     Run, RunInfo, SCHEMA, Span, TrialReport, Value,
 };
 pub use table::table;
+pub(crate) use text::wrap;

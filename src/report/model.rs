@@ -252,6 +252,9 @@ pub struct TrialReport {
     pub phase: Option<f64>,
     /// `completed`, or what ended it.
     pub end: String,
+    /// Why nothing in this trial can be judged, whatever its numbers say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spoiled: Option<String>,
     /// What was done.
     pub faults: Vec<FaultReport>,
     /// Recovery time from where the claim starts its clock (from the fault when there is no such claim).

@@ -1,7 +1,7 @@
 //! Text that fits a terminal.
 
 /// Wraps at words, later lines indented. A word longer than the width stands on its own line.
-pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
+pub(crate) fn wrap(text: &str, width: usize, indent: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     for word in text.split_whitespace() {

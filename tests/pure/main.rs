@@ -11,6 +11,7 @@
 )]
 
 mod chain;
+mod comparing;
 mod corpus;
 mod dsl;
 mod lasting_cases;
