@@ -532,8 +532,10 @@ pub(super) fn p_text(p: f64) -> String {
         "< 0.0001".to_owned()
     } else if p < 0.001 {
         fixed(p, 5)
-    } else if p < 0.1 {
+    } else if p < 0.01 {
         fixed(p, 4)
+    } else if p < 0.1 {
+        fixed(p, 3)
     } else {
         fixed(p, 2)
     }

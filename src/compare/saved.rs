@@ -209,20 +209,17 @@ fn setting(experiment: &Experiment, report: &ExperimentReport, cluster: &Cluster
     setting.insert("recovery counted from".to_owned(), from.to_owned());
     setting.insert("workload".to_owned(), format!("{stand_in}: {}", report.workload));
     setting.insert("cluster".to_owned(), cluster.kind.clone());
-    let checks: Vec<(&String, _)> = experiment
-        .steady_state
-        .probes
-        .iter()
-        .map(|probe| (&probe.name, &probe.check))
-        .collect();
-    let parts = [
-        ("target", serde_json::to_value(&experiment.target)),
-        ("faults", serde_json::to_value(&experiment.faults)),
-        ("steady state", serde_json::to_value(checks)),
-        ("ledger", serde_json::to_value(&experiment.ledger)),
-    ];
-    for (name, part) in parts {
-        flatten(name, &part.unwrap_or_default(), &mut setting);
+    let ledger = if experiment.ledger.is_some() { "yes" } else { "none" };
+    setting.insert("ledger".to_owned(), ledger.to_owned());
+    let json = |part: Result<serde_json::Value, _>| part.unwrap_or_default();
+    flatten("target", &json(serde_json::to_value(&experiment.target)), &mut setting);
+    for (index, fault) in experiment.faults.iter().enumerate() {
+        let path = format!("fault {} ({})", index + 1, fault.name);
+        flatten(&path, &json(serde_json::to_value(fault)), &mut setting);
+    }
+    for probe in &experiment.steady_state.probes {
+        let path = format!("probe {}", probe.name);
+        flatten(&path, &json(serde_json::to_value(&probe.check)), &mut setting);
     }
     setting
 }

@@ -96,7 +96,7 @@ fn section(lines: &mut Vec<String>, compared: &Compared, color: bool) {
 
 fn measures(measures: &[Measure]) -> String {
     let mut builder = Builder::default();
-    builder.push_record(["measured", "base", "new", "shift [interval]", "p"]);
+    builder.push_record(["measured", "base (n)", "new (n)", "shift [interval]", "p"]);
     for measure in measures {
         let name = if measure.unit.is_empty() || measure.unit == "records" {
             measure.name.clone()
@@ -120,7 +120,7 @@ fn measures(measures: &[Measure]) -> String {
     table.to_string()
 }
 
-/// `41.2 of 8, 1 never`: the median of how many.
+/// `41.2 (8, 1 never)`: the median, of how many, and how many of these never recovered.
 fn median(side: &Side) -> String {
     if side.trials == 0 {
         return "no data".to_owned();
@@ -129,8 +129,8 @@ fn median(side: &Side) -> String {
         .median
         .map_or_else(|| "never".to_owned(), |median| number(median, median.abs() / 1000.0));
     match side.never {
-        0 => format!("{median} (n={})", side.trials),
-        never => format!("{median} (n={}, {never} never)", side.trials),
+        0 => format!("{median} ({})", side.trials),
+        never => format!("{median} ({}, {never} never)", side.trials),
     }
 }
 
