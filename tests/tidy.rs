@@ -138,7 +138,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         ],
         "compare" => &["model", "experiment", "evidence", "stats", "verdict", "report"],
         "world" => &["model", "fault", "experiment", "evidence", "timeline"],
-        "cluster" | "prometheus" => &["model", "fault", "experiment", "evidence", "timeline", "world"],
+        "cluster" | "prometheus" => &["model", "fault", "experiment", "evidence", "stats", "timeline", "world"],
         "ledger" => &["model", "experiment", "evidence", "world", "cluster", "observe"],
         "observe" => &[
             "model",

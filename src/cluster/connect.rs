@@ -1,6 +1,7 @@
 //! Connecting: kubeconfig, context, request accounting, and the deadline around every call.
 
 use super::error::{ClusterError, Failed};
+use super::server_clock::{ServerClock, milliseconds};
 use crate::evidence::ClusterInfo;
 use kube::api::{Api, DynamicObject};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -26,6 +27,7 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct Cluster {
     client: kube::Client,
     requests: Arc<AtomicU64>,
+    clock: ServerClock,
     info: ClusterInfo,
 }
 
@@ -44,6 +46,7 @@ impl Cluster {
         let attempted = format!("reach the API server at {url}");
         let requests = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&requests);
+        let clock = ServerClock::default();
         let builder = kube::client::ClientBuilder::try_from(config)
             .map_err(|error| ClusterError::from_kube(attempted.clone(), &error))?;
         let client = builder
@@ -53,6 +56,10 @@ impl Cluster {
                     request
                 },
             ))
+            .with_layer(&tower::util::MapFutureLayer::new({
+                let clock = clock.clone();
+                move |answer| dated(clock.clone(), answer)
+            }))
             .build();
         let version = within(attempted, CALL_TIMEOUT, client.apiserver_version()).await?;
         let kind = if version.git_version.contains("chaosrun-lab") {
@@ -64,7 +71,12 @@ impl Cluster {
             kind: kind.to_owned(),
             version: version.git_version,
         };
-        Ok(Self { client, requests, info })
+        Ok(Self {
+            client,
+            requests,
+            clock,
+            info,
+        })
     }
 
     /// The kube client, for typed APIs.
@@ -75,6 +87,11 @@ impl Cluster {
     /// What was connected to.
     pub(crate) fn info(&self) -> &ClusterInfo {
         &self.info
+    }
+
+    /// How far the API server's clock is off.
+    pub(crate) fn clock(&self) -> &ServerClock {
+        &self.clock
     }
 
     /// Requests sent so far.
@@ -126,6 +143,17 @@ impl Cluster {
             .map_err(|error| other(error.to_string()))?;
         self.call(attempted, self.client.request(request)).await
     }
+}
+
+/// Passes an answer on, and its `Date` to the clock.
+async fn dated<B, E>(
+    clock: ServerClock,
+    answer: impl Future<Output = Result<http::Response<B>, E>>,
+) -> Result<http::Response<B>, E> {
+    let sent = milliseconds(jiff::Timestamp::now());
+    let answer = answer.await?;
+    clock.add(sent, milliseconds(jiff::Timestamp::now()), answer.headers());
+    Ok(answer)
 }
 
 async fn within<T>(

@@ -12,6 +12,7 @@ mod exec;
 mod labelled;
 mod litmus;
 mod manifests;
+mod server_clock;
 mod stuck;
 mod undo;
 mod watch;

@@ -26,6 +26,8 @@ pub(crate) struct Body {
     pub(crate) experiment: Experiment,
     pub(crate) manifests: Vec<Manifest>,
     pub(crate) prometheus_url: Option<String>,
+    /// Once it is connected.
+    pub(crate) prometheus: Option<Prometheus>,
     pub(crate) signals: watch::Receiver<Option<Signalled>>,
     pub(crate) run: String,
     pub(crate) seed: u64,
@@ -54,6 +56,7 @@ impl Body {
         let lock = super::lock::acquire(self.owner(), &title(&self.experiment.target)).await?;
         let deadline = self.experiment.guards.deadline;
         tokio::spawn(lock.keep_alive(self.cluster.clone(), clock, deadline, alive));
+        self.prometheus.clone_from(&prometheus);
         let mut observers = Observers::start(Wanted {
             cluster: self.cluster.clone(),
             recorder: self.recorder.clone(),
@@ -178,6 +181,7 @@ impl Body {
                 Ok(()) => self.trial(observers, *planned).settle().await,
                 Err(error) => Err(error),
             };
+            self.compare_clocks().await?;
             self.recorder.record(Event::CostCounted {
                 api_requests: self.cluster.requests().saturating_sub(requests_before),
                 max_rss_bytes: max_rss_bytes(),
@@ -188,6 +192,24 @@ impl Body {
                 at: self.recorder.clock().now(),
             })?;
             result?;
+        }
+        Ok(())
+    }
+
+    /// How far the clocks of others were off during the trial: what they stamped means that much less.
+    async fn compare_clocks(&self) -> Result<(), EngineError> {
+        let prometheus = match &self.prometheus {
+            Some(prometheus) => prometheus.clock_offset().await,
+            None => None,
+        };
+        for (clock, bounds) in [("apiserver", self.cluster.clock().take()), ("prometheus", prometheus)] {
+            if let Some((lower_ms, upper_ms)) = bounds {
+                self.recorder.record(Event::ClockOffset {
+                    clock: clock.to_owned(),
+                    lower_ms,
+                    upper_ms,
+                })?;
+            }
         }
         Ok(())
     }

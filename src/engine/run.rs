@@ -70,6 +70,7 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
             experiment: loaded.experiment,
             manifests: loaded.manifests,
             prometheus_url: request.prometheus_url.clone(),
+            prometheus: None,
             signals: request.signals.clone(),
             run: request.run.clone(),
             seed: request.seed,

@@ -5,6 +5,7 @@
 
 use crate::evidence::Outcome;
 use crate::experiment::Comparison;
+use crate::stats::clock::{Exchange, offset_bounds};
 use crate::timeline::promql_outcome;
 use prometheus_http_query::Client;
 use prometheus_http_query::response::{Data, InstantVector};
@@ -134,6 +135,25 @@ impl Prometheus {
         })
     }
 
+    /// Bounds of `Prometheus' clock - runner's wall clock` in milliseconds, from three questions for its time; none when it does not
+    /// answer, or stepped meanwhile. Measured instants do not rest on it: the age of a sample is taken on Prometheus' own clock.
+    pub(crate) async fn clock_offset(&self) -> Option<(f64, f64)> {
+        let now = || jiff::Timestamp::now().as_millisecond();
+        let mut exchanges = Vec::new();
+        for _ in 0..3 {
+            let sent = now();
+            let stamp = *self.values("time()").await.ok()?.first()?;
+            let received = now() + 1;
+            exchanges.push(Exchange {
+                sent: milliseconds(sent),
+                received: milliseconds(received),
+                stamp: stamp * 1000.0,
+            });
+        }
+        // It answers in milliseconds.
+        offset_bounds(&exchanges, 1.0).ok().flatten()
+    }
+
     async fn values(&self, query: &str) -> Result<Vec<f64>, PrometheusError> {
         Ok(match self.ask(query).await? {
             Data::Vector(series) => series.iter().map(|series| series.sample().value()).collect(),
@@ -174,6 +194,11 @@ impl Prometheus {
         }
         Ok((Duration::try_from_secs_f64(oldest).unwrap_or_default(), missing))
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since the epoch stay below 2^53")]
+fn milliseconds(wall: i64) -> f64 {
+    wall as f64
 }
 
 fn error_text(error: &prometheus_http_query::Error) -> String {

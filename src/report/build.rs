@@ -1,16 +1,16 @@
 //! Records to the report.
 
 use super::model::{
-    ClaimReport, ClaimText, ControlOutageReport, ControlReport, Cost, Evidence, ExperimentReport, FaultReport,
-    LedgerReport, MissingPhase, OverReport, PhaseReport, RpoReport, Run, RunInfo, SCHEMA, Span, TrialReport, Value,
-    down, nearest, up,
+    ClaimReport, ClaimText, ClockReport, ControlOutageReport, ControlReport, Cost, Evidence, ExperimentReport,
+    FaultReport, LedgerReport, MissingPhase, OverReport, PhaseReport, RpoReport, Run, RunInfo, SCHEMA, Span,
+    TrialReport, Value, down, finite, nearest, up,
 };
 use crate::evidence::{ClusterInfo, Event, Record, TrialEnd, genesis};
 use crate::experiment::{Experiment, Over};
 use crate::fault::Undo;
 use crate::measure::{self, ControlMeasures, LedgerCounts, TrialMeasures};
 use crate::model::{Measured, Verdict};
-use crate::timeline::{FaultFacts, Timeline, TrialFacts};
+use crate::timeline::{ClockOffset, FaultFacts, Timeline, TrialFacts};
 use crate::verdict::{self, ClaimVerdict, Ending, OverTrials, QuantileBound, Rule};
 
 /// Everything of one experiment in the log.
@@ -197,6 +197,7 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
         trials_wanted: wanted,
         trials,
         controls: controls.iter().map(control_report).collect(),
+        clocks: chapter.timeline.clocks().map(clock_report).collect(),
         notes,
     }
 }
@@ -250,6 +251,15 @@ fn over_report(over: &OverTrials) -> OverReport {
         quantile_at_most,
         quantile_not_bounded,
         more_trials: over.more_trials,
+    }
+}
+
+fn clock_report((clock, offset): (&str, ClockOffset)) -> ClockReport {
+    ClockReport {
+        clock: clock.to_owned(),
+        lower_ms: finite(down(offset.lower_ms)),
+        upper_ms: finite(up(offset.upper_ms)),
+        stepped: offset.stepped,
     }
 }
 

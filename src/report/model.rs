@@ -51,7 +51,7 @@ impl Value {
 }
 
 /// JSON has no infinity.
-fn finite(value: f64) -> Option<f64> {
+pub(super) fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
@@ -142,8 +142,25 @@ pub struct ExperimentReport {
     /// Trials without the fault, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<ControlReport>,
+    /// Clocks of others, as far off as they were. Durations do not rest on them: they are measured on the runner's monotonic clock.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<ClockReport>,
     /// Why the experiment as a whole ended early, if it did.
     pub notes: Vec<String>,
+}
+
+/// Bounds of `clock - runner's wall clock`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockReport {
+    /// `apiserver`, `prometheus`, `producer`.
+    pub clock: String,
+    /// Not below this, milliseconds; null when it is not bounded.
+    pub lower_ms: Option<f64>,
+    /// Not above this.
+    pub upper_ms: Option<f64>,
+    /// It (or the runner's wall clock) stepped during the experiment.
+    pub stepped: bool,
 }
 
 /// The sentence under test and where it stands.

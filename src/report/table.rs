@@ -124,6 +124,7 @@ fn section(text: &mut String, experiment: &ExperimentReport, color: bool) {
         }
     }
     many::controls(text, experiment);
+    clocks(text, experiment);
     for note in experiment.notes.iter().filter(|note| **note != headline) {
         labelled(text, "Note", note);
     }
@@ -167,6 +168,37 @@ fn reason(experiment: &ExperimentReport) -> String {
 fn cause(trial: &TrialReport) -> Option<&str> {
     let (_, cause) = trial.end.split_once(": ")?;
     Some(cause)
+}
+
+/// Clocks that are off: their stamps in other tools do not fit to each other.
+fn clocks(text: &mut String, experiment: &ExperimentReport) {
+    const WORTH_TELLING_MS: f64 = 1000.0;
+    for clock in &experiment.clocks {
+        let name = match clock.clock.as_str() {
+            "apiserver" => "API server",
+            "prometheus" => "Prometheus",
+            other => other,
+        };
+        let (Some(lower), Some(upper)) = (clock.lower_ms, clock.upper_ms) else {
+            continue;
+        };
+        let said = if clock.stepped {
+            format!("the clock of the {name} or of this machine stepped meanwhile; durations do not rest on it")
+        } else if lower > WORTH_TELLING_MS {
+            format!(
+                "the {name}'s clock is {:.1} s ahead; durations do not rest on it",
+                lower / 1e3
+            )
+        } else if upper < -WORTH_TELLING_MS {
+            format!(
+                "the {name}'s clock is {:.1} s behind; durations do not rest on it",
+                -upper / 1e3
+            )
+        } else {
+            continue;
+        };
+        labelled(text, "Clocks", &said);
+    }
 }
 
 fn faults(text: &mut String, experiment: &ExperimentReport) {

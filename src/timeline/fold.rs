@@ -53,6 +53,17 @@ pub struct Gap {
     pub why: String,
 }
 
+/// Bounds of `clock - runner's wall clock`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClockOffset {
+    /// Not below this, milliseconds.
+    pub lower_ms: f64,
+    /// Not above this.
+    pub upper_ms: f64,
+    /// Its bounds contradict each other, so one of the two clocks stepped: the bounds are those of all its offsets.
+    pub stepped: bool,
+}
+
 /// Everything that one experiment's events say, ready to be asked. Used live by the engine and again by the report, so that both
 /// share one judgement.
 #[derive(Debug, Clone)]
@@ -395,6 +406,26 @@ impl Timeline {
             .iter()
             .copied()
             .reduce(|(lower, upper), (next_lower, next_upper)| (lower.max(next_lower), upper.min(next_upper)))
+    }
+
+    /// The clocks that were compared with the runner's, and what is known of their offsets.
+    pub fn clocks(&self) -> impl Iterator<Item = (&str, ClockOffset)> {
+        self.offsets.iter().filter_map(|(clock, bounds)| {
+            let (lower, upper) = self.clock_offset(clock)?;
+            let stepped = lower > upper;
+            let (lower, upper) = if stepped {
+                let ends = bounds.iter().copied();
+                ends.reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?
+            } else {
+                (lower, upper)
+            };
+            let offset = ClockOffset {
+                lower_ms: lower,
+                upper_ms: upper,
+                stepped,
+            };
+            Some((clock.as_str(), offset))
+        })
     }
 
     /// Bounds of `wall - monotonic` of the runner in milliseconds: the extremes of all pairs, so that a slewed clock widens.

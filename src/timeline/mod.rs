@@ -33,7 +33,7 @@ mod trial;
 
 pub use commits::FirstCommit;
 pub(crate) use fold::ProbeLane;
-pub use fold::{Gap, Purpose, Timeline};
+pub use fold::{ClockOffset, Gap, Purpose, Timeline};
 pub use lane::{Counts, ProbeState, Span};
 pub use moment::Moment;
 pub(crate) use pods::{Change, PodTrack};

@@ -531,3 +531,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_clock_that_is_off_is_told_and_moves_nothing() {
+    let offset = |clock: &str, lower_ms, upper_ms| Event::ClockOffset {
+        clock: clock.to_owned(),
+        lower_ms,
+        upper_ms,
+    };
+    let log = |offsets: Vec<Event>| {
+        let wanted = experiment("clocks", vec![http()], 30.0);
+        let mut log = Log::of(&wanted)
+            .samples(&http().name, 50.0, 130.0, 0.2, |second| {
+                good_unless((100.0..103.0).contains(&second))
+            })
+            .fault(&["a"], 100.0, 100.05);
+        for event in offsets {
+            log = log.event(event);
+        }
+        log.end(120.0, 130.0).judge()
+    };
+    let right = log(Vec::new());
+    let off = log(vec![
+        offset("apiserver", 4990.0, 5020.0),
+        offset("apiserver", 5000.0, 5030.0),
+        offset("prometheus", -10.0, 10.0),
+        offset("prometheus", -9010.0, -8990.0),
+    ]);
+    assert_eq!(off.experiments[0].trials[0].rto, right.experiments[0].trials[0].rto);
+    let clocks = &off.experiments[0].clocks;
+    assert_eq!(
+        (clocks[0].lower_ms, clocks[0].upper_ms, clocks[0].stepped),
+        (Some(5000.0), Some(5020.0), false)
+    );
+    assert_eq!(
+        (clocks[1].lower_ms, clocks[1].upper_ms, clocks[1].stepped),
+        (Some(-9010.0), Some(10.0), true)
+    );
+    let table = chaosrun::report::table(&off, false, "reports/r-test");
+    assert!(table.contains("the API server's clock is 5.0 s ahead"), "{table}");
+    assert!(
+        table.contains("the clock of the Prometheus or of this machine stepped"),
+        "{table}"
+    );
+}
