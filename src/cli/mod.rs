@@ -7,6 +7,7 @@ mod arguments;
 mod clean;
 mod cluster;
 mod exit;
+mod folder;
 mod lab;
 mod live;
 mod load;
@@ -16,6 +17,7 @@ mod report;
 mod run;
 mod streams;
 mod validate;
+mod verify;
 
 use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _};
@@ -57,6 +59,7 @@ fn dispatch(arguments: Arguments, streams: &mut Streams) -> Result<Exit, Failure
         Command::Plan(plan) => run_async(plan::plan(global, plan, streams)),
         Command::Clean(clean) => run_async(clean::clean(global, clean, streams)),
         Command::Report(report) => report::report(&report, streams),
+        Command::Verify(verify) => verify::verify(&verify, streams),
         Command::Schema => {
             let text = serde_json::to_string_pretty(&crate::experiment::json_schema())
                 .map_err(|error| Failure::Internal(error.to_string()))?;
