@@ -103,7 +103,7 @@ pub(super) fn write_and_show(
     format: Format,
     streams: &mut Streams,
 ) -> Result<crate::model::Verdict, Failure> {
-    let (run, _) = judge(&folder.join(LOG))?;
+    let (run, checked) = judge(&folder.join(LOG))?;
     let json = report::json(&run);
     write_atomically(&folder.join(JSON), json.as_bytes())?;
     let shown = folder.display().to_string();
@@ -112,6 +112,11 @@ pub(super) fn write_and_show(
         Format::Table => streams.say(report::table(&run, streams.color(), &shown).trim_end()),
         Format::Json => streams.say(json.trim_end()),
     }
+    // Whoever notes it can later show that log and report were not rewritten together.
+    streams.note(&format!(
+        "evidence: {} events, head {} (`chaosrun verify --head` compares)",
+        checked.records, checked.head
+    ));
     Ok(run.verdict)
 }
 

@@ -5,7 +5,7 @@ use super::guard::Owner;
 use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, title, uses_prometheus};
 use super::trial::Trial;
 use crate::cluster::{Cluster, Manifest, Means, undo};
-use crate::evidence::{Event, Step, TrialEnd, open_undos};
+use crate::evidence::{Event, Step, TrialEnd};
 use crate::experiment::{Check, Experiment};
 use crate::fault::Undo;
 use crate::observe::{Observers, Wanted};
@@ -134,7 +134,7 @@ impl Body {
         for number in 1..=count {
             self.recorder.record(Event::TrialStarted { trial: number })?;
             let requests_before = self.cluster.requests();
-            let setup_undos = open_undos(&self.recorder.events());
+            let setup_undos = self.recorder.open_undos();
             // From here to the settle step no early return: whatever happened is reverted first.
             let broken = self.trial(observers, number).break_and_watch().await;
             let at = self.recorder.clock().now();
@@ -213,7 +213,7 @@ pub(crate) async fn revert(
     which: impl Fn(&Undo) -> bool,
 ) -> Vec<Undo> {
     let mut left = Vec::new();
-    for open in open_undos(&recorder.events()).into_iter().filter(which) {
+    for open in recorder.open_undos().into_iter().filter(which) {
         let mut outcome = undo(cluster, &open, Means::within(limit)).await;
         if outcome.is_err() {
             tokio::time::sleep(Duration::from_millis(500)).await;

@@ -9,6 +9,7 @@ use crate::model::{Mono, PodFacts};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,7 +39,7 @@ struct PodSeen {
     seen: Seen,
     at: Mono,
     not_before: Option<Mono>,
-    pod: Box<PodFacts>,
+    pod: Arc<PodFacts>,
 }
 
 #[derive(Deserialize)]

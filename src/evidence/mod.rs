@@ -24,4 +24,4 @@ mod undo;
 pub use chain::{Chain, FORMAT, Log, LogError, Record, Torn, genesis, read_log};
 pub use event::{AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
 pub use reader::{Checked, ReadError, fold_log};
-pub use undo::open_undos;
+pub use undo::{OpenUndos, open_undos};

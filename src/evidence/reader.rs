@@ -294,10 +294,9 @@ pub(super) fn read_line(text: &[u8]) -> Result<Line<'_>, String> {
 /// The line in exactly the form in which [`Chain::line`] writes it; `None` sends the reader to the general way, which says the same
 /// of every line that this one accepts.
 fn as_written<'a>(body: &'a str, hash: &'a str) -> Option<Line<'a>> {
-    let rest = body.strip_prefix("{\"seq\":")?;
-    let (seq, rest) = rest.split_once(",\"mono\":")?;
-    let (mono, rest) = rest.split_once(",\"wall\":\"")?;
-    let (wall, rest) = rest.split_once('"')?;
+    let (seq, rest) = digits(body.strip_prefix("{\"seq\":")?)?;
+    let (mono, rest) = digits(rest.strip_prefix(",\"mono\":")?)?;
+    let (wall, rest) = rest.strip_prefix(",\"wall\":\"")?.split_once('"')?;
     let rest = rest.strip_prefix(",\"prev\":\"")?;
     let (prev, rest) = rest.split_at_checked(HASH_LENGTH)?;
     let event = rest.strip_prefix("\",\"event\":")?;
@@ -306,8 +305,8 @@ fn as_written<'a>(body: &'a str, hash: &'a str) -> Option<Line<'a>> {
         return None;
     }
     Some(Line {
-        seq: number(seq)?,
-        mono: Mono(number(mono)?),
+        seq: seq.parse().ok()?,
+        mono: Mono(mono.parse().ok()?),
         wall: Cow::Borrowed(wall),
         prev: Cow::Borrowed(prev),
         event: event_of(event)?,
@@ -315,13 +314,13 @@ fn as_written<'a>(body: &'a str, hash: &'a str) -> Option<Line<'a>> {
     })
 }
 
-/// A number as JSON writes it: no plus sign, no leading zero.
-fn number<T: std::str::FromStr + std::fmt::Display>(text: &str) -> Option<T> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    if digits.starts_with('+') || digits.len() > 1 && digits.starts_with('0') || text == "-0" {
-        return None;
-    }
-    text.parse().ok()
+/// The digits that `text` begins with, as JSON writes a number (no sign: only a clock that ran backwards would need one), and the
+/// rest.
+fn digits(text: &str) -> Option<(&str, &str)> {
+    let length = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, rest) = text.split_at_checked(length)?;
+    let plain = digits.len() == 1 || !digits.starts_with('0');
+    (plain && !digits.is_empty()).then_some((digits, rest))
 }
 
 /// Lower-case hexadecimal, without a detour over the heap.

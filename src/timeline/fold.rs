@@ -1,6 +1,6 @@
 //! The fold itself: events in, lanes and facts out.
 
-use super::commits::{CommitLane, FirstCommit};
+use super::commits::{CommitLane, FirstCommit, Progress};
 use super::lane::{Counts, ProbeState, SampledLane, Span, WatchedLane};
 use super::moment::{Moment, Receipt, Revisions};
 use super::pods::PodTable;
@@ -26,7 +26,7 @@ pub enum Purpose {
 enum Lane {
     Sampled(SampledLane),
     Watched(WatchedLane),
-    Progress(Duration),
+    Progress(Progress),
 }
 
 #[derive(Debug, Clone)]
@@ -66,8 +66,10 @@ pub struct Timeline {
     pub(crate) gaps: Vec<Gap>,
     /// Watches that are broken now, by subject: last receipt, and why.
     broken: BTreeMap<Option<String>, (Mono, String)>,
-    pub(crate) offsets: BTreeMap<String, Vec<(f64, f64)>>,
-    pub(crate) pairs: Vec<(Mono, f64)>,
+    /// All exchanges with each clock intersected.
+    pub(crate) offsets: BTreeMap<String, (f64, f64)>,
+    /// Extremes of the runner's wall clock less its monotonic one, in milliseconds.
+    pub(crate) wall_minus_mono: Option<(f64, f64)>,
     now: Mono,
 }
 
@@ -98,7 +100,7 @@ impl Timeline {
                 budget,
                 lane: match &probe.check {
                     Check::Pods { .. } | Check::Resource { .. } => Lane::Watched(WatchedLane::default()),
-                    Check::Progress { within } => Lane::Progress(*within),
+                    Check::Progress { within } => Lane::Progress(Progress::new(*within)),
                     _ => Lane::Sampled(SampledLane::default()),
                 },
             })
@@ -113,7 +115,7 @@ impl Timeline {
             gaps: Vec::new(),
             broken: BTreeMap::new(),
             offsets: BTreeMap::new(),
-            pairs: Vec::new(),
+            wall_minus_mono: None,
             now: Mono(0),
         }
     }
@@ -193,6 +195,11 @@ impl Timeline {
             } => {
                 self.see(*received);
                 self.revisions.add(*sent, *received, *resource_version);
+                for lane in &mut self.lanes {
+                    if let Lane::Watched(watched) = &mut lane.lane {
+                        watched.forget_places();
+                    }
+                }
             }
             Event::LedgerSample {
                 sent,
@@ -203,7 +210,7 @@ impl Timeline {
             } => {
                 self.see(*received);
                 match error {
-                    None => self.commits.add(*sent, *received, *committed),
+                    None => self.look(*sent, *received, *committed),
                     Some(why) => self.commits.fail(*sent, why),
                 }
             }
@@ -211,12 +218,15 @@ impl Timeline {
                 clock,
                 lower_ms,
                 upper_ms,
-            } => self
-                .offsets
-                .entry(clock.clone())
-                .or_default()
-                .push((*lower_ms, *upper_ms)),
-            Event::ClockPair { mono, wall_ms } => self.pairs.push((*mono, *wall_ms)),
+            } => {
+                let known = self.offsets.entry(clock.clone()).or_insert((*lower_ms, *upper_ms));
+                *known = (known.0.max(*lower_ms), known.1.min(*upper_ms));
+            }
+            Event::ClockPair { mono, wall_ms } => {
+                let difference = wall_ms - mono.seconds() * 1e3;
+                let (lower, upper) = self.wall_minus_mono.unwrap_or((difference, difference));
+                self.wall_minus_mono = Some((lower.min(difference), upper.max(difference)));
+            }
             _ => {}
         }
         if let Event::StepStarted { at, .. } | Event::TrialEnded { at, .. } = event {
@@ -245,6 +255,19 @@ impl Timeline {
                 && let Lane::Sampled(samples) = &mut lane.lane
             {
                 samples.add((sent, received), known_from, outcome, value);
+            }
+        }
+    }
+
+    fn look(&mut self, sent: Mono, received: Mono, committed: Option<u64>) {
+        let newest = self.commits.add(sent, received, committed);
+        for lane in &mut self.lanes {
+            if let Lane::Progress(progress) = &mut lane.lane {
+                match self.commits.latest().filter(|_| newest) {
+                    Some(look) => progress.take(look),
+                    // A late answer: everything is counted again.
+                    None => *progress = self.commits.progress(progress.within()),
+                }
             }
         }
     }
@@ -350,12 +373,57 @@ impl Timeline {
             .unwrap_or_default()
     }
 
-    pub(crate) fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
+    fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
         match &lane.lane {
             Lane::Sampled(samples) => samples.spans(),
-            Lane::Watched(watched) => watched.spans(&self.revisions, self.heard(lane, now.max(self.now)), now),
-            Lane::Progress(within) => self.commits.progress(*within),
+            Lane::Watched(watched) => watched.spans(&self.revisions, self.told(lane, now), now),
+            Lane::Progress(progress) => progress.spans().to_vec(),
         }
+    }
+
+    /// The stretches of a lane that may have to do with `[from, to]`, as seen from `now`: those entered by `to` and entered or
+    /// known at `from` or later, and the last one entered by `to` in any case. Perhaps a few more at either end. A run of a
+    /// thousand trials asks for each of them, so that this must not cost what all of them cost.
+    pub(crate) fn spans_within(&self, lane: &ProbeLane, now: Mono, from: Mono, to: Mono) -> Vec<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.spans_within(from, to),
+            Lane::Watched(watched) => watched.spans_within(&self.revisions, (self.told(lane, now), now), from, to),
+            Lane::Progress(progress) => {
+                let spans = progress.spans();
+                let end = spans.partition_point(|span| span.entered.within.lower <= to);
+                let begun = spans.get(..end).unwrap_or_default();
+                let start = begun.partition_point(|span| span.entered.within.upper.max(span.last_known) < from);
+                let last = begun.iter().rposition(|span| span.entered.within.upper <= to);
+                let start = last.map_or(start, |last| start.min(last));
+                begun.get(start..).unwrap_or_default().to_vec()
+            }
+        }
+    }
+
+    /// The last stretch of a lane that was surely entered by `at`, as seen from there.
+    pub(crate) fn span_at(&self, lane: &ProbeLane, at: Mono) -> Option<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.span_at(at),
+            Lane::Watched(watched) => watched.span_at(&self.revisions, (self.told(lane, at), at), at),
+            Lane::Progress(progress) => {
+                let spans = progress.spans();
+                spans.iter().rev().find(|span| span.entered.within.upper <= at).cloned()
+            }
+        }
+    }
+
+    /// The newest stretch of a lane, whenever it began.
+    pub(crate) fn last_span(&self, lane: &ProbeLane, now: Mono) -> Option<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.last(),
+            Lane::Watched(watched) => watched.last(&self.revisions, self.told(lane, now), now),
+            Lane::Progress(progress) => progress.spans().last().cloned(),
+        }
+    }
+
+    /// How far a watch has told everything, as seen from `now` or from the newest event.
+    fn told(&self, lane: &ProbeLane, now: Mono) -> Mono {
+        self.heard(lane, now.max(self.now))
     }
 
     /// Until when a lane that follows a watch is known: a watch that is connected vouches for the present, a broken one only
@@ -373,14 +441,21 @@ impl Timeline {
             .min()
     }
 
-    /// Stretches of a lane about which nothing is known although it has data before and after.
-    pub(crate) fn holes_of(&self, lane: &ProbeLane) -> Vec<Interval> {
+    /// Stretches of a lane about which nothing is known although it has data before and after, as far as they lie within
+    /// `[from, to]`.
+    pub(crate) fn holes_of(&self, lane: &ProbeLane, from: Mono, to: Mono) -> Vec<Interval> {
         match &lane.lane {
-            Lane::Sampled(samples) => samples.holes(lane.probe.interval),
+            Lane::Sampled(samples) => {
+                let holes = samples.holes(lane.probe.interval);
+                let first = holes.partition_point(|hole| hole.upper <= from);
+                let within = holes.iter().skip(first).take_while(|hole| hole.lower < to);
+                within.copied().collect()
+            }
             Lane::Watched(_) => self
                 .gaps
                 .iter()
-                .filter(|gap| !gap.resumed && lane.follows(gap.subject.as_deref()))
+                .filter(|gap| !gap.resumed && gap.during.upper > from && gap.during.lower < to)
+                .filter(|gap| lane.follows(gap.subject.as_deref()))
                 .map(|gap| gap.during)
                 .collect(),
             Lane::Progress(_) => Vec::new(),
@@ -389,20 +464,12 @@ impl Timeline {
 
     /// Bounds of `clock - runner's wall clock` in milliseconds, all exchanges intersected; lower above upper when it stepped.
     pub(crate) fn clock_offset(&self, clock: &str) -> Option<(f64, f64)> {
-        self.offsets
-            .get(clock)?
-            .iter()
-            .copied()
-            .reduce(|(lower, upper), (next_lower, next_upper)| (lower.max(next_lower), upper.min(next_upper)))
+        self.offsets.get(clock).copied()
     }
 
     /// Bounds of `wall - monotonic` of the runner in milliseconds: the extremes of all pairs, so that a slewed clock widens.
     pub(crate) fn wall_minus_mono(&self) -> Option<(f64, f64)> {
-        self.pairs
-            .iter()
-            .map(|(mono, wall)| wall - mono.seconds() * 1e3)
-            .map(|difference| (difference, difference))
-            .reduce(|(lower, upper), (next, _)| (lower.min(next), upper.max(next)))
+        self.wall_minus_mono
     }
 
     pub(crate) fn place(&self, receipt: Receipt) -> Moment {

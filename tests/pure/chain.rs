@@ -51,11 +51,11 @@ fn a_removed_a_repeated_and_a_swapped_line_are_found() {
 /// Long enough to be checked in several pieces at once.
 fn long() -> String {
     let mut chain = Chain::new();
-    (0..12_000)
+    (0..12_000_u32)
         .map(|number| {
             let event = Event::LedgerReached {
                 at: at(f64::from(number)),
-                acknowledged: Some(u64::from(number.unsigned_abs())),
+                acknowledged: Some(u64::from(number)),
                 committed: None,
             };
             chain
