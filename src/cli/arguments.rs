@@ -79,6 +79,8 @@ pub(super) enum Command {
     Report(ReportArguments),
     /// Compare two runs (or folders of runs): is recovery significantly slower? The exit code says so.
     Compare(CompareArguments),
+    /// Recompute every number from the event log, check its hash chain, and compare with the report: evidence, not a claim.
+    Verify(VerifyArguments),
     /// Print the JSON Schema of experiment files, for editors.
     Schema,
     /// Print a completion script.
@@ -221,6 +223,29 @@ pub(super) struct CompareArguments {
     pub(super) format: Format,
 }
 
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub(super) struct VerifyArguments {
+    /// Folder of a run.
+    #[arg(value_name = "RUN_DIR")]
+    pub(super) folder: PathBuf,
+    /// Hash of the log's last line as it was noted elsewhere: shows that log and report were not rewritten together since.
+    #[arg(long, value_name = "HASH", value_parser = parse_hash)]
+    pub(super) head: Option<String>,
+    /// What to print.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(super) format: VerifyFormat,
+}
+
+/// What `verify` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum VerifyFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
 /// `lab` commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum LabCommand {
@@ -252,6 +277,14 @@ pub(super) enum LabCommand {
     },
 }
 
+fn parse_hash(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_owned())
+    } else {
+        Err("wanted the 64 hexadecimal digits that `verify` prints".to_owned())
+    }
+}
+
 fn parse_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -261,7 +294,7 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 
 /// Puts the word `run` in where it was left out: when the first word that is no option is not a command.
 pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
-    const TAKES_VALUE: [&str; 10] = [
+    const TAKES_VALUE: [&str; 11] = [
         "--context",
         "--kubeconfig",
         "--namespace",
@@ -272,6 +305,7 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
         "--trials",
         "--format",
         "--var",
+        "--head",
     ];
     let command = Arguments::command();
     let mut skip = false;

@@ -8,6 +8,7 @@ mod clean;
 mod cluster;
 mod compare;
 mod exit;
+mod folder;
 mod lab;
 mod live;
 mod load;
@@ -17,6 +18,7 @@ mod report;
 mod run;
 mod streams;
 mod validate;
+mod verify;
 
 use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _};
@@ -59,6 +61,7 @@ fn dispatch(arguments: Arguments, streams: &mut Streams) -> Result<Exit, Failure
         Command::Clean(clean) => run_async(clean::clean(global, clean, streams)),
         Command::Report(report) => report::report(&report, streams),
         Command::Compare(compare) => compare::compare(&compare, streams),
+        Command::Verify(verify) => verify::verify(&verify, streams),
         Command::Schema => {
             let text = serde_json::to_string_pretty(&crate::experiment::json_schema())
                 .map_err(|error| Failure::Internal(error.to_string()))?;

@@ -3,11 +3,11 @@
 use super::arguments::{Format, Global, RunArguments};
 use super::cluster::{Connected, override_with};
 use super::exit::{Exit, Failure, engine_exit};
+use super::folder::{JSON, LOG, TABLE, judge};
 use super::live::Live;
 use super::load;
 use super::streams::Streams;
 use crate::engine::{self, EngineError, Loaded, RunOutcome, RunRequest};
-use crate::evidence::read_log;
 use crate::fault::Undo;
 use crate::model::RESTORE_ANNOTATION;
 use crate::report;
@@ -29,7 +29,7 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
     let run = run_id(clock, seed);
     let folder = create_folder(&arguments.out, &run)?;
-    let recorder = Recorder::create(&folder.join("events.jsonl"), clock)?;
+    let recorder = Recorder::create(&folder.join(LOG), clock)?;
     let connected = match Connected::open(&global, streams).await {
         Ok(connected) => connected,
         Err(failure) => {
@@ -103,25 +103,20 @@ pub(super) fn write_and_show(
     format: Format,
     streams: &mut Streams,
 ) -> Result<crate::model::Verdict, Failure> {
-    let log_path = folder.join("events.jsonl");
-    let bytes = std::fs::read(&log_path).map_err(|source| FileError {
-        attempted: "cannot read",
-        path: log_path.clone(),
-        source,
-    })?;
-    let log = read_log(&bytes).map_err(|error| Failure::Invalid(format!("{}: {error}", log_path.display())))?;
-    let run = report::build(&log.records);
+    let (run, checked) = judge(&folder.join(LOG))?;
     let json = report::json(&run);
-    write_atomically(&folder.join("report.json"), json.as_bytes())?;
+    write_atomically(&folder.join(JSON), json.as_bytes())?;
     let shown = folder.display().to_string();
-    write_atomically(
-        &folder.join("report.txt"),
-        report::table(&run, false, &shown).as_bytes(),
-    )?;
+    write_atomically(&folder.join(TABLE), report::table(&run, false, &shown).as_bytes())?;
     match format {
         Format::Table => streams.say(report::table(&run, streams.color(), &shown).trim_end()),
         Format::Json => streams.say(json.trim_end()),
     }
+    // Whoever notes it can later show that log and report were not rewritten together.
+    streams.note(&format!(
+        "evidence: {} events, head {} (`chaosrun verify --head` compares)",
+        checked.records, checked.head
+    ));
     Ok(run.verdict)
 }
 

@@ -13,8 +13,9 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::core::Resource;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Objects per LIST page: bounds the memory of one answer.
@@ -34,16 +35,20 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 /// What a watch says.
 #[derive(Debug)]
 pub(crate) enum WatchMessage<K> {
-    /// A complete list: everything there is. `since` is the last receipt before a gap, `None` for the first list.
+    /// A page of a list of everything there is; a list that fails on its way is begun again with its first page.
     Listed {
-        /// When the request was sent.
-        sent: Mono,
-        /// When the answer was in.
+        /// When the first page was in: every page shows what was there by then.
         at: Mono,
-        /// Start of the gap that this list closes.
+        /// Place of the page, from 0.
+        page: usize,
+        /// No page comes after this one: what was in none of them is not there.
+        last: bool,
+        /// Start of the gap that this list closes, and why it was. `None` for the first list.
         gap_from: Option<(Mono, String)>,
         /// The objects.
         objects: Vec<K>,
+        /// Given back when the page was dealt with: only then the next one is asked for.
+        room: OwnedSemaphorePermit,
     },
     /// ADDED.
     Added(Mono, K),
@@ -104,16 +109,8 @@ where
         let step = async {
             match &mut state {
                 State::List { gap_from } => {
-                    let sent = clock.now();
-                    let (objects, version) = list(&cluster, &api, &what, &selector).await?;
-                    let at = clock.now();
-                    let message = WatchMessage::Listed {
-                        sent,
-                        at,
-                        gap_from: gap_from.take(),
-                        objects,
-                    };
-                    Ok((Some(State::Watch { version, broken: None }), Some(message)))
+                    let version = list(&cluster, &api, &what, &selector, clock, gap_from.as_ref(), &messages).await?;
+                    Ok(Some(State::Watch { version, broken: None }))
                 }
                 State::Watch { version, broken } => {
                     let connection = Connection {
@@ -124,7 +121,7 @@ where
                     connection
                         .follow(&api, &selector, version, broken, &mut last_receipt)
                         .await
-                        .map(|()| (None, None))
+                        .map(|()| None)
                 }
             }
         };
@@ -133,19 +130,14 @@ where
             outcome = step => outcome,
         };
         match outcome {
-            Ok((next, message)) => {
+            Ok(next) => {
                 if messages.is_closed() {
                     return Ok(());
                 }
-                if let Some(message) = message {
-                    last_receipt = clock.now();
-                    listed_once = true;
-                    if messages.send(message).await.is_err() {
-                        return Ok(());
-                    }
-                }
                 pause = RETRY_FIRST;
                 if let Some(next) = next {
+                    last_receipt = clock.now();
+                    listed_once = true;
                     state = next;
                 }
             }
@@ -184,26 +176,47 @@ where
     }
 }
 
+/// Lists page by page, and hands each page on before it asks for the next: ten thousand objects are never held at once. Gives the
+/// version of the list, from which it is watched.
 async fn list<K>(
     cluster: &Cluster,
     api: &Api<K>,
     what: &str,
     selector: &ListParams,
-) -> Result<(Vec<K>, String), ClusterError>
+    clock: Clock,
+    gap_from: Option<&(Mono, String)>,
+    messages: &mpsc::Sender<WatchMessage<K>>,
+) -> Result<String, ClusterError>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
-    let mut objects = Vec::new();
     let mut params = selector.clone().limit(PAGE);
-    loop {
+    let mut first = None;
+    let one_page = Arc::new(Semaphore::new(1));
+    for number in 0.. {
+        // Nobody closes it.
+        let Ok(room) = Arc::clone(&one_page).acquire_owned().await else {
+            break;
+        };
         let page = cluster.call(format!("list {what}"), api.list(&params)).await?;
-        objects.extend(page.items);
         let version = page.metadata.resource_version.unwrap_or_default();
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok((objects, version)),
+        let token = page.metadata.continue_.filter(|token| !token.is_empty());
+        let message = WatchMessage::Listed {
+            at: *first.get_or_insert(clock.now()),
+            page: number,
+            last: token.is_none(),
+            gap_from: gap_from.cloned(),
+            objects: page.items,
+            room,
+        };
+        // A closed channel is noticed by the caller.
+        let closed = messages.send(message).await.is_err();
+        match token {
+            Some(token) if !closed => params = params.continue_token(&token),
+            _ => return Ok(version),
         }
     }
+    Ok(String::new())
 }
 
 /// What one WATCH connection needs besides its position.

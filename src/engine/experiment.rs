@@ -5,15 +5,16 @@ use super::guard::Owner;
 use super::preflight::{check_namespace, check_permissions, find_target, needed_setup, title, uses_prometheus};
 use super::trial::Trial;
 use crate::cluster::{Cluster, Manifest, Means, undo};
-use crate::evidence::{Event, Step, TrialEnd, open_undos};
+use crate::evidence::{Event, Step, TrialEnd};
 use crate::experiment::{Check, Experiment};
 use crate::fault::Undo;
-use crate::measure;
+use crate::measure::{self, ControlMeasures};
 use crate::model::Mono;
 use crate::observe::{Observers, Wanted};
 use crate::plan::{self, Planned};
 use crate::prometheus::Prometheus;
-use crate::verdict;
+use crate::timeline::{Audit, Timeline};
+use crate::verdict::{self, ClaimVerdict};
 use crate::world::{Recorder, Signalled};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -140,9 +141,10 @@ impl Body {
     async fn trials(&mut self, observers: &mut Observers) -> Result<(), EngineError> {
         let planned = plan::schedule(&self.experiment, self.seed);
         let begun = self.recorder.clock().now();
+        let mut judged = Judged::default();
         for (index, planned) in planned.iter().enumerate() {
             if index > 0 {
-                if let Some(why) = self.enough(begun) {
+                if let Some(why) = self.enough(begun, &judged) {
                     self.recorder.record(Event::TrialsStopped { why })?;
                     break;
                 }
@@ -158,7 +160,7 @@ impl Body {
             let Planned { number, control, .. } = *planned;
             self.recorder.record(Event::TrialStarted { trial: number, control })?;
             let requests_before = self.cluster.requests();
-            let setup_undos = open_undos(&self.recorder.events());
+            let setup_undos = self.recorder.open_undos();
             // From here to the settle step no early return: whatever happened is reverted first.
             let broken = self.trial(observers, *planned).break_and_watch().await;
             let at = self.recorder.clock().now();
@@ -192,6 +194,8 @@ impl Body {
                 at: self.recorder.clock().now(),
             })?;
             result?;
+            self.recorder
+                .timeline(|timeline| judged.take_last(&self.experiment, timeline));
         }
         Ok(())
     }
@@ -215,26 +219,12 @@ impl Body {
     }
 
     /// Why no further trial is begun, if that is so. The log so far is judged as the report will judge it.
-    fn enough(&self, begun: Mono) -> Option<String> {
+    fn enough(&self, begun: Mono, judged: &Judged) -> Option<String> {
         let limit = self.experiment.trials.max_time;
         if let Some(limit) = limit.filter(|limit| self.recorder.clock().now() >= begun.plus(*limit)) {
             return Some(format!("the time for trials is up ({} s)", limit.as_secs_f64()));
         }
-        let experiment = &self.experiment;
-        self.recorder.timeline(|timeline| {
-            let mut before = None;
-            let (mut trials, mut controls) = (Vec::new(), Vec::new());
-            for facts in timeline.trials() {
-                if facts.control {
-                    controls.push(measure::control(experiment, timeline, facts, before));
-                } else {
-                    let measures = measure::trial(experiment, timeline, facts, before);
-                    trials.push(verdict::judge(experiment, Some(&measures)));
-                }
-                before = facts.audit.as_ref().or(before);
-            }
-            verdict::decided(experiment, &trials, &controls)
-        })?
+        verdict::decided(&self.experiment, &judged.trials, &judged.controls)
     }
 
     fn trial<'a>(&'a mut self, observers: &'a mut Observers, planned: Planned) -> Trial<'a> {
@@ -247,6 +237,33 @@ impl Body {
             run: &self.run,
             seed: self.seed,
             planned,
+        }
+    }
+}
+
+/// The trials so far, each judged when it ended: what they come to together is looked at before the next one.
+#[derive(Default)]
+struct Judged {
+    trials: Vec<Vec<ClaimVerdict>>,
+    controls: Vec<ControlMeasures>,
+    before: Option<Audit>,
+}
+
+impl Judged {
+    fn take_last(&mut self, experiment: &Experiment, timeline: &Timeline) {
+        let Some(facts) = timeline.trials().last() else {
+            return;
+        };
+        let before = self.before.as_ref();
+        if facts.control {
+            self.controls
+                .push(measure::control(experiment, timeline, facts, before));
+        } else {
+            let measures = measure::trial(experiment, timeline, facts, before);
+            self.trials.push(verdict::judge(experiment, Some(&measures)));
+        }
+        if let Some(audit) = &facts.audit {
+            self.before = Some(audit.clone());
         }
     }
 }
@@ -269,7 +286,7 @@ pub(crate) async fn revert(
     which: impl Fn(&Undo) -> bool,
 ) -> Vec<Undo> {
     let mut left = Vec::new();
-    for open in open_undos(&recorder.events()).into_iter().filter(which) {
+    for open in recorder.open_undos().into_iter().filter(which) {
         let mut outcome = undo(cluster, &open, Means::within(limit)).await;
         if outcome.is_err() {
             tokio::time::sleep(Duration::from_millis(500)).await;

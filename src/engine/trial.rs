@@ -172,10 +172,10 @@ impl Trial<'_> {
         let members: Vec<&LivePod> = pods.iter().filter(|pod| pod.facts.member).collect();
         let images: std::collections::BTreeSet<&str> = members
             .iter()
-            .flat_map(|pod| pod.images.iter().map(String::as_str))
+            .flat_map(|pod| pod.template.images.iter().map(String::as_str))
             .collect();
         let stand_in = images.iter().any(|image| image.contains("chaosrun/pipeline"));
-        let spark_version = members.iter().find_map(|pod| pod.labels.get("spark-version"));
+        let spark_version = members.iter().find_map(|pod| pod.template.labels.get("spark-version"));
         let workload = match (&self.experiment.target.workload, stand_in, spark_version) {
             (Workload::SparkApplication { .. }, true, _) => "built-in pipeline".to_owned(),
             (Workload::SparkApplication { .. }, false, Some(version)) => {
@@ -362,8 +362,9 @@ fn candidate(pod: &LivePod) -> Candidate {
     Candidate {
         pod: pod.facts.pod.clone(),
         role: pod.facts.role.clone(),
-        labels: pod.labels.clone(),
+        labels: pod.template.labels.clone(),
         containers: pod
+            .template
             .containers
             .iter()
             .map(|name| (name.clone(), id(&pod.facts, name)))

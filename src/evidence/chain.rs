@@ -5,16 +5,15 @@
 //! re-serialised when a log is checked. The first line's `prev` is [`genesis`].
 
 use super::Event;
+use super::reader::{follows, hash_of, read_line};
 use crate::model::Mono;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 
 /// What the genesis hash is the SHA-256 of. Names the format, so that a log of another format cannot be taken for this one.
 pub const FORMAT: &str = "chaosrun.event-log/v1";
 
-const HASH_KEY: &str = ",\"hash\":\"";
-const HASH_LENGTH: usize = 64;
+pub(super) const HASH_KEY: &str = ",\"hash\":\"";
+pub(super) const HASH_LENGTH: usize = 64;
 
 /// One line of the event log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +65,7 @@ pub struct LogError {
 /// `prev` of the first line: the SHA-256 of [`FORMAT`].
 #[must_use]
 pub fn genesis() -> String {
-    hex(&Sha256::digest(FORMAT.as_bytes()))
+    hash_of(FORMAT.as_bytes())
 }
 
 /// Writes lines: takes events and stamps, gives bytes. Pure; flushing them to disk is the caller's part.
@@ -101,6 +100,11 @@ impl Chain {
         })
     }
 
+    /// Goes on after `next` lines, the last of which has this hash.
+    pub(super) fn at(next: u64, head: String) -> Self {
+        Self { next, head }
+    }
+
     /// Hash of the last line.
     #[must_use]
     pub fn head(&self) -> &str {
@@ -129,7 +133,7 @@ impl Chain {
         })?;
         // The closing brace moves behind the hash.
         line.pop();
-        let hash = hex(&Sha256::digest(line.as_bytes()));
+        let hash = hash_of(line.as_bytes());
         line.push_str(HASH_KEY);
         line.push_str(&hash);
         line.push_str("\"}\n");
@@ -139,32 +143,38 @@ impl Chain {
     }
 }
 
-/// Reads a log and checks its chain. A last line without its newline is what a crash leaves: it is reported, not an error.
+/// Reads a log and checks its chain. A last line without its newline is what a crash leaves: it is reported, not an error. Keeps
+/// every record; [`super::fold_log`] needs only what its caller keeps.
 ///
 /// # Errors
 /// The first line that is not what the writer wrote, and what is wrong with it.
 pub fn read_log(bytes: &[u8]) -> Result<Log, LogError> {
     let mut log = Log::default();
     let mut head = genesis();
-    let mut rest = bytes;
+    let mut start = 0;
     let mut line = 0;
-    while !rest.is_empty() {
+    while let Some(rest) = bytes.get(start..).filter(|rest| !rest.is_empty()) {
         line += 1;
-        let end = rest.iter().position(|byte| *byte == b'\n');
-        let (text, remaining) = match end {
-            Some(end) => (
-                rest.get(..end).unwrap_or_default(),
-                rest.get(end + 1..).unwrap_or_default(),
-            ),
-            None => (rest, &[][..]),
-        };
-        let record = read_line(text, log.records.len() as u64, &head);
-        match (record, end.is_some()) {
-            (Ok(record), whole) => {
-                head.clone_from(&record.hash);
-                log.records.push(record);
+        let newline = memchr::memchr(b'\n', rest);
+        let text = rest.get(..newline.unwrap_or(rest.len())).unwrap_or_default();
+        let due = log.records.len() as u64;
+        let read = read_line(text).and_then(|read| {
+            follows(&read.prev, read.seq, &head, due)?;
+            Ok(read)
+        });
+        match (read, newline.is_some()) {
+            (Ok(read), whole) => {
+                read.hash.clone_into(&mut head);
+                log.records.push(Record {
+                    seq: read.seq,
+                    mono: read.mono,
+                    wall: read.wall.into_owned(),
+                    prev: read.prev.into_owned(),
+                    event: read.event,
+                    hash: head.clone(),
+                });
                 if whole {
-                    log.intact_bytes = bytes.len() - remaining.len();
+                    log.intact_bytes = start + text.len() + 1;
                 } else {
                     log.torn = Some(Torn {
                         line,
@@ -180,44 +190,7 @@ pub fn read_log(bytes: &[u8]) -> Result<Log, LogError> {
                 });
             }
         }
-        rest = remaining;
+        start += text.len() + 1;
     }
     Ok(log)
-}
-
-fn read_line(text: &[u8], seq: u64, head: &str) -> Result<Record, String> {
-    let text = std::str::from_utf8(text).map_err(|_| "not UTF-8".to_owned())?;
-    let tail = HASH_KEY.len() + HASH_LENGTH + 2;
-    let split = text
-        .len()
-        .checked_sub(tail)
-        .filter(|split| text.is_char_boundary(*split))
-        .ok_or_else(|| "too short to be a record".to_owned())?;
-    let (body, tail) = text.split_at(split);
-    let stated = tail
-        .strip_prefix(HASH_KEY)
-        .and_then(|tail| tail.strip_suffix("\"}"))
-        .ok_or_else(|| "does not end in its hash".to_owned())?;
-    let hash = hex(&Sha256::digest(body.as_bytes()));
-    if stated != hash {
-        return Err("its content does not match its hash: it was changed".to_owned());
-    }
-    let record: Record = serde_json::from_str(text).map_err(|error| format!("not a record: {error}"))?;
-    if record.prev != head {
-        return Err("does not follow the line before it: lines are missing or moved".to_owned());
-    }
-    if record.seq != seq {
-        return Err(format!("has number {} where {seq} is due", record.seq));
-    }
-    Ok(record)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _infallible = write!(text, "{byte:02x}");
-            text
-        })
 }

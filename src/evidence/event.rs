@@ -7,6 +7,7 @@ use crate::experiment::Experiment;
 use crate::fault::{FaultTarget, Undo};
 use crate::model::{Interval, Mono, PodFacts};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::sync::Arc;
 
 /// The steps of a trial, in order. The kill matrix dies at each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -264,8 +265,8 @@ pub enum Event {
         at: Mono,
         /// When known better than by the previous event: not before this (start of a gap, or the runner's revision clock).
         not_before: Option<Mono>,
-        /// Facts (of the last sight, for `Deleted` and `Vanished`).
-        pod: Box<PodFacts>,
+        /// Facts (of the last sight, for `Deleted` and `Vanished`). Shared with whoever keeps them: there may be thousands.
+        pod: Arc<PodFacts>,
     },
     /// A watched object other than a pod.
     ResourceSeen {

@@ -2,8 +2,8 @@
 //!
 //! Pure: may depend on [`crate::model`], [`crate::fault`] and [`crate::experiment`]; writing bytes to disk is the touching half's work.
 //!
-//! Central type: [`Event`], wrapped into a [`Record`] per line. [`Chain`] gives the lines, [`read_log`] takes them back and
-//! proves that none was changed, and [`open_undos`] says what is still to be reverted after any prefix of a log.
+//! Central type: [`Event`], wrapped into a [`Record`] per line. [`Chain`] gives the lines, [`fold_log`] (or
+//! [`read_log`], which keeps them all) takes them back and proves that none was changed, and [`open_undos`] says what is still to be reverted after any prefix of a log.
 //!
 //! ```
 //! use chaosrun::evidence::{Chain, Event, read_log};
@@ -17,8 +17,11 @@
 
 mod chain;
 mod event;
+mod line;
+mod reader;
 mod undo;
 
 pub use chain::{Chain, FORMAT, Log, LogError, Record, Torn, genesis, read_log};
 pub use event::{AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
-pub use undo::open_undos;
+pub use reader::{Checked, ReadError, fold_log};
+pub use undo::{OpenUndos, open_undos};

@@ -7,6 +7,8 @@ use crate::timeline::{ProbeState, Span};
 /// One probe's stretches and what is not known in between.
 pub(crate) struct Lane<'a> {
     pub(crate) probe: &'a Probe,
+    /// It never said anything, also outside the window.
+    pub(crate) silent: bool,
     pub(crate) spans: Vec<Span>,
     pub(crate) holes: Vec<Interval>,
 }
@@ -32,7 +34,7 @@ pub(crate) fn share(lanes: &[Lane<'_>], from: Mono, to: Mono) -> Measured<Bounde
             why: "there is no time between fault and end of the trial".to_owned(),
         });
     }
-    if let Some(silent) = lanes.iter().find(|lane| lane.spans.is_empty()) {
+    if let Some(silent) = lanes.iter().find(|lane| lane.silent) {
         return Err(WhyNot::NoData {
             why: format!("{} gave no sample", silent.probe.name),
         });

@@ -101,7 +101,7 @@ fn spoiled(facts: &TrialFacts, from: Option<Mono>) -> Option<WhyNot> {
 fn outages(timeline: &Timeline, from: Mono, to: Mono, until: Mono) -> Vec<ControlOutage> {
     let mut outages = Vec::new();
     for lane in timeline.lanes.iter().filter(|lane| lane.purpose == Purpose::Steady) {
-        let spans = timeline.spans_of(lane, until);
+        let spans = timeline.spans_within(lane, until, from, until);
         for (index, span) in spans.iter().enumerate() {
             if span.state != ProbeState::Bad || span.entered.within.upper < from || span.entered.within.lower > to {
                 continue;

@@ -41,7 +41,7 @@ fn replacement(timeline: &Timeline, target: &TargetFacts, until: Mono, taken: &m
         return found;
     }
     let facts = old.map(|old| &old.facts);
-    let successor = timeline.pods.in_order().into_iter().find(|track| {
+    let successor = timeline.pods.seen_since(since).find(|track| {
         let appeared = track.history.first().map(|(_, receipt)| receipt.at);
         track.facts.pod.uid != target.target.pod.uid
             && !taken.contains(&track.facts.pod.uid)

@@ -360,14 +360,13 @@ fn availability(
     effective: Mono,
     until: Mono,
 ) -> Measured<Bounded> {
-    let lanes: Vec<Lane<'_>> = timeline
-        .lanes
-        .iter()
-        .filter(|lane| lane.purpose == Purpose::Steady)
+    let steady = || timeline.lanes.iter().filter(|lane| lane.purpose == Purpose::Steady);
+    let lanes: Vec<Lane<'_>> = steady()
         .map(|lane| Lane {
             probe: &lane.probe,
-            spans: timeline.spans_of(lane, until),
-            holes: timeline.holes_of(lane),
+            silent: timeline.last_span(lane, until).is_none(),
+            spans: timeline.spans_within(lane, until, effective, until),
+            holes: timeline.holes_of(lane, effective, until),
         })
         .collect();
     // The settle step ends somewhere between two samples, and the audit follows it: the last sample of all probes ends the
@@ -377,9 +376,8 @@ fn availability(
         Restoration::NotYet { .. } | Restoration::NoData { .. } => until,
     };
     let floor = facts.step(Step::Settle).unwrap_or(until).max(settled);
-    let heard = lanes
-        .iter()
-        .filter_map(|lane| lane.spans.last())
+    let heard = steady()
+        .filter_map(|lane| timeline.last_span(lane, until))
         .map(|span| span.last_known)
         .min()
         .unwrap_or(until);
@@ -435,7 +433,7 @@ fn counts(timeline: &Timeline, name: &str, window: Interval) -> Measured<Counts>
 
 fn stretches(timeline: &Timeline, lane: &crate::timeline::ProbeLane, window: Interval) -> Counts {
     let mut counts = Counts::default();
-    for span in timeline.spans_of(lane, window.upper) {
+    for span in timeline.spans_within(lane, window.upper, window.lower, window.upper) {
         if span.entered.within.upper > window.upper || span.last_known < window.lower {
             continue;
         }
@@ -446,7 +444,7 @@ fn stretches(timeline: &Timeline, lane: &crate::timeline::ProbeLane, window: Int
             counts.good += 1;
         }
     }
-    for hole in timeline.holes_of(lane) {
+    for hole in timeline.holes_of(lane, window.lower, window.upper) {
         if hole.upper > window.lower && hole.lower < window.upper {
             counts.silent += 1;
             counts

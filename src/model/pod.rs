@@ -54,7 +54,7 @@ pub enum ContainerState {
 
 /// One container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "ContainerFields")]
 pub struct ContainerFacts {
     /// Name.
     pub name: String,
@@ -71,7 +71,7 @@ pub struct ContainerFacts {
 
 /// What one watch event says of a pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "PodFields")]
 pub struct PodFacts {
     /// Identity.
     #[serde(flatten)]
@@ -104,4 +104,99 @@ pub struct PodFacts {
     pub containers: Vec<ContainerFacts>,
     /// Run of the application that this pod belongs to (Spark: submission id).
     pub generation: Option<String>,
+}
+
+/// [`ContainerFacts`] as it is written. A log holds many: flattened parts would be collected first and looked at again.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerFields {
+    name: String,
+    container_id: String,
+    restarts: i32,
+    ready: bool,
+    state: StateWord,
+    reason: Option<String>,
+    started_at: Option<String>,
+    exit_code: Option<i32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum StateWord {
+    Waiting,
+    Running,
+    Terminated,
+}
+
+impl TryFrom<ContainerFields> for ContainerFacts {
+    type Error = &'static str;
+
+    fn try_from(fields: ContainerFields) -> Result<Self, Self::Error> {
+        let reason = fields.reason.ok_or("missing field `reason`");
+        Ok(Self {
+            name: fields.name,
+            container_id: fields.container_id,
+            restarts: fields.restarts,
+            ready: fields.ready,
+            state: match fields.state {
+                StateWord::Waiting => ContainerState::Waiting { reason: reason? },
+                StateWord::Running => ContainerState::Running {
+                    started_at: fields.started_at,
+                },
+                StateWord::Terminated => ContainerState::Terminated {
+                    exit_code: fields.exit_code.ok_or("missing field `exitCode`")?,
+                    reason: reason?,
+                },
+            },
+        })
+    }
+}
+
+/// [`PodFacts`] as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodFields {
+    namespace: String,
+    name: String,
+    uid: String,
+    role: Option<Role>,
+    member: bool,
+    owner: Option<Owner>,
+    resource_version: Option<u64>,
+    phase: String,
+    ready: bool,
+    scheduled: bool,
+    node: Option<String>,
+    created_at: Option<String>,
+    deletion_at: Option<String>,
+    deletion_grace_seconds: Option<i64>,
+    reason: Option<String>,
+    containers: Vec<ContainerFacts>,
+    generation: Option<String>,
+}
+
+impl From<PodFields> for PodFacts {
+    fn from(fields: PodFields) -> Self {
+        Self {
+            pod: PodName {
+                namespace: fields.namespace,
+                name: fields.name,
+                uid: fields.uid,
+            },
+            role: fields.role,
+            member: fields.member,
+            owner: fields.owner,
+            resource_version: fields.resource_version,
+            phase: fields.phase,
+            ready: fields.ready,
+            scheduled: fields.scheduled,
+            node: fields.node,
+            created_at: fields.created_at,
+            deletion_at: fields.deletion_at,
+            deletion_grace_seconds: fields.deletion_grace_seconds,
+            reason: fields.reason,
+            containers: fields.containers,
+            generation: fields.generation,
+        }
+    }
 }

@@ -213,7 +213,7 @@ impl Checker {
         }
         let api: Api<Pod> = Api::namespaced(self.cluster.client(), &name.namespace);
         let params = LogParams {
-            container: pod.containers.first().cloned(),
+            container: pod.template.containers.first().cloned(),
             tail_lines: Some(5000),
             ..LogParams::default()
         };

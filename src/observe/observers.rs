@@ -175,6 +175,8 @@ fn start_pods(wanted: &Wanted, pods: &PodIndex, tasks: &mut Tasks, cancel: &Canc
         membership: Membership::new(wanted.target.clone()),
         index: pods.clone(),
         reader,
+        listed: std::collections::HashSet::new(),
+        template: None,
     };
     tasks.spawn(async move { Ok(observer.run(receiver).await?) });
     let (cluster, clock, cancel) = (wanted.cluster.clone(), wanted.recorder.clock(), cancel.clone());

@@ -7,7 +7,7 @@ use crate::evidence::{Event, Seen};
 use crate::model::{ContainerState, Mono, PodFacts};
 use crate::world::{RecordError, Recorder};
 use k8s_openapi::api::core::v1::Pod;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
@@ -15,20 +15,27 @@ use tokio::sync::{mpsc, watch};
 /// A pod as it is now (or was when it went away).
 #[derive(Debug, Clone)]
 pub(crate) struct LivePod {
-    /// Facts.
-    pub(crate) facts: PodFacts,
+    /// Facts, shared with the live timeline.
+    pub(crate) facts: Arc<PodFacts>,
     /// Address.
     pub(crate) ip: Option<String>,
-    /// Labels.
-    pub(crate) labels: BTreeMap<String, String>,
-    /// Names of its containers, in order.
-    pub(crate) containers: Vec<String>,
-    /// Images of its containers.
-    pub(crate) images: Vec<String>,
+    /// What it shares with the other pods of its template.
+    pub(crate) template: Arc<Template>,
     /// When it was seen to be gone.
     pub(crate) gone: Option<Mono>,
     /// Receipt of the last word on it.
     pub(crate) at: Mono,
+}
+
+/// What the pods of one template have in common, kept once for all of them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Template {
+    /// Labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Names of the containers, in order.
+    pub(crate) containers: Vec<String>,
+    /// Images of the containers.
+    pub(crate) images: Vec<String>,
 }
 
 impl LivePod {
@@ -44,7 +51,7 @@ impl LivePod {
 
     /// Facts of one container (the first one when not named).
     pub(crate) fn container(&self, name: Option<&str>) -> Option<&crate::model::ContainerFacts> {
-        let wanted = name.or_else(|| self.containers.first().map(String::as_str))?;
+        let wanted = name.or_else(|| self.template.containers.first().map(String::as_str))?;
         self.facts.containers.iter().find(|container| container.name == wanted)
     }
 
@@ -131,7 +138,11 @@ impl PodIndex {
     pub(crate) fn ready_with(&self, labels: &[(String, String)]) -> Option<LivePod> {
         self.read(|pods| {
             pods.filter(|pod| pod.serves())
-                .filter(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
+                .filter(|pod| {
+                    labels
+                        .iter()
+                        .all(|(key, value)| pod.template.labels.get(key) == Some(value))
+                })
                 .min_by_key(|pod| &pod.facts.pod)
                 .cloned()
         })
@@ -146,6 +157,10 @@ pub(crate) struct PodObserver {
     pub(crate) index: PodIndex,
     /// Labels of the ledger's reader pods, which are kept in the index too.
     pub(crate) reader: Option<Vec<(String, String)>>,
+    /// UIDs in the pages so far of the list that is coming in.
+    pub(crate) listed: HashSet<String>,
+    /// Template of the pod before: the next one often has the same.
+    pub(crate) template: Option<Arc<Template>>,
 }
 
 impl PodObserver {
@@ -157,11 +172,24 @@ impl PodObserver {
         while let Some(message) = messages.recv().await {
             match message {
                 WatchMessage::Listed {
-                    sent,
                     at,
+                    page,
+                    last,
                     gap_from,
                     objects,
-                } => self.listed(sent, at, gap_from, objects).await?,
+                    room,
+                } => {
+                    if page == 0 {
+                        self.listed.clear();
+                        self.gap(at, gap_from.as_ref())?;
+                    }
+                    let not_before = gap_from.map(|(from, _)| from);
+                    self.page(at, not_before, objects).await?;
+                    if last {
+                        self.vanish(at, not_before)?;
+                    }
+                    drop(room);
+                }
                 WatchMessage::Added(at, pod) => self.seen(Seen::Added, at, None, &pod).await?,
                 WatchMessage::Modified(at, pod) => {
                     self.seen(Seen::Modified, at, None, &pod).await?;
@@ -190,35 +218,37 @@ impl PodObserver {
         Ok(())
     }
 
-    async fn listed(
-        &mut self,
-        sent: Mono,
-        at: Mono,
-        gap_from: Option<(Mono, String)>,
-        pods: Vec<Pod>,
-    ) -> Result<(), RecordError> {
-        let not_before = gap_from.as_ref().map(|(from, _)| *from);
-        if let Some((from, why)) = gap_from {
-            self.recorder.record(Event::WatchGap {
-                kind: "pods".to_owned(),
-                subject: None,
-                from,
-                to: at,
-                resumed: false,
-                why,
-            })?;
+    fn gap(&self, at: Mono, gap_from: Option<&(Mono, String)>) -> Result<(), RecordError> {
+        let Some((from, why)) = gap_from else { return Ok(()) };
+        self.recorder.record(Event::WatchGap {
+            kind: "pods".to_owned(),
+            subject: None,
+            from: *from,
+            to: at,
+            resumed: false,
+            why: why.clone(),
+        })
+    }
+
+    async fn page(&mut self, at: Mono, not_before: Option<Mono>, pods: Vec<Pod>) -> Result<(), RecordError> {
+        for pod in pods {
+            self.seen(Seen::Listed, at, not_before, &pod).await?;
+            self.listed.extend(pod.metadata.uid);
         }
-        let listed: std::collections::BTreeSet<&str> =
-            pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        let missing: Vec<LivePod> = self
-            .index
-            .present()
-            .into_iter()
-            .filter(|pod| !listed.contains(pod.facts.pod.uid.as_str()))
-            .collect();
-        for pod in missing {
+        Ok(())
+    }
+
+    /// The list is complete: what was in none of its pages is gone.
+    fn vanish(&mut self, at: Mono, not_before: Option<Mono>) -> Result<(), RecordError> {
+        let listed = std::mem::take(&mut self.listed);
+        let missing: Vec<Arc<PodFacts>> = self.index.read(|pods| {
+            pods.filter(|pod| !listed.contains(&pod.facts.pod.uid))
+                .map(|pod| Arc::clone(&pod.facts))
+                .collect()
+        });
+        for facts in missing {
             self.index.update(|pods| {
-                if let Some(held) = pods.get_mut(&pod.facts.pod.uid) {
+                if let Some(held) = pods.get_mut(&facts.pod.uid) {
                     held.gone = Some(at);
                     held.at = at;
                 }
@@ -227,24 +257,21 @@ impl PodObserver {
                 seen: Seen::Vanished,
                 at,
                 not_before,
-                pod: Box::new(pod.facts),
+                pod: facts,
             })?;
-        }
-        let _ = sent;
-        for pod in &pods {
-            self.seen(Seen::Listed, at, not_before, pod).await?;
         }
         self.index.listed.store(true, Ordering::Release);
         Ok(())
     }
 
     async fn seen(&mut self, seen: Seen, at: Mono, not_before: Option<Mono>, pod: &Pod) -> Result<(), RecordError> {
-        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let labels = pod.metadata.labels.as_ref();
         let selected = self.membership.target.selects(pod);
-        let reads = self
-            .reader
-            .as_ref()
-            .is_some_and(|reader| reader.iter().all(|(key, value)| labels.get(key) == Some(value)));
+        let reads = self.reader.as_ref().is_some_and(|reader| {
+            reader
+                .iter()
+                .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        });
         if !selected && !reads {
             return Ok(());
         }
@@ -255,10 +282,10 @@ impl PodObserver {
             None
         };
         let generation = self.membership.target.generation(pod);
-        let facts = pod_facts(pod, role, member, generation);
+        let facts = Arc::new(pod_facts(pod, role, member, generation));
         let live = LivePod {
             gone: (seen == Seen::Deleted).then_some(at),
-            ..live_pod(pod, facts.clone(), at)
+            ..live_pod(pod, Arc::clone(&facts), at, &mut self.template)
         };
         self.index.update(|pods| {
             // Pods that are gone are kept a while for whoever waits for their end, but not without bound.
@@ -272,24 +299,31 @@ impl PodObserver {
                 seen,
                 at,
                 not_before,
-                pod: Box::new(facts),
+                pod: facts,
             })?;
         }
         Ok(())
     }
 }
 
-fn live_pod(pod: &Pod, facts: PodFacts, at: Mono) -> LivePod {
+fn live_pod(pod: &Pod, facts: Arc<PodFacts>, at: Mono, before: &mut Option<Arc<Template>>) -> LivePod {
     let spec = pod.spec.as_ref();
     let of_containers = |read: fn(&k8s_openapi::api::core::v1::Container) -> Option<String>| {
         spec.map(|spec| spec.containers.iter().filter_map(read).collect())
             .unwrap_or_default()
     };
-    LivePod {
-        ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
+    let template = Template {
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         containers: of_containers(|held| Some(held.name.clone())),
         images: of_containers(|held| held.image.clone()),
+    };
+    let template = match before {
+        Some(same) if **same == template => Arc::clone(same),
+        _ => Arc::clone(before.insert(Arc::new(template))),
+    };
+    LivePod {
+        ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
+        template,
         gone: None,
         at,
         facts,
@@ -310,6 +344,7 @@ pub(crate) async fn list_members(
     let pods = cluster.call(attempted, api.list(&parameters)).await?;
     let mut membership = Membership::new(target);
     let mut members = Vec::new();
+    let mut template = None;
     for pod in &pods.items {
         if membership.is_member(cluster, pod).await {
             let facts = pod_facts(
@@ -318,7 +353,7 @@ pub(crate) async fn list_members(
                 true,
                 membership.target.generation(pod),
             );
-            members.push(live_pod(pod, facts, Mono::default()));
+            members.push(live_pod(pod, Arc::new(facts), Mono::default(), &mut template));
         }
     }
     Ok(members)

@@ -38,25 +38,37 @@ impl ResourceObserver {
         mut messages: mpsc::Receiver<WatchMessage<DynamicObject>>,
     ) -> Result<(), RecordError> {
         let mut present: BTreeMap<String, DynamicObject> = BTreeMap::new();
+        // What was there before a list and is in none of its pages is gone.
+        let mut before: BTreeMap<String, DynamicObject> = BTreeMap::new();
         let uid = |object: &DynamicObject| object.uid().unwrap_or_default();
         while let Some(message) = messages.recv().await {
             match message {
                 WatchMessage::Listed {
-                    at, gap_from, objects, ..
+                    at,
+                    page,
+                    last,
+                    gap_from,
+                    objects,
+                    room,
                 } => {
                     let not_before = gap_from.as_ref().map(|(from, _)| *from);
-                    if let Some((from, why)) = gap_from {
+                    if let Some((from, why)) = gap_from.filter(|_| page == 0) {
                         self.gap(from, at, false, &why)?;
                     }
-                    let mut before = std::mem::take(&mut present);
+                    if page == 0 {
+                        before.append(&mut present);
+                    }
                     for object in objects.into_iter().filter(|object| self.follows(object)) {
                         before.remove(&uid(&object));
                         self.seen(Seen::Listed, at, not_before, &object)?;
                         present.insert(uid(&object), object);
                     }
-                    for object in before.values() {
-                        self.seen(Seen::Vanished, at, not_before, object)?;
+                    if last {
+                        for object in std::mem::take(&mut before).values() {
+                            self.seen(Seen::Vanished, at, not_before, object)?;
+                        }
                     }
+                    drop(room);
                 }
                 WatchMessage::Added(at, object) if self.follows(&object) => {
                     self.seen(Seen::Added, at, None, &object)?;

@@ -14,42 +14,74 @@ use crate::timeline::{ClockOffset, FaultFacts, Timeline, TrialFacts};
 use crate::verdict::{self, ClaimVerdict, Ending, OverTrials, QuantileBound, Rule};
 
 /// Everything of one experiment in the log.
-struct Chapter<'a> {
-    file: &'a str,
-    experiment: &'a Experiment,
+#[derive(Debug)]
+struct Chapter {
+    file: String,
+    experiment: Box<Experiment>,
     timeline: Timeline,
-    workload: Option<(&'a str, bool)>,
-    stopped: Option<&'a str>,
+    workload: Option<(String, bool)>,
+    stopped: Option<String>,
     finished: bool,
     /// Why no further trial was begun.
-    enough: Option<&'a str>,
+    enough: Option<String>,
     /// Why it ended before its time.
-    error: Option<&'a String>,
+    error: Option<String>,
+}
+
+/// A fold over the events of a log, in order, that keeps only what the report needs: the log may be far larger than the memory.
+#[derive(Debug)]
+pub struct Builder {
+    info: RunInfo,
+    chapters: Vec<Chapter>,
+    stopped: bool,
 }
 
 /// Judges a log. A log that is empty or stops early gives a report that says so.
 #[must_use]
 pub fn build(records: &[Record]) -> Run {
-    let mut info = RunInfo {
-        id: String::new(),
-        started_at: String::new(),
-        seed: 0,
-        version: String::new(),
-        cluster: ClusterInfo {
-            kind: String::new(),
-            version: String::new(),
-        },
-        complete: false,
-        left: Vec::new(),
-        evidence: Evidence {
-            head: records.last().map_or_else(genesis, |record| record.hash.clone()),
-            records: records.len(),
-        },
-    };
-    let mut chapters: Vec<Chapter<'_>> = Vec::new();
-    let mut stopped = false;
+    let mut builder = Builder::new();
     for record in records {
-        match &record.event {
+        builder.apply(&record.event);
+    }
+    let head = records.last().map_or_else(genesis, |record| record.hash.clone());
+    builder.finish(head, records.len())
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Builder {
+    /// Before the first event.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            info: RunInfo {
+                id: String::new(),
+                started_at: String::new(),
+                seed: 0,
+                version: String::new(),
+                cluster: ClusterInfo {
+                    kind: String::new(),
+                    version: String::new(),
+                },
+                complete: false,
+                left: Vec::new(),
+                evidence: Evidence {
+                    head: String::new(),
+                    records: 0,
+                },
+            },
+            chapters: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    /// Takes the next event in.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
             Event::RunStarted {
                 id,
                 seed,
@@ -57,16 +89,16 @@ pub fn build(records: &[Record]) -> Run {
                 cluster,
                 started_at,
             } => {
-                info.id.clone_from(id);
-                info.seed = *seed;
-                info.version.clone_from(version);
-                info.cluster.clone_from(cluster);
-                info.started_at.clone_from(started_at);
+                self.info.id.clone_from(id);
+                self.info.seed = *seed;
+                self.info.version.clone_from(version);
+                self.info.cluster.clone_from(cluster);
+                self.info.started_at.clone_from(started_at);
             }
-            Event::ExperimentStarted { file, experiment, .. } => chapters.push(Chapter {
-                file,
-                experiment,
+            Event::ExperimentStarted { file, experiment, .. } => self.chapters.push(Chapter {
+                file: file.clone(),
                 timeline: Timeline::new(experiment),
+                experiment: experiment.clone(),
                 workload: None,
                 stopped: None,
                 finished: false,
@@ -74,51 +106,57 @@ pub fn build(records: &[Record]) -> Run {
                 error: None,
             }),
             Event::RunEnded { left, .. } => {
-                info.complete = true;
-                info.left.clone_from(left);
+                self.info.complete = true;
+                self.info.left.clone_from(left);
             }
             Event::Stopping { why, .. } => {
-                stopped = true;
-                if let Some(chapter) = chapters.last_mut() {
-                    chapter.stopped.get_or_insert(why);
+                self.stopped = true;
+                if let Some(chapter) = self.chapters.last_mut() {
+                    chapter.stopped.get_or_insert_with(|| why.clone());
                 }
             }
             _ => {}
         }
-        if let Some(chapter) = chapters.last_mut().filter(|chapter| !chapter.finished) {
-            chapter.timeline.apply(&record.event);
-            match &record.event {
+        if let Some(chapter) = self.chapters.last_mut().filter(|chapter| !chapter.finished) {
+            chapter.timeline.apply(event);
+            match event {
                 Event::WorkloadIdentified { workload, stand_in } => {
-                    chapter.workload = Some((workload, *stand_in));
+                    chapter.workload = Some((workload.clone(), *stand_in));
                 }
-                Event::TrialsStopped { why } => chapter.enough = Some(why),
+                Event::TrialsStopped { why } => chapter.enough = Some(why.clone()),
                 Event::ExperimentEnded { error, .. } => {
                     chapter.finished = true;
-                    chapter.error = error.as_ref();
+                    chapter.error.clone_from(error);
                 }
                 _ => {}
             }
         }
     }
-    let experiments: Vec<ExperimentReport> = chapters.iter().map(chapter).collect();
-    let whole = if stopped {
-        Verdict::Aborted
-    } else if experiments.is_empty() {
-        Verdict::Inconclusive
-    } else {
-        Verdict::Pass
-    };
-    info.left.retain(|undo| *undo != Undo::Nothing);
-    Run {
-        schema: SCHEMA,
-        run: info,
-        verdict: Verdict::worst(experiments.iter().map(|experiment| experiment.verdict).chain([whole])),
-        experiments,
+
+    /// The report. `head` is the hash of the log's last line, `records` the number of its lines.
+    #[must_use]
+    pub fn finish(mut self, head: String, records: usize) -> Run {
+        self.info.evidence = Evidence { head, records };
+        self.info.left.retain(|undo| *undo != Undo::Nothing);
+        let experiments: Vec<ExperimentReport> = self.chapters.iter().map(chapter).collect();
+        let whole = if self.stopped {
+            Verdict::Aborted
+        } else if experiments.is_empty() {
+            Verdict::Inconclusive
+        } else {
+            Verdict::Pass
+        };
+        Run {
+            schema: SCHEMA,
+            run: self.info,
+            verdict: Verdict::worst(experiments.iter().map(|experiment| experiment.verdict).chain([whole])),
+            experiments,
+        }
     }
 }
 
-fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
-    let experiment = chapter.experiment;
+fn chapter(chapter: &Chapter) -> ExperimentReport {
+    let experiment = &*chapter.experiment;
     let facts = chapter.timeline.trials();
     let mut before = None;
     let mut trials = Vec::new();
@@ -149,10 +187,10 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
     let claims = verdict::conclude(experiment, &judged, &controls);
     let mut notes = Vec::new();
     // A trial that ended early says so itself.
-    if let Some(why) = chapter.error.filter(|_| trials.is_empty()) {
+    if let Some(why) = chapter.error.as_ref().filter(|_| trials.is_empty()) {
         notes.push(why.clone());
     }
-    if let Some(why) = chapter.stopped {
+    if let Some(why) = &chapter.stopped {
         notes.push(format!("stopped: {why}"));
     }
     let run = if experiment.trials.until_decided {
@@ -162,7 +200,7 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
     };
     if !chapter.finished {
         notes.push("the log stops before the experiment ended".to_owned());
-    } else if let Some(why) = chapter.enough {
+    } else if let Some(why) = &chapter.enough {
         notes.push(format!("{run}: {why}"));
     } else if !enough {
         notes.push(run);
@@ -182,12 +220,15 @@ fn chapter(chapter: &Chapter<'_>) -> ExperimentReport {
         stopped: chapter.stopped.is_some(),
         enough,
     };
-    let (workload, stand_in) = chapter.workload.unwrap_or(("not identified", false));
+    let (workload, stand_in) = chapter
+        .workload
+        .clone()
+        .unwrap_or_else(|| ("not identified".to_owned(), false));
     ExperimentReport {
         name: experiment.name.clone(),
-        file: chapter.file.to_owned(),
+        file: chapter.file.clone(),
         verdict: verdict::experiment(&claims, &ends, ending),
-        workload: workload.to_owned(),
+        workload,
         stand_in,
         claim: ClaimText {
             text: experiment.claim.text.clone(),

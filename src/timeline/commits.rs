@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// One answered look at the commit log.
 #[derive(Debug, Clone, Copy)]
-struct Look {
+pub(crate) struct Look {
     sent: Mono,
     received: Mono,
     committed: Option<u64>,
@@ -41,14 +41,34 @@ pub enum FirstCommit {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CommitLane {
     looks: Vec<Look>,
+    /// Up to each look, that none was answered later than this. Only grows.
+    answered: Vec<Mono>,
+    /// Looks that showed more batches than those before them: place, batch, and when it was committed.
+    rises: Vec<(usize, u64, Moment)>,
     failures: Vec<(Mono, String)>,
 }
 
+/// Good while the last commit is no older than `within`: the stretches that the looks so far add up to.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    within: Duration,
+    spans: Vec<Span>,
+    highest: Option<u64>,
+    commit: Option<Interval>,
+    first: Option<Look>,
+    previous: Option<Look>,
+}
+
 impl CommitLane {
-    pub(crate) fn add(&mut self, sent: Mono, received: Mono, committed: Option<u64>) {
-        let place = self
-            .looks
-            .partition_point(|known| (known.sent, known.received) <= (sent, received));
+    /// Takes a look in. True when it was sent after all others, as looks nearly always are.
+    pub(crate) fn add(&mut self, sent: Mono, received: Mono, committed: Option<u64>) -> bool {
+        let before = |known: &Look| (known.sent, known.received) <= (sent, received);
+        let newest = self.looks.last().is_none_or(before);
+        let place = if newest {
+            self.looks.len()
+        } else {
+            self.looks.partition_point(before)
+        };
         self.looks.insert(
             place,
             Look {
@@ -57,6 +77,34 @@ impl CommitLane {
                 committed,
             },
         );
+        if !newest {
+            self.answered.truncate(place);
+            self.rises.retain(|(index, ..)| *index < place);
+        }
+        for index in self.answered.len()..self.looks.len() {
+            self.count(index);
+        }
+        newest
+    }
+
+    /// Brings what is known up to each look up to this one.
+    fn count(&mut self, index: usize) {
+        let Some(look) = self.looks.get(index) else { return };
+        let answered = self
+            .answered
+            .last()
+            .map_or(look.received, |known| look.received.max(*known));
+        self.answered.push(answered);
+        let previous = index.checked_sub(1).and_then(|before| self.looks.get(before));
+        let last = self.rises.last().map(|(_, batch, _)| *batch);
+        if let (Some(batch), Some(made)) = (rise(look, last), previous.map(|previous| made(previous, look))) {
+            self.rises.push((index, batch, made));
+        }
+    }
+
+    /// The newest look.
+    pub(crate) fn latest(&self) -> Option<Look> {
+        self.looks.last().copied()
     }
 
     pub(crate) fn fail(&mut self, sent: Mono, why: &str) {
@@ -67,7 +115,8 @@ impl CommitLane {
     /// The first commit that was surely made after `effective`. A batch that was in flight at the fault and is seen by the first
     /// look afterwards counts as old.
     pub(crate) fn first_after(&self, effective: Mono) -> FirstCommit {
-        let mut looks = self.looks.iter().filter(|look| look.sent >= effective);
+        let from = self.looks.partition_point(|look| look.sent < effective);
+        let mut looks = self.looks.iter().skip(from);
         let Some(first) = looks.next() else {
             let why = self
                 .failures
@@ -102,68 +151,31 @@ impl CommitLane {
 
     /// The last commit seen by a look that ended before `effective`: its batch and when it was made.
     pub(crate) fn last_before(&self, effective: Mono) -> Option<(u64, Moment)> {
-        let mut last: Option<(u64, Moment)> = None;
-        let mut previous: Option<Look> = None;
-        for look in self.looks.iter().filter(|look| look.received <= effective) {
-            if let Some(batch) = look.committed
-                && last.is_none_or(|(known, _)| batch > known)
-            {
-                last = previous.map(|previous| {
-                    (
-                        batch,
-                        Moment::midpoint(Interval {
-                            lower: previous.sent,
-                            upper: look.received,
-                        }),
-                    )
-                });
+        // Up to here every look had been answered; from here on each is looked at.
+        let whole = self.answered.partition_point(|answered| *answered <= effective);
+        let rises = self.rises.partition_point(|(index, ..)| *index < whole);
+        let mut last = rises
+            .checked_sub(1)
+            .and_then(|index| self.rises.get(index))
+            .map(|(_, batch, made)| (*batch, *made));
+        let mut previous = whole.checked_sub(1).and_then(|index| self.looks.get(index));
+        let rest = self.looks.iter().skip(whole).take_while(|look| look.sent <= effective);
+        for look in rest.filter(|look| look.received <= effective) {
+            if let (Some(batch), Some(previous)) = (rise(look, last.map(|(batch, _)| batch)), previous) {
+                last = Some((batch, made(previous, look)));
             }
-            previous = Some(*look);
+            previous = Some(look);
         }
         last
     }
 
-    /// Good while the last commit is no older than `within`.
-    pub(crate) fn progress(&self, within: Duration) -> Vec<Span> {
-        let mut spans: Vec<Span> = Vec::new();
-        let mut highest: Option<u64> = None;
-        let mut commit: Option<Interval> = None;
-        let mut previous: Option<Look> = None;
+    /// The stretches of all looks so far.
+    pub(crate) fn progress(&self, within: Duration) -> Progress {
+        let mut progress = Progress::new(within);
         for look in &self.looks {
-            let Some(before) = previous.replace(*look) else {
-                highest = look.committed;
-                continue;
-            };
-            if look.committed > highest {
-                let made = Interval {
-                    lower: before.sent,
-                    upper: look.received,
-                };
-                if let Some(old) = commit
-                    && made.lower > old.upper.plus(within)
-                {
-                    turn_bad(&mut spans, old, within, made.lower);
-                }
-                turn_good(&mut spans, made, look.sent);
-                highest = look.committed;
-                commit = Some(made);
-            } else if let Some(old) = commit {
-                if look.sent > old.upper.plus(within) {
-                    turn_bad(&mut spans, old, within, look.sent);
-                } else if let Some(last) = spans.last_mut() {
-                    last.last_known = look.sent.min(old.lower.plus(within));
-                }
-            } else if let Some(first) = self.looks.first()
-                && look.sent.since(first.received) > within
-            {
-                let seen = Interval::exact(first.received);
-                turn_bad(&mut spans, seen, within, look.sent);
-            }
+            progress.take(*look);
         }
-        for span in &mut spans {
-            span.last_heard = span.last_known;
-        }
-        spans
+        progress
     }
 
     /// When the newest answered look was sent, and the newest failure after it.
@@ -175,6 +187,79 @@ impl CommitLane {
             .filter(|(sent, _)| look.is_none_or(|look| *sent > look))
             .map(|(_, why)| why.as_str());
         (look, failure)
+    }
+}
+
+/// The batch of a look that showed more than `last`.
+fn rise(look: &Look, last: Option<u64>) -> Option<u64> {
+    look.committed.filter(|batch| last.is_none_or(|known| *batch > known))
+}
+
+/// Committed after the look that did not show it was sent.
+fn made(previous: &Look, look: &Look) -> Moment {
+    Moment::midpoint(Interval {
+        lower: previous.sent,
+        upper: look.received,
+    })
+}
+
+impl Progress {
+    pub(crate) fn new(within: Duration) -> Self {
+        Self {
+            within,
+            spans: Vec::new(),
+            highest: None,
+            commit: None,
+            first: None,
+            previous: None,
+        }
+    }
+
+    pub(crate) fn within(&self) -> Duration {
+        self.within
+    }
+
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Takes the next look in.
+    pub(crate) fn take(&mut self, look: Look) {
+        let (within, spans) = (self.within, &mut self.spans);
+        let Some(before) = self.previous.replace(look) else {
+            self.highest = look.committed;
+            self.first = Some(look);
+            return;
+        };
+        if look.committed > self.highest {
+            let made = Interval {
+                lower: before.sent,
+                upper: look.received,
+            };
+            if let Some(old) = self.commit
+                && made.lower > old.upper.plus(within)
+            {
+                turn_bad(spans, old, within, made.lower);
+            }
+            turn_good(spans, made, look.sent);
+            self.highest = look.committed;
+            self.commit = Some(made);
+        } else if let Some(old) = self.commit {
+            if look.sent > old.upper.plus(within) {
+                turn_bad(spans, old, within, look.sent);
+            } else if let Some(last) = spans.last_mut() {
+                last.last_known = look.sent.min(old.lower.plus(within));
+            }
+        } else if let Some(first) = self.first
+            && look.sent.since(first.received) > within
+        {
+            let seen = Interval::exact(first.received);
+            turn_bad(spans, seen, within, look.sent);
+        }
+        // Only the newest stretches change: one that ends, one that began and ended unseen, one that begins.
+        for span in spans.iter_mut().rev().take(3) {
+            span.last_heard = span.last_known;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The fold itself: events in, lanes and facts out.
 
-use super::commits::{CommitLane, FirstCommit};
+use super::commits::{CommitLane, FirstCommit, Progress};
 use super::lane::{Counts, ProbeState, SampledLane, Span, WatchedLane};
 use super::moment::{Moment, Receipt, Revisions};
 use super::pods::PodTable;
@@ -26,7 +26,7 @@ pub enum Purpose {
 enum Lane {
     Sampled(SampledLane),
     Watched(WatchedLane),
-    Progress(Duration),
+    Progress(Progress),
 }
 
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub struct ClockOffset {
     pub lower_ms: f64,
     /// Not above this.
     pub upper_ms: f64,
-    /// Its bounds contradict each other, so one of the two clocks stepped: the bounds are those of all its offsets.
+    /// Its bounds contradict each other, so one of the two clocks stepped: the bounds are then what lies between them.
     pub stepped: bool,
 }
 
@@ -77,8 +77,10 @@ pub struct Timeline {
     pub(crate) gaps: Vec<Gap>,
     /// Watches that are broken now, by subject: last receipt, and why.
     broken: BTreeMap<Option<String>, (Mono, String)>,
-    pub(crate) offsets: BTreeMap<String, Vec<(f64, f64)>>,
-    pub(crate) pairs: Vec<(Mono, f64)>,
+    /// All exchanges with each clock intersected.
+    pub(crate) offsets: BTreeMap<String, (f64, f64)>,
+    /// Extremes of the runner's wall clock less its monotonic one, in milliseconds.
+    pub(crate) wall_minus_mono: Option<(f64, f64)>,
     now: Mono,
 }
 
@@ -109,7 +111,7 @@ impl Timeline {
                 budget,
                 lane: match &probe.check {
                     Check::Pods { .. } | Check::Resource { .. } => Lane::Watched(WatchedLane::default()),
-                    Check::Progress { within } => Lane::Progress(*within),
+                    Check::Progress { within } => Lane::Progress(Progress::new(*within)),
                     _ => Lane::Sampled(SampledLane::default()),
                 },
             })
@@ -124,7 +126,7 @@ impl Timeline {
             gaps: Vec::new(),
             broken: BTreeMap::new(),
             offsets: BTreeMap::new(),
-            pairs: Vec::new(),
+            wall_minus_mono: None,
             now: Mono(0),
         }
     }
@@ -205,6 +207,11 @@ impl Timeline {
             } => {
                 self.see(*received);
                 self.revisions.add(*sent, *received, *resource_version);
+                for lane in &mut self.lanes {
+                    if let Lane::Watched(watched) = &mut lane.lane {
+                        watched.forget_places();
+                    }
+                }
             }
             Event::LedgerSample {
                 sent,
@@ -215,7 +222,7 @@ impl Timeline {
             } => {
                 self.see(*received);
                 match error {
-                    None => self.commits.add(*sent, *received, *committed),
+                    None => self.look(*sent, *received, *committed),
                     Some(why) => self.commits.fail(*sent, why),
                 }
             }
@@ -223,12 +230,15 @@ impl Timeline {
                 clock,
                 lower_ms,
                 upper_ms,
-            } => self
-                .offsets
-                .entry(clock.clone())
-                .or_default()
-                .push((*lower_ms, *upper_ms)),
-            Event::ClockPair { mono, wall_ms } => self.pairs.push((*mono, *wall_ms)),
+            } => {
+                let known = self.offsets.entry(clock.clone()).or_insert((*lower_ms, *upper_ms));
+                *known = (known.0.max(*lower_ms), known.1.min(*upper_ms));
+            }
+            Event::ClockPair { mono, wall_ms } => {
+                let difference = wall_ms - mono.seconds() * 1e3;
+                let (lower, upper) = self.wall_minus_mono.unwrap_or((difference, difference));
+                self.wall_minus_mono = Some((lower.min(difference), upper.max(difference)));
+            }
             _ => {}
         }
         if let Event::StepStarted { at, .. } | Event::TrialEnded { at, .. } = event {
@@ -257,6 +267,19 @@ impl Timeline {
                 && let Lane::Sampled(samples) = &mut lane.lane
             {
                 samples.add((sent, received), known_from, outcome, value);
+            }
+        }
+    }
+
+    fn look(&mut self, sent: Mono, received: Mono, committed: Option<u64>) {
+        let newest = self.commits.add(sent, received, committed);
+        for lane in &mut self.lanes {
+            if let Lane::Progress(progress) = &mut lane.lane {
+                match self.commits.latest().filter(|_| newest) {
+                    Some(look) => progress.take(look),
+                    // A late answer: everything is counted again.
+                    None => *progress = self.commits.progress(progress.within()),
+                }
             }
         }
     }
@@ -362,12 +385,57 @@ impl Timeline {
             .unwrap_or_default()
     }
 
-    pub(crate) fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
+    fn spans_of(&self, lane: &ProbeLane, now: Mono) -> Vec<Span> {
         match &lane.lane {
             Lane::Sampled(samples) => samples.spans(),
-            Lane::Watched(watched) => watched.spans(&self.revisions, self.heard(lane, now.max(self.now)), now),
-            Lane::Progress(within) => self.commits.progress(*within),
+            Lane::Watched(watched) => watched.spans(&self.revisions, self.told(lane, now), now),
+            Lane::Progress(progress) => progress.spans().to_vec(),
         }
+    }
+
+    /// The stretches of a lane that may have to do with `[from, to]`, as seen from `now`: those entered by `to` and entered or
+    /// known at `from` or later, and the last one entered by `to` in any case. Perhaps a few more at either end. A run of a
+    /// thousand trials asks for each of them, so that this must not cost what all of them cost.
+    pub(crate) fn spans_within(&self, lane: &ProbeLane, now: Mono, from: Mono, to: Mono) -> Vec<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.spans_within(from, to),
+            Lane::Watched(watched) => watched.spans_within(&self.revisions, (self.told(lane, now), now), from, to),
+            Lane::Progress(progress) => {
+                let spans = progress.spans();
+                let end = spans.partition_point(|span| span.entered.within.lower <= to);
+                let begun = spans.get(..end).unwrap_or_default();
+                let start = begun.partition_point(|span| span.entered.within.upper.max(span.last_known) < from);
+                let last = begun.iter().rposition(|span| span.entered.within.upper <= to);
+                let start = last.map_or(start, |last| start.min(last));
+                begun.get(start..).unwrap_or_default().to_vec()
+            }
+        }
+    }
+
+    /// The last stretch of a lane that was surely entered by `at`, as seen from there.
+    pub(crate) fn span_at(&self, lane: &ProbeLane, at: Mono) -> Option<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.span_at(at),
+            Lane::Watched(watched) => watched.span_at(&self.revisions, (self.told(lane, at), at), at),
+            Lane::Progress(progress) => {
+                let spans = progress.spans();
+                spans.iter().rev().find(|span| span.entered.within.upper <= at).cloned()
+            }
+        }
+    }
+
+    /// The newest stretch of a lane, whenever it began.
+    pub(crate) fn last_span(&self, lane: &ProbeLane, now: Mono) -> Option<Span> {
+        match &lane.lane {
+            Lane::Sampled(samples) => samples.last(),
+            Lane::Watched(watched) => watched.last(&self.revisions, self.told(lane, now), now),
+            Lane::Progress(progress) => progress.spans().last().cloned(),
+        }
+    }
+
+    /// How far a watch has told everything, as seen from `now` or from the newest event.
+    fn told(&self, lane: &ProbeLane, now: Mono) -> Mono {
+        self.heard(lane, now.max(self.now))
     }
 
     /// Until when a lane that follows a watch is known: a watch that is connected vouches for the present, a broken one only
@@ -385,14 +453,21 @@ impl Timeline {
             .min()
     }
 
-    /// Stretches of a lane about which nothing is known although it has data before and after.
-    pub(crate) fn holes_of(&self, lane: &ProbeLane) -> Vec<Interval> {
+    /// Stretches of a lane about which nothing is known although it has data before and after, as far as they lie within
+    /// `[from, to]`.
+    pub(crate) fn holes_of(&self, lane: &ProbeLane, from: Mono, to: Mono) -> Vec<Interval> {
         match &lane.lane {
-            Lane::Sampled(samples) => samples.holes(lane.probe.interval),
+            Lane::Sampled(samples) => {
+                let holes = samples.holes(lane.probe.interval);
+                let first = holes.partition_point(|hole| hole.upper <= from);
+                let within = holes.iter().skip(first).take_while(|hole| hole.lower < to);
+                within.copied().collect()
+            }
             Lane::Watched(_) => self
                 .gaps
                 .iter()
-                .filter(|gap| !gap.resumed && lane.follows(gap.subject.as_deref()))
+                .filter(|gap| !gap.resumed && gap.during.upper > from && gap.during.lower < to)
+                .filter(|gap| lane.follows(gap.subject.as_deref()))
                 .map(|gap| gap.during)
                 .collect(),
             Lane::Progress(_) => Vec::new(),
@@ -401,40 +476,26 @@ impl Timeline {
 
     /// Bounds of `clock - runner's wall clock` in milliseconds, all exchanges intersected; lower above upper when it stepped.
     pub(crate) fn clock_offset(&self, clock: &str) -> Option<(f64, f64)> {
-        self.offsets
-            .get(clock)?
-            .iter()
-            .copied()
-            .reduce(|(lower, upper), (next_lower, next_upper)| (lower.max(next_lower), upper.min(next_upper)))
+        self.offsets.get(clock).copied()
     }
 
     /// The clocks that were compared with the runner's, and what is known of their offsets.
     pub fn clocks(&self) -> impl Iterator<Item = (&str, ClockOffset)> {
-        self.offsets.iter().filter_map(|(clock, bounds)| {
-            let (lower, upper) = self.clock_offset(clock)?;
+        self.offsets.iter().map(|(clock, (lower, upper))| {
             let stepped = lower > upper;
-            let (lower, upper) = if stepped {
-                let ends = bounds.iter().copied();
-                ends.reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?
-            } else {
-                (lower, upper)
-            };
+            let (lower, upper) = if stepped { (upper, lower) } else { (lower, upper) };
             let offset = ClockOffset {
-                lower_ms: lower,
-                upper_ms: upper,
+                lower_ms: *lower,
+                upper_ms: *upper,
                 stepped,
             };
-            Some((clock.as_str(), offset))
+            (clock.as_str(), offset)
         })
     }
 
     /// Bounds of `wall - monotonic` of the runner in milliseconds: the extremes of all pairs, so that a slewed clock widens.
     pub(crate) fn wall_minus_mono(&self) -> Option<(f64, f64)> {
-        self.pairs
-            .iter()
-            .map(|(mono, wall)| wall - mono.seconds() * 1e3)
-            .map(|difference| (difference, difference))
-            .reduce(|(lower, upper), (next, _)| (lower.min(next), upper.max(next)))
+        self.wall_minus_mono
     }
 
     pub(crate) fn place(&self, receipt: Receipt) -> Moment {

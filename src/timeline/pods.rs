@@ -2,8 +2,9 @@
 
 use super::moment::Receipt;
 use crate::evidence::Seen;
-use crate::model::{ContainerState, Mono, PodFacts, Role};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::model::{ContainerFacts, ContainerState, Mono, PodFacts, Role};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Something that happened to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +26,13 @@ pub(crate) enum Change {
 /// One pod of the target.
 #[derive(Debug, Clone)]
 pub(crate) struct PodTrack {
-    pub(crate) facts: PodFacts,
+    pub(crate) facts: Arc<PodFacts>,
     pub(crate) history: Vec<(Change, Receipt)>,
     pub(crate) gone: bool,
-    /// Order of first sight.
-    pub(crate) order: usize,
-    /// Runtime ids seen so far, by container.
-    container_ids: BTreeMap<String, BTreeSet<String>>,
+    /// No pod up to this one, in the order of first sight, was first seen later.
+    seen_by: Mono,
+    /// Containers and the runtime ids that they had before the present ones.
+    old_ids: Vec<(String, String)>,
 }
 
 impl PodTrack {
@@ -58,10 +59,14 @@ fn started(facts: &PodFacts) -> bool {
 /// Every pod that is or was a member of the target.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PodTable {
-    pods: BTreeMap<String, PodTrack>,
+    /// In the order of first sight.
+    pods: Vec<PodTrack>,
+    places: HashMap<String, usize>,
     /// Run of the application that the newest driver belongs to; older pods of another run no longer serve.
     generation: Option<String>,
     last_receipt: Option<Mono>,
+    /// How many serve, by role: asked for after every event, of thousands of pods.
+    serving: Vec<(Option<Role>, usize)>,
 }
 
 impl PodTable {
@@ -71,10 +76,10 @@ impl PodTable {
         seen: Seen,
         at: Mono,
         not_before: Option<Mono>,
-        facts: &PodFacts,
+        facts: &Arc<PodFacts>,
     ) -> Option<Receipt> {
-        let known = self.pods.contains_key(&facts.pod.uid);
-        if !facts.member && !known {
+        let known = self.places.get(&facts.pod.uid).copied();
+        if !facts.member && known.is_none() {
             return None;
         }
         let merged = matches!(seen, Seen::Listed | Seen::Vanished);
@@ -88,54 +93,66 @@ impl PodTable {
         if self.last_receipt.is_none_or(|last| last < at) {
             self.last_receipt = Some(at);
         }
-        if !known
+        if known.is_none()
             && facts.generation.is_some()
+            && facts.generation != self.generation
             && facts.role.as_ref().is_some_and(|role| role.0 == "driver")
             && !matches!(seen, Seen::Deleted | Seen::Vanished)
         {
             self.generation.clone_from(&facts.generation);
+            self.count_all();
         }
-        let order = self.pods.len();
-        let track = self.pods.entry(facts.pod.uid.clone()).or_insert_with(|| PodTrack {
-            facts: PodFacts {
-                ready: false,
-                scheduled: false,
-                deletion_at: None,
-                containers: Vec::new(),
-                ..facts.clone()
-            },
-            history: vec![(Change::Created, receipt)],
-            gone: false,
-            order,
-            container_ids: BTreeMap::new(),
+        let place = known.unwrap_or_else(|| {
+            self.places.insert(facts.pod.uid.clone(), self.pods.len());
+            let seen_by = self.pods.last().map_or(at, |last| last.seen_by.max(at));
+            self.pods.push(PodTrack {
+                facts: Arc::new(PodFacts {
+                    ready: false,
+                    scheduled: false,
+                    deletion_at: None,
+                    containers: Vec::new(),
+                    ..PodFacts::clone(facts)
+                }),
+                history: vec![(Change::Created, receipt)],
+                gone: false,
+                seen_by,
+                old_ids: Vec::new(),
+            });
+            self.pods.len() - 1
         });
-        track.take(seen, receipt, facts);
+        let generation = self.generation.as_ref();
+        if let Some(track) = self.pods.get_mut(place) {
+            count(&mut self.serving, track, generation, false);
+            track.take(seen, receipt, facts);
+            count(&mut self.serving, track, generation, true);
+        }
         Some(receipt)
+    }
+
+    fn count_all(&mut self) {
+        self.serving.clear();
+        for track in &self.pods {
+            count(&mut self.serving, track, self.generation.as_ref(), true);
+        }
     }
 
     /// Members of `role` (all roles when none is named) that serve.
     pub(crate) fn ready_count(&self, role: Option<&Role>) -> usize {
-        self.pods
-            .values()
-            .filter(|track| track.serves())
-            .filter(|track| role.is_none() || track.facts.role.as_ref() == role)
-            .filter(|track| {
-                self.generation.is_none()
-                    || track.facts.generation.is_none()
-                    || track.facts.generation == self.generation
-            })
-            .count()
+        self.serving
+            .iter()
+            .filter(|(known, _)| role.is_none() || known.as_ref() == role)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     pub(crate) fn get(&self, uid: &str) -> Option<&PodTrack> {
-        self.pods.get(uid)
+        self.pods.get(*self.places.get(uid)?)
     }
 
-    /// Pods in the order in which they were first seen.
-    pub(crate) fn in_order(&self) -> Vec<&PodTrack> {
-        let mut pods: Vec<&PodTrack> = self.pods.values().collect();
-        pods.sort_by_key(|track| track.order);
-        pods
+    /// Pods in the order in which they were first seen, without those that were seen before `since`. Perhaps a few of these too.
+    pub(crate) fn seen_since(&self, since: Mono) -> impl Iterator<Item = &PodTrack> {
+        let first = self.pods.partition_point(|track| track.seen_by < since);
+        self.pods.iter().skip(first)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -143,8 +160,22 @@ impl PodTable {
     }
 }
 
+/// Adds a pod to those that serve, or takes it from them, when it is one of them.
+fn count(serving: &mut Vec<(Option<Role>, usize)>, track: &PodTrack, generation: Option<&String>, add: bool) {
+    let own = track.facts.generation.as_ref();
+    if !track.serves() || generation.is_some() && own.is_some() && own != generation {
+        return;
+    }
+    match serving.iter_mut().find(|(role, _)| *role == track.facts.role) {
+        Some((_, count)) if add => *count += 1,
+        Some((_, count)) => *count = count.saturating_sub(1),
+        None if add => serving.push((track.facts.role.clone(), 1)),
+        None => {}
+    }
+}
+
 impl PodTrack {
-    fn take(&mut self, seen: Seen, receipt: Receipt, facts: &PodFacts) {
+    fn take(&mut self, seen: Seen, receipt: Receipt, facts: &Arc<PodFacts>) {
         let before = &self.facts;
         let mut changes = Vec::new();
         if facts.scheduled && !before.scheduled {
@@ -157,14 +188,27 @@ impl PodTrack {
             if container.container_id.is_empty() {
                 continue;
             }
-            let ids = self.container_ids.entry(container.name.clone()).or_default();
-            let restarted = !ids.is_empty() && !ids.contains(&container.container_id);
-            ids.insert(container.container_id.clone());
-            if restarted {
+            let ids = || {
+                let present = before
+                    .containers
+                    .iter()
+                    .map(|held| (&held.name, &held.container_id))
+                    .filter(|(_, id)| !id.is_empty());
+                let old = self.old_ids.iter().map(|(name, id)| (name, id));
+                present.chain(old).filter(|(name, _)| **name == container.name)
+            };
+            if ids().next().is_some() && !ids().any(|(_, id)| *id == container.container_id) {
                 changes.push(Change::Restarted {
                     container: container.name.clone(),
                     container_id: container.container_id.clone(),
                 });
+            }
+        }
+        for held in before.containers.iter().filter(|held| !held.container_id.is_empty()) {
+            let stays = |new: &&ContainerFacts| new.name == held.name && new.container_id == held.container_id;
+            let id = (&held.name, &held.container_id);
+            if facts.containers.iter().find(stays).is_none() && !self.old_ids.iter().any(|(a, b)| (a, b) == id) {
+                self.old_ids.push((held.name.clone(), held.container_id.clone()));
             }
         }
         let was_ready = before.ready;
@@ -182,6 +226,6 @@ impl PodTrack {
         }
         self.gone = gone;
         self.history.extend(changes.into_iter().map(|change| (change, receipt)));
-        self.facts = facts.clone();
+        self.facts = Arc::clone(facts);
     }
 }

@@ -76,7 +76,6 @@ impl Timeline {
     }
 
     fn status(&self, lane: &ProbeLane, at: Mono) -> ProbeStatus {
-        let spans = self.spans_of(lane, at);
         let newest = lane.newest();
         let mut status = ProbeStatus {
             probe: lane.probe.name.clone(),
@@ -87,7 +86,7 @@ impl Timeline {
             why: "no data yet".to_owned(),
             value: newest.and_then(|(.., value)| value),
         };
-        let Some(span) = spans.iter().rev().find(|span| span.entered.within.upper <= at) else {
+        let Some(span) = self.span_at(lane, at) else {
             if let Some((_, ProbeState::NoData, why, _)) = newest {
                 why.clone_into(&mut status.why);
             } else if let (_, Some(why)) = self.commits.newest()
@@ -181,7 +180,7 @@ impl Timeline {
         let Some(from) = self.trials.last().and_then(TrialFacts::requested) else {
             return Duration::ZERO;
         };
-        let spans = self.spans_of(lane, at);
+        let spans = self.spans_within(lane, at, from, at);
         spans
             .iter()
             .enumerate()
@@ -223,7 +222,7 @@ impl Timeline {
         for lane in &self.lanes {
             if lane.purpose == Purpose::Steady {
                 let spans: Vec<Span> = self
-                    .spans_of(lane, at)
+                    .spans_within(lane, at, effect.within.lower, at)
                     .into_iter()
                     .filter(|span| span.entered.within.upper <= at)
                     .collect();

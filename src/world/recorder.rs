@@ -3,7 +3,7 @@
 //! Contract: when `record` returns, the event has left the process (write(2) done), so that `kill -9` loses nothing;
 //! `record_durably` also waits for the disk and is used before anything is fired. Events are totally ordered.
 
-use crate::evidence::{Chain, Event};
+use crate::evidence::{Chain, Event, OpenUndos};
 use crate::experiment::Experiment;
 use crate::fault::{FaultSpec, FaultTarget, Undo};
 use crate::timeline::Timeline;
@@ -43,7 +43,8 @@ impl Armed {
 struct Inner {
     file: std::fs::File,
     chain: Chain,
-    events: Vec<Event>,
+    /// What is still to be taken back. The events themselves are on disk: a long run has millions.
+    undos: OpenUndos,
     timeline: Option<Timeline>,
     broken: Option<RecordError>,
     halt_at: Option<u64>,
@@ -84,7 +85,7 @@ impl Recorder {
             inner: Arc::new(Mutex::new(Inner {
                 file,
                 chain: Chain::new(),
-                events: Vec::new(),
+                undos: OpenUndos::default(),
                 timeline: None,
                 broken: None,
                 halt_at,
@@ -153,7 +154,7 @@ impl Recorder {
             timeline.apply(&event);
         }
         let halt = inner.halt_at.is_some_and(|after| inner.journalled >= after);
-        inner.events.push(event.clone());
+        inner.undos.apply(&event);
         if halt {
             stand_still();
         }
@@ -195,9 +196,9 @@ impl Recorder {
         self.lock().timeline.as_ref().map(read)
     }
 
-    /// A copy of everything recorded so far.
-    pub(crate) fn events(&self) -> Vec<Event> {
-        self.lock().events.clone()
+    /// What the log so far says is still to be taken back, last armed first.
+    pub(crate) fn open_undos(&self) -> Vec<Undo> {
+        self.lock().undos.open()
     }
 
     /// Is the log still being written?

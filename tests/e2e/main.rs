@@ -9,6 +9,7 @@ mod disturbed;
 mod faults;
 mod kill_matrix;
 mod litmus;
+mod many_pods;
 mod probes;
 mod rbac;
 mod refusals;

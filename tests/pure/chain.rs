@@ -1,7 +1,7 @@
 //! The log is evidence: no byte of it can be changed unseen, and any prefix of it can be undone.
 
 use crate::dsl::{Log, at, experiment, pending, pod, pods_ready, target};
-use chaosrun::evidence::{Chain, Event, Seen, genesis, open_undos, read_log};
+use chaosrun::evidence::{Chain, Event, ReadError, Seen, fold_log, genesis, open_undos, read_log};
 use chaosrun::fault::Undo;
 use chaosrun::model::Mono;
 use proptest::prelude::*;
@@ -46,6 +46,76 @@ fn a_removed_a_repeated_and_a_swapped_line_are_found() {
     let mut swapped = lines;
     swapped.swap(3, 4);
     assert_eq!(read_log(join(swapped).as_bytes()).unwrap_err().line, 4);
+}
+
+/// Long enough to be checked in several pieces at once.
+fn long() -> String {
+    let mut chain = Chain::new();
+    (0..12_000_u32)
+        .map(|number| {
+            let event = Event::LedgerReached {
+                at: at(f64::from(number)),
+                acknowledged: Some(u64::from(number)),
+                committed: None,
+            };
+            chain
+                .line(at(f64::from(number)), "2026-01-01T00:00:00Z", &event)
+                .unwrap()
+        })
+        .collect()
+}
+
+/// What folding a log gives, in the form that keeping it gives.
+fn folded(bytes: &[u8]) -> Result<(Vec<Event>, bool, u64), (usize, String)> {
+    let mut events = Vec::new();
+    match fold_log(bytes, |event| events.push(event)) {
+        Ok(checked) => {
+            assert_eq!(checked.records, events.len());
+            Ok((events, checked.torn.is_some(), checked.intact_bytes))
+        }
+        Err(ReadError::Log(error)) => Err((error.line, error.what)),
+        Err(ReadError::Io(error)) => panic!("{error}"),
+    }
+}
+
+fn kept(bytes: &[u8]) -> Result<(Vec<Event>, bool, u64), (usize, String)> {
+    match read_log(bytes) {
+        Ok(log) => Ok((
+            log.records.into_iter().map(|record| record.event).collect(),
+            log.torn.is_some(),
+            log.intact_bytes as u64,
+        )),
+        Err(error) => Err((error.line, error.what)),
+    }
+}
+
+#[test]
+fn a_log_in_many_pieces_is_read_as_in_one() {
+    let text = long();
+    assert!(
+        text.len() > 2 * 1024 * 1024,
+        "too short to need several pieces: {}",
+        text.len()
+    );
+    assert_eq!(folded(text.as_bytes()), kept(text.as_bytes()));
+    let head = fold_log(text.as_bytes(), drop).unwrap().head;
+    assert_eq!(head, read_log(text.as_bytes()).unwrap().records.last().unwrap().hash);
+    // Damage in any piece is found at its line, whatever stands in the pieces after it.
+    for place in [0, 7, 500_000, 1_000_003, 2_000_001, text.len() - 40] {
+        let mut bytes = text.clone().into_bytes();
+        bytes[place] ^= 1;
+        let damage = folded(&bytes).unwrap_err();
+        assert_eq!(damage, kept(&bytes).unwrap_err());
+        let newlines = text[..place].matches('\n').count();
+        assert_eq!(damage.0, newlines + 1);
+        assert_eq!(folded(&bytes[..place]), kept(&bytes[..place]));
+    }
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for gone in [0, 1, 5_000, 11_998] {
+        let rest = [&lines[..gone], &lines[gone + 1..]].concat().concat();
+        assert_eq!(folded(rest.as_bytes()), kept(rest.as_bytes()));
+        assert_eq!(folded(rest.as_bytes()).unwrap_err().0, gone + 1);
+    }
 }
 
 #[test]
@@ -205,6 +275,7 @@ proptest! {
         let place = place.index(bytes.len());
         let last = place == bytes.len() - 1;
         bytes[place] ^= 1 << bit;
+        prop_assert_eq!(folded(&bytes), kept(&bytes));
         match read_log(&bytes) {
             Err(_) => {}
             // The very last newline is the one byte whose loss looks like a crash, and is reported as one.
@@ -217,6 +288,7 @@ proptest! {
         let text = small().text();
         let cut = cut.index(text.len());
         let log = read_log(&text.as_bytes()[..cut]).unwrap();
+        prop_assert_eq!(folded(&text.as_bytes()[..cut]), kept(&text.as_bytes()[..cut]));
         let whole = text.bytes().take(cut).filter(|byte| *byte == b'\n').count();
         prop_assert!(log.records.len() == whole || log.records.len() == whole + 1);
         prop_assert_eq!(&log.records[..], &small().records()[..log.records.len()]);
@@ -227,5 +299,8 @@ proptest! {
         let text = Chain::new().line(at(1.0), "2026-01-01T00:00:00Z", &event).unwrap();
         let log = read_log(text.as_bytes()).unwrap();
         prop_assert_eq!(&log.records[0].event, &event);
+        // The short way to read an event and the general one agree.
+        let general: chaosrun::evidence::Record = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(&general, &log.records[0]);
     }
 }

@@ -300,7 +300,7 @@ impl Log {
             seen,
             at: at(seconds + DELIVERY),
             not_before: None,
-            pod: Box::new(PodFacts {
+            pod: std::sync::Arc::new(PodFacts {
                 resource_version: Some(version),
                 ..facts
             }),

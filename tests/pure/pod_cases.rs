@@ -176,7 +176,7 @@ fn relist() -> Case {
             seen: Seen::Listed,
             at: at(110.0),
             not_before: Some(at(101.0)),
-            pod: Box::new(PodFacts {
+            pod: std::sync::Arc::new(PodFacts {
                 // The last of the merged changes; readiness came before it.
                 resource_version: Some(109_500),
                 ..pod("b")
@@ -226,7 +226,7 @@ fn broken_and_resumed() -> Case {
             seen: Seen::Modified,
             at: at(111.0),
             not_before: None,
-            pod: Box::new(PodFacts {
+            pod: std::sync::Arc::new(PodFacts {
                 resource_version: Some(108_000),
                 ..pod("b")
             }),

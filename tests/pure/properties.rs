@@ -128,7 +128,7 @@ fn observed() -> BoxedStrategy<Event> {
                 seen,
                 at,
                 not_before,
-                pod: Box::new(facts),
+                pod: std::sync::Arc::new(facts),
             }
         }),
         (
@@ -420,7 +420,7 @@ proptest! {
                     seen: Seen::Listed,
                     at: at(to),
                     not_before: Some(at(from)),
-                    pod: Box::new(PodFacts { resource_version: Some(108_000), ..pod("b") }),
+                    pod: std::sync::Arc::new(PodFacts { resource_version: Some(108_000), ..pod("b") }),
                 })
                 .end(117.0, 120.0)
                 .judge();
