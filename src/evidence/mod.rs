@@ -17,8 +17,10 @@
 
 mod chain;
 mod event;
+mod numbers;
 mod undo;
 
 pub use chain::{Chain, FORMAT, Log, LogError, Record, Torn, genesis, read_log};
-pub use event::{AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
+pub use event::{AckedBlock, AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
+pub use numbers::{IdCounts, LONGEST_RANGE, MOST_BYTES, MOST_RUNS, Numbers, Packed, TooScattered};
 pub use undo::open_undos;

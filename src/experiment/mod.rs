@@ -11,7 +11,9 @@ mod fault_forms;
 mod faults;
 mod file;
 mod injectors;
+mod ledger;
 mod located;
+mod location;
 mod meaning;
 mod probes;
 mod promql;
@@ -22,6 +24,7 @@ mod types;
 
 pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
+pub use location::{Location, NoLocation, READS_KAFKA, SinkFormat, Storage};
 pub use types::{
     Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe, RtoSlo, RtoStart, Setup,
     SetupPatch, Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload, default_revert,
