@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_line_that_claims_too_much_is_refused_once_it_would_be_held() {
         let mut log = log((0..=MOST_LISTED).map(|id| format!("{id} {id} 0 0")));
-        let text = format!("0 {} 0 0", u64::MAX);
+        let text = format!("0 {} 0 0", i64::MAX);
         let line = Line {
             what: "log",
             number: 9,

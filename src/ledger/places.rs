@@ -22,6 +22,7 @@ use url::Url;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often in a row the same line may fail to come.
 const MOST_FAILURES: u32 = 3;
+const NOTHING: &str = "there is no such object, bucket or container";
 
 /// An object, a folder of objects, or a document.
 #[derive(Debug)]
@@ -318,11 +319,14 @@ impl Place {
     fn failed(&self, name: &str, error: &object_store::Error) -> ReadError {
         use object_store::Error;
         let why = match error {
-            Error::NotFound { .. } => "there is no such object, bucket or container".to_owned(),
+            Error::NotFound { .. } => NOTHING.to_owned(),
             Error::PermissionDenied { .. } => format!("access is denied; {}", self.credentials()),
             Error::Unauthenticated { .. } => format!("the credentials are not valid; {}", self.credentials()),
             other => {
                 let text = chain(other);
+                if text.contains("404 Not Found") || text.contains("NoSuchBucket") {
+                    return self.why(name, NOTHING);
+                }
                 if text.contains("credential") || text.contains("metadata") || text.contains("token") {
                     format!("{text}; {}", self.credentials())
                 } else {

@@ -1,1 +1,0 @@
-//! Readers against real files, HTTP servers and doubles of object stores.
