@@ -145,8 +145,14 @@ pub(crate) async fn stream_from_pod(
         if let Some(stderr) = stderr {
             // Beyond this it is read and dropped, so that the command does not wait for a reader.
             let mut stderr = stderr;
-            (&mut stderr).take(64 * 1024).read_to_end(&mut errors).await.map_err(broke)?;
-            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.map_err(broke)?;
+            (&mut stderr)
+                .take(64 * 1024)
+                .read_to_end(&mut errors)
+                .await
+                .map_err(broke)?;
+            tokio::io::copy(&mut stderr, &mut tokio::io::sink())
+                .await
+                .map_err(broke)?;
         }
         Ok(errors)
     };
@@ -175,7 +181,10 @@ pub(crate) async fn stream_from_pod(
         Some(status) => tokio::time::timeout(silence, status).await.ok().flatten(),
         None => None,
     };
-    Ok((exit_code(status.as_ref()), String::from_utf8_lossy(&errors).trim().to_owned()))
+    Ok((
+        exit_code(status.as_ref()),
+        String::from_utf8_lossy(&errors).trim().to_owned(),
+    ))
 }
 
 async fn open(

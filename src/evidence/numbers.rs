@@ -126,7 +126,8 @@ impl IdCounts {
     /// How many copies in all.
     #[must_use]
     pub fn copies(&self) -> u64 {
-        let excess = (self.excess.iter().enumerate()).map(|(bit, plane)| plane.len().saturating_mul(1_u64 << bit.min(63)));
+        let excess =
+            (self.excess.iter().enumerate()).map(|(bit, plane)| plane.len().saturating_mul(1_u64 << bit.min(63)));
         excess.fold(self.seen.len(), u64::saturating_add)
     }
 
@@ -229,10 +230,13 @@ fn ranges(plane: &RoaringTreemap) -> Ranges<'_> {
     }))
 }
 
+/// A plane of copies: how many each of its numbers counts for, its next range, and those after it.
+type Plane<'a> = (u32, Option<(u64, u64)>, Ranges<'a>);
+
 struct Runs<'a> {
     seen: Ranges<'a>,
     current: Option<(u64, u64)>,
-    excess: Vec<(u32, Option<(u64, u64)>, Ranges<'a>)>,
+    excess: Vec<Plane<'a>>,
     held: Option<SinkRun>,
 }
 
@@ -356,7 +360,11 @@ mod tests {
         let run = |first, last, times| SinkRun { first, last, times };
         assert_eq!(
             runs,
-            [run(edge - 1, edge - 1, 1), run(edge, edge, 2), run(edge + 1, edge + 1, 1)]
+            [
+                run(edge - 1, edge - 1, 1),
+                run(edge, edge, 2),
+                run(edge + 1, edge + 1, 1)
+            ]
         );
         let runs: Vec<_> = counted(&[edge - 1, edge]).runs().collect();
         assert_eq!(runs, [run(edge - 1, edge, 1)]);
@@ -366,14 +374,29 @@ mod tests {
 
     #[test]
     fn numbers_without_order_are_packed_and_opened_again() {
-        let ids: Vec<u64> = (0..300_000_u64).map(|index| index * 3 % 700_001).chain([5, 5, 5]).collect();
+        let ids: Vec<u64> = (0..300_000_u64)
+            .map(|index| index * 3 % 700_001)
+            .chain([5, 5, 5])
+            .collect();
         let mut counts = counted(&ids);
         let numbers = counts.numbers();
         assert!(numbers.runs.is_empty());
         let opened = numbers.packed.unwrap().open().unwrap();
         assert_eq!(spread(opened.runs()), spread(counted(&ids).runs()));
-        assert!(Packed { planes: vec!["AAAA".to_owned()] }.open().is_err());
-        assert!(Packed { planes: vec!["%".to_owned()] }.open().is_err());
+        assert!(
+            Packed {
+                planes: vec!["AAAA".to_owned()]
+            }
+            .open()
+            .is_err()
+        );
+        assert!(
+            Packed {
+                planes: vec!["%".to_owned()]
+            }
+            .open()
+            .is_err()
+        );
         assert!(Packed { planes: Vec::new() }.open().is_err());
     }
 

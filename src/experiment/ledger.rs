@@ -27,9 +27,13 @@ impl Resolver<'_> {
         };
         self.formats(&held, format, sink.as_ref(), checkpoint.as_ref());
         let in_pod = |place: &Option<Location>| place.as_ref().is_some_and(Location::in_pod);
-        let reader_needed = [("acknowledged", &acknowledged), ("sink", &sink), ("checkpoint", &checkpoint)]
-            .into_iter()
-            .find(|(_, place)| in_pod(place));
+        let reader_needed = [
+            ("acknowledged", &acknowledged),
+            ("sink", &sink),
+            ("checkpoint", &checkpoint),
+        ]
+        .into_iter()
+        .find(|(_, place)| in_pod(place));
         if let Some((key, _)) = reader_needed
             && held.reader.is_none()
         {

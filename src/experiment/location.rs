@@ -35,7 +35,8 @@ pub struct NoLocation {
     pub help: &'static str,
 }
 
-const SCHEMES: &str = "a path inside the reader's pod, or file, s3, gs, az, abfss, http, https or kafka in front of ://";
+const SCHEMES: &str =
+    "a path inside the reader's pod, or file, s3, gs, az, abfss, http, https or kafka in front of ://";
 const SECRETS: &str = "credentials come from the environment; what stands in the file ends up in the event log";
 
 impl Location {
@@ -86,7 +87,10 @@ impl Location {
             return Ok(Self::Http(url));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return fail(format!("{text:?} has a query, which an object does not"), "leave it out");
+            return fail(
+                format!("{text:?} has a query, which an object does not"),
+                "leave it out",
+            );
         }
         let named = url.host_str().is_some_and(|host| !host.is_empty());
         match scheme {
@@ -113,8 +117,16 @@ impl Location {
 
 fn is_signature(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["sig", "signature", "token", "access_token", "x-amz-signature", "x-goog-signature", "x-amz-security-token"]
-        .contains(&key.as_str())
+    [
+        "sig",
+        "signature",
+        "token",
+        "access_token",
+        "x-amz-signature",
+        "x-goog-signature",
+        "x-amz-security-token",
+    ]
+    .contains(&key.as_str())
 }
 
 fn kafka(rest: &str) -> Result<Location, NoLocation> {
@@ -209,10 +221,19 @@ mod tests {
     #[test]
     fn a_plain_path_is_in_the_pod_and_a_url_says_where_it_is() {
         assert_eq!(Location::parse("/data/out"), Ok(Location::Pod("/data/out".to_owned())));
-        for text in ["file:///data/out", "s3://bucket/out", "gs://bucket/out/", "az://box/out", "abfss://box@account/out"] {
+        for text in [
+            "file:///data/out",
+            "s3://bucket/out",
+            "gs://bucket/out/",
+            "az://box/out",
+            "abfss://box@account/out",
+        ] {
             assert!(matches!(Location::parse(text), Ok(Location::Objects(_))), "{text}");
         }
-        assert!(matches!(Location::parse("https://example.org/acked.log"), Ok(Location::Http(_))));
+        assert!(matches!(
+            Location::parse("https://example.org/acked.log"),
+            Ok(Location::Http(_))
+        ));
         let topic = Location::Kafka {
             brokers: "a:9092,b:9093".to_owned(),
             topic: "orders.v1".to_owned(),
@@ -222,10 +243,26 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_and_a_secret_is_called_one() {
-        for text in ["", "hdfs://name/out", "file://host/out", "file:///", "s3:///out", "s3://b/o?x=1", "kafka://a:9092", "kafka://a/t", "kafka://a:9092/t/u", "http://"] {
+        for text in [
+            "",
+            "hdfs://name/out",
+            "file://host/out",
+            "file:///",
+            "s3:///out",
+            "s3://b/o?x=1",
+            "kafka://a:9092",
+            "kafka://a/t",
+            "kafka://a:9092/t/u",
+            "http://",
+        ] {
             assert!(!Location::parse(text).unwrap_err().secret, "{text}");
         }
-        for text in ["https://me:secret@example.org/x", "https://example.org/x?X-Amz-Signature=1", "https://example.org/x?sig=1", "kafka://me:secret@a:9092/t"] {
+        for text in [
+            "https://me:secret@example.org/x",
+            "https://example.org/x?X-Amz-Signature=1",
+            "https://example.org/x?sig=1",
+            "kafka://me:secret@a:9092/t",
+        ] {
             assert!(Location::parse(text).unwrap_err().secret, "{text}");
         }
     }

@@ -129,7 +129,11 @@ impl Resolver<'_> {
     fn ledger_needed(&mut self, experiment: &Experiment) {
         if let Some(ledger) = &experiment.ledger {
             if ledger.checkpoint.is_none() {
-                self.progress_needs(experiment, "progress is read from a checkpoint, and the ledger has none", "add ledger.checkpoint");
+                self.progress_needs(
+                    experiment,
+                    "progress is read from a checkpoint, and the ledger has none",
+                    "add ledger.checkpoint",
+                );
             }
             return;
         }
@@ -148,7 +152,11 @@ impl Resolver<'_> {
                 Some("add a ledger section"),
             );
         }
-        self.progress_needs(experiment, "progress is read from a ledger, and there is none", "add a ledger section");
+        self.progress_needs(
+            experiment,
+            "progress is read from a ledger, and there is none",
+            "add a ledger section",
+        );
     }
 
     fn progress_needs(&mut self, experiment: &Experiment, message: &str, help: &str) {

@@ -6,8 +6,8 @@ use super::file::{ComparisonText, DurationText, ExperimentFile, LimitText, SlosF
 use super::quantity::{comparison, count_limit, duration, share, time_limit};
 use super::shape::{Places, suggestion};
 use super::types::{
-    Assertion, Claim, Comparison, Experiment, Guards, Limit, Operator, RtoSlo, RtoStart, Setup, SetupPatch,
-    Slos, SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
+    Assertion, Claim, Comparison, Experiment, Guards, Limit, Operator, RtoSlo, RtoStart, Setup, SetupPatch, Slos,
+    SteadyState, StopCondition, Target, Timeouts, Trials, When, Workload,
 };
 use crate::model::Role;
 use std::collections::BTreeMap;

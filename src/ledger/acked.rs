@@ -161,15 +161,14 @@ impl Blocks {
     }
 }
 
-fn merge(all: &mut BTreeMap<u64, (i64, i64, AckedBlock)>, index: u64, (at_ms, acked_ms, block): (i64, i64, AckedBlock)) {
-    let held = all.entry(index).or_insert((
-        at_ms,
-        acked_ms,
-        AckedBlock {
-            records: 0,
-            ..block
-        },
-    ));
+fn merge(
+    all: &mut BTreeMap<u64, (i64, i64, AckedBlock)>,
+    index: u64,
+    (at_ms, acked_ms, block): (i64, i64, AckedBlock),
+) {
+    let held = all
+        .entry(index)
+        .or_insert((at_ms, acked_ms, AckedBlock { records: 0, ..block }));
     held.0 = held.0.min(at_ms);
     held.1 = held.1.min(acked_ms);
     held.2.records += block.records;
@@ -200,7 +199,10 @@ mod tests {
         let (ranges, ids) = log.acked();
         assert_eq!(ids, None);
         assert_eq!(
-            ranges.iter().map(|range| (range.first, range.at_ms)).collect::<Vec<_>>(),
+            ranges
+                .iter()
+                .map(|range| (range.first, range.at_ms))
+                .collect::<Vec<_>>(),
             [(5, 10), (0, 12)]
         );
         assert_eq!(log.attempts(), (None, None));

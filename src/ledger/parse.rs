@@ -37,14 +37,15 @@ pub(crate) enum LogLine {
 pub(crate) fn log_line(line: &str) -> Result<LogLine, String> {
     let mut words = line.split_whitespace();
     let mut word = |name: &str| words.next().ok_or_else(|| format!("{name} is missing"));
-    let number = |name: &str, word: &str| -> Result<i64, String> {
-        word.parse().map_err(|_| format!("{name} is not a number"))
-    };
+    let number =
+        |name: &str, word: &str| -> Result<i64, String> { word.parse().map_err(|_| format!("{name} is not a number")) };
     let first = number("first id", word("first id")?)?;
     let last = number("last id", word("last id")?)?;
     let at_ms = number("event time", word("event time")?)?;
     let acked = word("acknowledgement time")?;
-    let acked_ms = (acked != "-").then(|| number("acknowledgement time", acked)).transpose()?;
+    let acked_ms = (acked != "-")
+        .then(|| number("acknowledgement time", acked))
+        .transpose()?;
     let (Ok(first), Ok(last)) = (u64::try_from(first), u64::try_from(last)) else {
         return Err("an id is negative".to_owned());
     };

@@ -276,10 +276,16 @@ impl Place {
         let mut skip = match status.as_u16() {
             200 => start,
             206 if range_start(&answer) == Some(start) => 0,
-            206 => return Err(Failed::Final(self.why("", "the server answered with another range than asked for"))),
+            206 => {
+                return Err(Failed::Final(
+                    self.why("", "the server answered with another range than asked for"),
+                ));
+            }
             416 => return Err(self.replaced("")),
             code if code >= 500 || code == 429 => {
-                return Err(Failed::Transient(self.why("", &format!("the server answered {status}"))));
+                return Err(Failed::Transient(
+                    self.why("", &format!("the server answered {status}")),
+                ));
             }
             401 | 403 => {
                 let why = format!("the server answered {status}; credentials are not sent over plain URLs");
@@ -339,10 +345,16 @@ impl Place {
 
     fn credentials(&self) -> &'static str {
         match self.url.scheme() {
-            "s3" | "s3a" => "they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or from the machine's role",
-            "gs" => "they come from GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT, or from the machine's account",
+            "s3" | "s3a" => {
+                "they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or from the machine's role"
+            }
+            "gs" => {
+                "they come from GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT, or from the machine's account"
+            }
             "file" => "it is this machine's user who reads",
-            _ => "they come from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY, or from the machine's identity",
+            _ => {
+                "they come from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY, or from the machine's identity"
+            }
         }
     }
 
@@ -452,7 +464,7 @@ fn objects(url: &Url, storage: &Storage) -> Result<Backend, object_store::Error>
 fn join(path: &Path, name: &str) -> Path {
     name.split('/')
         .filter(|part| !part.is_empty())
-        .fold(path.clone(), |path, part| path.join(part))
+        .fold(path.clone(), Path::join)
 }
 
 /// First byte of a partial answer.

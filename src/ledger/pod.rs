@@ -61,8 +61,9 @@ impl PodReader<'_> {
         if let Some(error) = wrong {
             return Err(error.into());
         }
-        let (code, stderr) = streamed
-            .map_err(|_elapsed| ClusterError::timed_out(format!("read the {what} in pod {}", name.name), READ_LIMIT))??;
+        let (code, stderr) = streamed.map_err(|_elapsed| {
+            ClusterError::timed_out(format!("read the {what} in pod {}", name.name), READ_LIMIT)
+        })??;
         if code != Some(0) {
             let code = code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
             return Err(ReadError::Other(format!(

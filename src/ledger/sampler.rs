@@ -165,7 +165,8 @@ impl Sampler {
         let held = match source {
             Source::Pod(held) => held,
             Source::Place(place) => {
-                let batches = async || Ok::<_, ReadError>((highest(place, "commits").await?, highest(place, "offsets").await?));
+                let batches =
+                    async || Ok::<_, ReadError>((highest(place, "commits").await?, highest(place, "offsets").await?));
                 return match tokio::time::timeout(PLACE_LIMIT, batches()).await {
                     Ok(answer) => answer,
                     Err(_elapsed) => Err(ReadError::Place {

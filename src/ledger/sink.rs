@@ -113,7 +113,11 @@ impl<'a> Sink<'a> {
             Source::Pod(pod) => {
                 let mut tally = Tally::new(self.ledger);
                 let batches = match self.ledger.format {
-                    SinkFormat::SparkFileSink => files_in_pod(pod, &self.ledger.sink, &mut tally).await?,
+                    SinkFormat::SparkFileSink => {
+                        // The shell gives the files by name, which is not the order of their batches.
+                        tally = tally.without_order();
+                        files_in_pod(pod, &self.ledger.sink, &mut tally).await?
+                    }
                     SinkFormat::JsonLines => {
                         let command = ["cat".to_owned(), self.ledger.sink.clone()];
                         let (mut splitter, mut cursor) = (Splitter::new("sink"), Cursor::default());
@@ -152,7 +156,9 @@ pub(crate) async fn read_lines(
     on_line: &mut super::lines::OnLine<'_>,
 ) -> Result<(), ReadError> {
     let texts = place.texts().await?;
-    let gone = cursors.keys().find(|name| !texts.iter().any(|text| text.name == **name));
+    let gone = cursors
+        .keys()
+        .find(|name| !texts.iter().any(|text| text.name == **name));
     if let Some(name) = gone {
         return Err(ReadError::Replaced { what: name.clone() });
     }
@@ -323,7 +329,10 @@ mod tests {
     #[test]
     fn a_path_of_the_writer_is_found_by_its_end() {
         let present = BTreeSet::from(["part-1".to_owned(), "day=1/part-1".to_owned()]);
-        assert_eq!(relative("s3a://bucket/out/day=1/part-1", &present), Some("day=1/part-1"));
+        assert_eq!(
+            relative("s3a://bucket/out/day=1/part-1", &present),
+            Some("day=1/part-1")
+        );
         assert_eq!(relative("file:///data/out/part-1", &present), Some("part-1"));
         assert_eq!(relative("part-1", &present), Some("part-1"));
         assert_eq!(relative("file:///data/out/part-2", &present), None);

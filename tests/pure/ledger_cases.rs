@@ -18,7 +18,7 @@ pub(crate) fn streaming(name: &str, limit: f64) -> Experiment {
 }
 
 /// Killed at 100, pod back at 108; batches every 2 s before, the first one after the fault at 115.5.
-fn driver(experiment: &Experiment) -> Log {
+pub(crate) fn driver(experiment: &Experiment) -> Log {
     let before: Vec<f64> = (0..20).map(|batch| 61.0 + 2.0 * f64::from(batch)).collect();
     let after: Vec<f64> = (0..6).map(|batch| 115.5 + f64::from(batch)).collect();
     Log::of(experiment)

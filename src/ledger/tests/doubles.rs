@@ -67,7 +67,11 @@ impl Double {
     }
 
     pub(super) fn put(&self, name: &str, text: String) {
-        self.inner.objects.lock().unwrap().insert(name.to_owned(), text.into_bytes());
+        self.inner
+            .objects
+            .lock()
+            .unwrap()
+            .insert(name.to_owned(), text.into_bytes());
     }
 
     pub(super) fn mood(&self, mood: Mood) {
@@ -112,7 +116,9 @@ impl Double {
         }
         if azure {
             let next = next.unwrap_or_default();
-            return format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs>{items}</Blobs><NextMarker>{next}</NextMarker></EnumerationResults>");
+            return format!(
+                "<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults><Blobs>{items}</Blobs><NextMarker>{next}</NextMarker></EnumerationResults>"
+            );
         }
         let token = next.map(|next| format!("<NextContinuationToken>{next}</NextContinuationToken>"));
         format!(
@@ -193,7 +199,9 @@ async fn answer(
     let mood = *double.inner.mood.lock().unwrap();
     let first = {
         let mut seen = double.inner.seen.lock().unwrap();
-        let times = seen.entry(format!("{} {:?}", request.method(), request.uri())).or_default();
+        let times = seen
+            .entry(format!("{} {:?}", request.method(), request.uri()))
+            .or_default();
         *times += 1;
         *times == 1
     };

@@ -3,9 +3,9 @@
 use super::{LOG, ledger, read, records, refused};
 use crate::experiment::Ledger;
 use crate::experiment::SinkFormat::JsonLines;
+use crate::experiment::{Location, Storage};
 use crate::ledger::lines::{Cursor, Line};
 use crate::ledger::places::Place;
-use crate::experiment::{Location, Storage};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -55,7 +55,11 @@ impl Server {
     }
 
     fn sink(&self) -> Ledger {
-        ledger(&format!("{}/log", self.address), &format!("{}/sink", self.address), JsonLines)
+        ledger(
+            &format!("{}/log", self.address),
+            &format!("{}/sink", self.address),
+            JsonLines,
+        )
     }
 
     fn place(&self) -> Place {
@@ -84,7 +88,11 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
             return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
         }
         part = part.split_off(start);
-        let from = if *manner == Manner::WrongRange { start + 1 } else { start };
+        let from = if *manner == Manner::WrongRange {
+            start + 1
+        } else {
+            start
+        };
         let range = format!("bytes {from}-{}/{}", text.len() - 1, text.len());
         builder = builder.status(206).header(header::CONTENT_RANGE, range);
     }
@@ -173,10 +181,7 @@ async fn a_document_that_is_not_what_it_was_is_noticed() {
 
 #[tokio::test]
 async fn a_server_that_does_not_serve_makes_the_ledger_unreadable() {
-    for (manner, part) in [
-        (Manner::Refuses, "403"),
-        (Manner::Fails(100), "500"),
-    ] {
+    for (manner, part) in [(Manner::Refuses, "403"), (Manner::Fails(100), "500")] {
         let server = Server::start(manner, &records(0..30)).await;
         let why = refused(&server.sink()).await;
         assert!(why.contains("/sink") && why.contains(part), "{why}");

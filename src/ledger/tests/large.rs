@@ -38,14 +38,16 @@ fn scattered_records_and_copies_of_every_one_cost_bits() {
     assert_eq!(counts.copies(), counts.distinct() + copies);
     let packed = counts.numbers().packed.unwrap();
     let packed_bytes: usize = packed.planes.iter().map(String::len).sum();
-    assert!(packed_bytes as u64 <= 3 * (count / 8 * 4 / 3 + 4096) , "{packed_bytes}");
+    assert!(packed_bytes as u64 <= 3 * (count / 8 * 4 / 3 + 4096), "{packed_bytes}");
 }
 
 /// The whole way: files on disk, the audit, the event, the numbers of the report.
 #[tokio::test]
 async fn a_large_ledger_of_files_is_audited_in_bounded_memory() {
     let count = records(320_000);
-    let folder = tempfile::tempdir_in(std::env::var_os("CHAOSRUN_LEDGER_FOLDER").unwrap_or_else(|| std::env::temp_dir().into())).unwrap();
+    let folder =
+        tempfile::tempdir_in(std::env::var_os("CHAOSRUN_LEDGER_FOLDER").unwrap_or_else(|| std::env::temp_dir().into()))
+            .unwrap();
     let (files, per_file) = (16_u64, count / 16);
     std::fs::create_dir(folder.path().join("out")).unwrap();
     let create = |name: &str| std::io::BufWriter::new(std::fs::File::create(folder.path().join(name)).unwrap());

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-fn ledger(acknowledged: &str, sink: &str, format: SinkFormat) -> Ledger {
+pub(super) fn ledger(acknowledged: &str, sink: &str, format: SinkFormat) -> Ledger {
     // As `main` does.
     drop(rustls::crypto::ring::default_provider().install_default());
     Ledger {
@@ -38,7 +38,7 @@ fn ledger(acknowledged: &str, sink: &str, format: SinkFormat) -> Ledger {
     }
 }
 
-async fn audit(ledger: &Ledger) -> Event {
+pub(super) async fn audit(ledger: &Ledger) -> Event {
     let pods = PodIndex::new();
     let pod = PodReader {
         cluster: None,
@@ -95,7 +95,9 @@ fn entry(path: &str) -> String {
 }
 
 fn records(ids: impl IntoIterator<Item = u64>) -> String {
-    ids.into_iter().map(|id| format!("{{\"id\":{id},\"user\":\"u{}\"}}\n", id % 3)).collect()
+    ids.into_iter()
+        .map(|id| format!("{{\"id\":{id},\"user\":\"u{}\"}}\n", id % 3))
+        .collect()
 }
 
 /// Name and text of every file of a sink with one duplicate (7), one torn file of a killed attempt, a compacted manifest and a

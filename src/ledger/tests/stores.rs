@@ -52,14 +52,21 @@ async fn what_is_no_record_is_named_with_its_file_and_line() {
         let (folder, ledger) = files();
         std::fs::write(folder.path().join("out/part-0"), text).unwrap();
         let why = refused(&ledger).await;
-        assert!(why.contains(&format!("part-0, line {line}")) && why.contains(part), "{why}");
+        assert!(
+            why.contains(&format!("part-0, line {line}")) && why.contains(part),
+            "{why}"
+        );
     }
     let (folder, ledger) = files();
     std::fs::write(folder.path().join("out/part-0"), b"{\"id\":1}\n\xff\xfe\n").unwrap();
     assert!(refused(&ledger).await.contains("line 2: not UTF-8"));
     let (folder, ledger) = files();
     std::fs::write(folder.path().join("acked.log"), "0 9 1 2\n9 0 1 2\n").unwrap();
-    assert!(refused(&ledger).await.contains("acked.log, line 2: the last id is below the first"));
+    assert!(
+        refused(&ledger)
+            .await
+            .contains("acked.log, line 2: the last id is below the first")
+    );
 }
 
 #[tokio::test]
@@ -130,7 +137,10 @@ async fn lines_of_a_folder_count_once_they_are_complete_and_their_order_is_looke
         panic!("unreadable");
     };
     assert_eq!(acked.len(), 2);
-    assert_eq!(super::tuples(&reads[0].runs), [(0, 2, 1), (3, 3, 2), (4, 6, 1), (20, 20, 1)]);
+    assert_eq!(
+        super::tuples(&reads[0].runs),
+        [(0, 2, 1), (3, 3, 2), (4, 6, 1), (20, 20, 1)]
+    );
     // 3 comes twice: that is a copy. No other key goes back: 4 follows 1, 5 follows 2, 20 follows 5.
     assert_eq!(reads[0].reordered, Some(0));
     assert_eq!(super::tuples(&attempted.unwrap().runs), [(6, 9, 1)]);
@@ -232,6 +242,10 @@ async fn an_appended_object_is_read_from_where_reading_ended() {
     // The object once, the log once, and one byte twice.
     let size = (records(0..30).len() + LOG.len() + 1) as u64;
     let listings = 4 * 1200;
-    assert!(double.sent() - before < size + listings, "{} of {size}", double.sent() - before);
+    assert!(
+        double.sent() - before < size + listings,
+        "{} of {size}",
+        double.sent() - before
+    );
     assert_eq!(double.bytes_of("lines/a.json"), records(0..30).len() as u64 + 1);
 }
