@@ -12,6 +12,7 @@ use crate::experiment::{Ledger, Location};
 use crate::model::Interval;
 use crate::observe::PodIndex;
 use crate::world::{Clock, Recorder};
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,8 @@ pub(crate) async fn audit(
 /// The same, with or without a cluster: what lies in no pod needs none.
 pub(crate) async fn audited(pod: PodReader<'_>, clock: Clock, cancel: &CancellationToken) -> Event {
     // Boxed: it holds the state of every kind of reader.
-    match Box::pin(try_audit(pod, clock, cancel)).await {
+    let work: BoxFuture<'_, Result<Event, ReadError>> = Box::pin(try_audit(pod, clock, cancel));
+    match work.await {
         Ok(event) => event,
         Err(error) => Event::LedgerUnreadable { why: error.to_string() },
     }

@@ -98,7 +98,8 @@ impl Place {
         self.url.as_str()
     }
 
-    fn title(&self, name: &str) -> String {
+    /// Address of a text below it, for messages.
+    pub(crate) fn title(&self, name: &str) -> String {
         if name.is_empty() {
             self.url.to_string()
         } else {

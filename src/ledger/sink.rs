@@ -7,6 +7,8 @@ use super::places::Place;
 use super::pod::PodReader;
 use super::tally::Tally;
 use crate::experiment::{Ledger, Location, SinkFormat};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Manifest first, data after it: whatever the manifest names is on disk by then.
@@ -22,6 +24,11 @@ for file in part-*; do
   echo "==> part $file"; cat "$file"; echo
 done
 "#;
+
+/// A stream commits many small files, and an object store takes its time for each: these are fetched together, and still counted in
+/// order.
+const SMALL: u64 = 1024 * 1024;
+const AT_ONCE: usize = 8;
 
 const METADATA: &str = "_spark_metadata";
 
@@ -189,10 +196,11 @@ async fn read_files(place: &Place, read: &mut BTreeSet<String>, tally: &mut Tall
         place.lines(&name, &mut Cursor::default(), true, &mut take).await?;
     }
     // After the manifest: whatever it names is there by now.
-    let present: BTreeSet<String> = place.below("").await?.into_iter().map(|text| text.name).collect();
+    let listed = place.below("").await?;
+    let present: &BTreeMap<String, Option<u64>> = &listed.into_iter().map(|text| (text.name, text.size)).collect();
     let mut files: Vec<&str> = Vec::new();
     for path in committed.in_order() {
-        let file = relative(path, &present).ok_or_else(|| {
+        let file = relative(path, present).ok_or_else(|| {
             ReadError::Other(format!(
                 "the manifest of {} names {}, which is not there",
                 place.url(),
@@ -205,16 +213,37 @@ async fn read_files(place: &Place, read: &mut BTreeSet<String>, tally: &mut Tall
     if let Some(gone) = read.iter().find(|name| !known.contains(name.as_str())) {
         return Err(ReadError::Replaced { what: gone.clone() });
     }
-    for file in files {
-        if read.contains(file) {
-            continue;
-        }
-        let mut take = |line: Line<'_>| tally.add(line);
-        place.lines(file, &mut Cursor::default(), true, &mut take).await?;
-        read.insert(file.to_owned());
+    let mut new: Vec<BoxFuture<'_, Result<(&str, Option<String>), ReadError>>> = Vec::new();
+    for file in files.iter().copied().filter(|file| !read.contains(*file)) {
+        let small = present.get(file).copied().flatten().is_some_and(|size| size <= SMALL);
+        new.push(fetch(place, file, small));
     }
+    let mut fetched = futures::stream::iter(new).buffered(AT_ONCE);
+    let mut done = Vec::new();
+    while let Some(next) = fetched.next().await {
+        let (file, text) = next?;
+        match text {
+            Some(text) => {
+                let what = place.title(file);
+                for (index, text) in text.lines().enumerate() {
+                    tally.add(Line {
+                        what: &what,
+                        number: index + 1,
+                        text,
+                    })?;
+                }
+            }
+            None => {
+                let mut take = |line: Line<'_>| tally.add(line);
+                place.lines(file, &mut Cursor::default(), true, &mut take).await?;
+            }
+        }
+        done.push(file.to_owned());
+    }
+    drop(fetched);
+    read.extend(done);
     let uncommitted = present
-        .iter()
+        .keys()
         .filter(|name| file_name(name).starts_with("part-") && !known.contains(name.as_str()));
     Ok(Batches {
         last,
@@ -222,14 +251,38 @@ async fn read_files(place: &Place, read: &mut BTreeSet<String>, tally: &mut Tall
     })
 }
 
+/// A file and, when it is small, its lines.
+fn fetch<'a>(
+    place: &'a Place,
+    file: &'a str,
+    small: bool,
+) -> BoxFuture<'a, Result<(&'a str, Option<String>), ReadError>> {
+    Box::pin(async move {
+        let text = if small { Some(whole(place, file).await?) } else { None };
+        Ok((file, text))
+    })
+}
+
+/// The lines of a small file.
+async fn whole(place: &Place, file: &str) -> Result<String, ReadError> {
+    let mut text = String::new();
+    let mut take = |line: Line<'_>| {
+        text.push_str(line.text);
+        text.push('\n');
+        Ok(())
+    };
+    place.lines(file, &mut Cursor::default(), true, &mut take).await?;
+    Ok(text)
+}
+
 /// A manifest has the paths as the writer sees them; the longest end of one that is there is the file. (A partitioned sink has
 /// folders below it.)
-fn relative<'a>(path: &'a str, present: &BTreeSet<String>) -> Option<&'a str> {
+fn relative<'a>(path: &'a str, present: &BTreeMap<String, Option<u64>>) -> Option<&'a str> {
     let mut starts = path.match_indices('/').map(|(at, _)| at + 1);
     std::iter::once(0)
         .chain(&mut starts)
         .filter_map(|start| path.get(start..))
-        .find(|end| present.contains(*end))
+        .find(|end| present.contains_key(*end))
 }
 
 /// The same through a pod: one stream of the manifest and then of every file.
@@ -328,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_path_of_the_writer_is_found_by_its_end() {
-        let present = BTreeSet::from(["part-1".to_owned(), "day=1/part-1".to_owned()]);
+        let present = BTreeMap::from([("part-1".to_owned(), None), ("day=1/part-1".to_owned(), None)]);
         assert_eq!(
             relative("s3a://bucket/out/day=1/part-1", &present),
             Some("day=1/part-1")
