@@ -224,7 +224,7 @@ mod tests {
         for range in blocks {
             let block = range.block.unwrap();
             for id in (range.first..=range.last.min(count - 1)).filter(|id| id % 7 != 0) {
-                let (at, acked) = (1000 + id as i64, 2000 + id as i64);
+                let (at, acked) = (1000 + id.cast_signed(), 2000 + id.cast_signed());
                 assert!(range.at_ms <= at && at <= block.at_last_ms);
                 assert!(range.acked_ms <= acked && acked <= block.acked_last_ms);
             }

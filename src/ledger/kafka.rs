@@ -209,7 +209,7 @@ mod tests {
 
     type Double = MockCluster<'static, DefaultProducerContext>;
 
-    async fn double(topics: &[(&str, i32)]) -> (Double, FutureProducer) {
+    fn double(topics: &[(&str, i32)]) -> (Double, FutureProducer) {
         let cluster = MockCluster::new(1).unwrap();
         for (topic, partitions) in topics {
             cluster.create_topic(topic, *partitions, 1).unwrap();
@@ -239,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_topic_is_read_to_its_end_and_then_on_from_there() {
-        let (cluster, producer) = double(&[("orders", 3)]).await;
+        let (cluster, producer) = double(&[("orders", 3)]);
         let mut topic = Topic::open(&cluster.bootstrap_servers(), "orders").unwrap();
         assert_eq!(lines(&mut topic).await, [""; 0]);
         for (partition, text) in [(0, "a"), (2, "b\nc"), (0, "d")] {
@@ -255,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_ledger_of_topics_is_counted() {
-        let (cluster, producer) = double(&[("acked", 1), ("orders", 4)]).await;
+        let (cluster, producer) = double(&[("acked", 1), ("orders", 4)]);
         send(&producer, "acked", 0, "0 9 1 2").await;
         send(&producer, "acked", 0, "10 19 1 2\n").await;
         for id in (0..20).chain([7]).filter(|id| *id != 3) {
@@ -281,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_topic_that_is_not_there_and_a_broker_that_is_not_there_are_named() {
-        let (cluster, _producer) = double(&[("orders", 1)]).await;
+        let (cluster, _producer) = double(&[("orders", 1)]);
         let mut take = |_: Line<'_>| Ok(());
         for (brokers, name) in [
             (cluster.bootstrap_servers(), "no-such"),
@@ -300,7 +300,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_is_no_record_is_named_by_its_offset() {
-        let (cluster, producer) = double(&[("acked", 1), ("orders", 1)]).await;
+        let (cluster, producer) = double(&[("acked", 1), ("orders", 1)]);
         send(&producer, "acked", 0, "0 9 1 2").await;
         send(&producer, "orders", 0, "{\"id\":1}").await;
         send(&producer, "orders", 0, "{\"id\":").await;

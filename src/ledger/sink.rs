@@ -213,7 +213,7 @@ async fn read_files(place: &Place, read: &mut BTreeSet<String>, tally: &mut Tall
     if let Some(gone) = read.iter().find(|name| !known.contains(name.as_str())) {
         return Err(ReadError::Replaced { what: gone.clone() });
     }
-    let mut new: Vec<BoxFuture<'_, Result<(&str, Option<String>), ReadError>>> = Vec::new();
+    let mut new: Vec<Fetched<'_>> = Vec::new();
     for file in files.iter().copied().filter(|file| !read.contains(*file)) {
         let small = present.get(file).copied().flatten().is_some_and(|size| size <= SMALL);
         new.push(fetch(place, file, small));
@@ -252,11 +252,9 @@ async fn read_files(place: &Place, read: &mut BTreeSet<String>, tally: &mut Tall
 }
 
 /// A file and, when it is small, its lines.
-fn fetch<'a>(
-    place: &'a Place,
-    file: &'a str,
-    small: bool,
-) -> BoxFuture<'a, Result<(&'a str, Option<String>), ReadError>> {
+type Fetched<'a> = BoxFuture<'a, Result<(&'a str, Option<String>), ReadError>>;
+
+fn fetch<'a>(place: &'a Place, file: &'a str, small: bool) -> Fetched<'a> {
     Box::pin(async move {
         let text = if small { Some(whole(place, file).await?) } else { None };
         Ok((file, text))

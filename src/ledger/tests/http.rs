@@ -19,7 +19,7 @@ enum Manner {
     Ranges,
     NoRanges,
     WrongRange,
-    /// Says its length, sends 40 bytes of it, and hangs up.
+    /// Says its length, sends 300 bytes of it, and hangs up.
     Truncates,
     Fails(u32),
     Refuses,
@@ -103,10 +103,10 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
             *left -= 1;
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
-        Manner::Truncates if part.len() > 40 => {
-            *sent += 40;
+        Manner::Truncates if part.len() > 300 => {
+            *sent += 300;
             builder = builder.header(header::CONTENT_LENGTH, part.len());
-            part.truncate(40);
+            part.truncate(300);
             let chunks = futures::stream::iter([Some(part), None]).then(async |chunk| {
                 // The first part leaves before the rest fails.
                 tokio::time::sleep(std::time::Duration::from_millis(30)).await;

@@ -23,8 +23,8 @@ fn scattered_records_and_copies_of_every_one_cost_bits() {
     // Every third record is missing, every fifth is there three times: the worst case, in which no two neighbours are alike.
     for index in 0..count {
         let id = scattered(index, count);
-        if id % 3 != 0 {
-            for _ in 0..if id % 5 == 0 { 3 } else { 1 } {
+        if !id.is_multiple_of(3) {
+            for _ in 0..if id.is_multiple_of(5) { 3 } else { 1 } {
                 counts.add(id).unwrap();
             }
         }
@@ -57,7 +57,7 @@ async fn a_large_ledger_of_files_is_audited_in_bounded_memory() {
         for index in file * per_file..(file + 1) * per_file {
             let id = scattered(index, files * per_file);
             writeln!(log, "{index} {index} {} {}", 1000 + index / 100, 1005 + index / 100).unwrap();
-            if id % 1000 != 0 {
+            if !id.is_multiple_of(1000) {
                 writeln!(out, "{{\"id\":{id}}}").unwrap();
             }
         }
