@@ -182,7 +182,10 @@ impl View {
                 ..
             } => self.reached = (*acknowledged, *committed),
             Event::LedgerAudited { acked, drained, .. } => {
-                let records: u64 = acked.iter().map(|range| range.last - range.first + 1).sum();
+                let records = acked.iter().fold(0_u64, |sum, range| {
+                    let listed = range.last.saturating_sub(range.first).saturating_add(1);
+                    sum.saturating_add(range.block.map_or(listed, |block| block.records))
+                });
                 let arrived = if *drained {
                     "every one of them arrived"
                 } else {

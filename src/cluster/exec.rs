@@ -96,6 +96,97 @@ pub(crate) async fn run_in_pod(
     }
 }
 
+/// Runs a command and hands on its output as it comes, none of which is kept. `on_chunk` ends it by answering false. Answers with the
+/// exit code and standard error.
+///
+/// # Errors
+/// When it cannot be started, breaks off, or is silent for longer than `silence`.
+pub(crate) async fn stream_from_pod(
+    cluster: &Cluster,
+    namespace: &str,
+    pod: &str,
+    container: Option<&str>,
+    command: &[String],
+    silence: Duration,
+    on_chunk: &mut (dyn FnMut(&[u8]) -> bool + Send),
+) -> Result<(Option<i32>, String), ClusterError> {
+    let attempted = || {
+        format!(
+            "run {:?} in pod {namespace}/{pod}",
+            command.first().map_or("", String::as_str)
+        )
+    };
+    let broke = |error: std::io::Error| ClusterError {
+        attempted: attempted(),
+        failed: Failed::Unreachable,
+        why: format!("the output broke off: {error}"),
+    };
+    let mut process = open(cluster, namespace, pod, container, command, false, attempted()).await?;
+    let status = process.take_status();
+    let (stdout, stderr) = (process.stdout(), process.stderr());
+    let read_out = async {
+        let Some(mut stdout) = stdout else { return Ok(true) };
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = tokio::time::timeout(silence, stdout.read(&mut buffer))
+                .await
+                .map_err(|_elapsed| ClusterError::timed_out(attempted(), silence))?
+                .map_err(broke)?;
+            if read == 0 {
+                return Ok(true);
+            }
+            if !on_chunk(buffer.get(..read).unwrap_or_default()) {
+                return Ok(false);
+            }
+        }
+    };
+    let read_err = async {
+        let mut errors = Vec::new();
+        if let Some(stderr) = stderr {
+            // Beyond this it is read and dropped, so that the command does not wait for a reader.
+            let mut stderr = stderr;
+            (&mut stderr)
+                .take(64 * 1024)
+                .read_to_end(&mut errors)
+                .await
+                .map_err(broke)?;
+            tokio::io::copy(&mut stderr, &mut tokio::io::sink())
+                .await
+                .map_err(broke)?;
+        }
+        Ok(errors)
+    };
+    let (mut read_out, mut read_err) = (std::pin::pin!(read_out), std::pin::pin!(read_err));
+    let mut errors: Option<Vec<u8>> = None;
+    let wanted: Result<bool, ClusterError> = loop {
+        tokio::select! {
+            wanted = &mut read_out => break wanted,
+            result = &mut read_err, if errors.is_none() => {
+                let result: Result<_, ClusterError> = result;
+                errors = Some(result?);
+            }
+        }
+    };
+    if !wanted? {
+        process.abort();
+        return Ok((None, String::new()));
+    }
+    let errors = match errors {
+        Some(errors) => errors,
+        None => tokio::time::timeout(silence, read_err)
+            .await
+            .map_err(|_elapsed| ClusterError::timed_out(attempted(), silence))??,
+    };
+    let status = match status {
+        Some(status) => tokio::time::timeout(silence, status).await.ok().flatten(),
+        None => None,
+    };
+    Ok((
+        exit_code(status.as_ref()),
+        String::from_utf8_lossy(&errors).trim().to_owned(),
+    ))
+}
+
 async fn open(
     cluster: &Cluster,
     namespace: &str,

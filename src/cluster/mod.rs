@@ -21,7 +21,7 @@ pub(crate) use access::{SESSION_VERBS, Verb, missing_permissions};
 pub(crate) use chaos_mesh::made_by;
 pub(crate) use connect::{Cluster, ConnectOptions};
 pub(crate) use error::{ClusterError, Failed};
-pub(crate) use exec::{Session, run_in_pod};
+pub(crate) use exec::{Session, run_in_pod, stream_from_pod};
 pub(crate) use labelled::{UNDOS_KEY, find_labelled};
 pub(crate) use manifests::{Manifest, ManifestError, parse_manifests};
 pub(crate) use stuck::Means;

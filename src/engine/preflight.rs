@@ -141,7 +141,11 @@ pub(crate) fn needed_permissions(experiment: &Experiment) -> Vec<Verb> {
     if matches!(experiment.target.workload, Workload::Deployment { .. }) {
         verbs.insert(verb("get", "apps", "replicasets", "tell the target's pods from others"));
     }
-    if experiment.ledger.is_some() {
+    if experiment
+        .ledger
+        .as_ref()
+        .is_some_and(crate::experiment::Ledger::uses_pod)
+    {
         for word in SESSION_VERBS {
             verbs.insert(verb(word, "", "pods/exec", "read the ledger"));
         }

@@ -3,6 +3,7 @@
 //! Instants inside events are [`Mono`] (microseconds of the runner's monotonic clock since the run began). The envelope
 //! carries the instant at which the event was written, which is never used for measurement.
 
+use super::numbers::{Numbers, Packed};
 use crate::experiment::Experiment;
 use crate::fault::{FaultTarget, Undo};
 use crate::model::{Interval, Mono, PodFacts};
@@ -138,6 +139,22 @@ pub struct AckedRange {
     pub at_ms: i64,
     /// Time of the durable acknowledgement.
     pub acked_ms: i64,
+    /// Set when the line stands for many lines of the log, which were too many to be listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<AckedBlock>,
+}
+
+/// What a range of a very long acknowledgement log says beside its earliest times. Which records exactly are meant says
+/// `ackedIds` of the same event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AckedBlock {
+    /// How many different records of the range were acknowledged.
+    pub records: u64,
+    /// Latest event time in it; `at_ms` is the earliest.
+    pub at_last_ms: i64,
+    /// Latest acknowledgement in it; `acked_ms` is the earliest.
+    pub acked_last_ms: i64,
 }
 
 /// Records `first..=last`, each found `times` times in the sink.
@@ -161,8 +178,14 @@ pub struct SinkRead {
     pub last_batch: Option<u64>,
     /// Records found, ascending, neighbouring ids with the same count merged.
     pub runs: Vec<SinkRun>,
+    /// Instead of the runs, when they are too many to be listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// Part files on disk that no manifest entry names (left by killed attempts; not data).
     pub uncommitted_files: u64,
+    /// Records that came after a later record of the same key, when the data carry a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reordered: Option<u64>,
 }
 
 /// JSON has no infinity: an unknown lower bound is written as null and read back as what it means.
@@ -458,6 +481,15 @@ pub enum Event {
         reads: Vec<SinkRead>,
         /// True when the sink had caught up (everything acked was in, or two further commits brought nothing new).
         drained: bool,
+        /// Which records were acknowledged, when `acked` only gives the times of blocks of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        acked_ids: Option<Numbers>,
+        /// Records that the producer tried to write, read after the last read of the sink; none when its log does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempted: Option<Numbers>,
+        /// Records acknowledged while the sink was being read; only with `attempted`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        acked_later: Option<Numbers>,
     },
     /// The ledger could not be read.
     LedgerUnreadable {

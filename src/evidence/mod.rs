@@ -18,10 +18,12 @@
 mod chain;
 mod event;
 mod line;
+mod numbers;
 mod reader;
 mod undo;
 
 pub use chain::{Chain, FORMAT, Log, LogError, Record, Torn, genesis, read_log};
-pub use event::{AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
+pub use event::{AckedBlock, AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
+pub use numbers::{IdCounts, LONGEST_RANGE, MOST_BYTES, MOST_RUNS, Numbers, Packed, TooScattered};
 pub use reader::{Checked, ReadError, fold_log};
 pub use undo::{OpenUndos, open_undos};

@@ -434,27 +434,61 @@ pub(super) struct AssertionFile {
     pub(super) probe: ProbeFile,
 }
 
-/// Where numbered records go in and come out. Read by exec in a pod that mounts the volume.
+/// Where numbered records go in and come out. A plain path is read by exec in a pod that mounts the volume; a URL is read by this
+/// machine: file, s3, gs, az, abfss, http, https, kafka.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LedgerFile {
-    /// Labels of a pod that can read the volume and is not itself a target.
+    /// Labels of a pod that can read the volume and is not itself a target. Needed for plain paths.
     #[schemars(extend("examples" = [{"app": "ledger"}]))]
-    pub(super) reader: BTreeMap<String, String>,
+    pub(super) reader: Option<BTreeMap<String, String>>,
     /// Container of that pod (default: the first).
     pub(super) container: Option<String>,
-    /// The producer's own log: lines `first_id last_id at_ms acked_ms`.
+    /// The producer's own log: lines `first_id last_id at_ms acked_ms`, or `first_id last_id at_ms -` for an attempt. Of an object
+    /// store also a folder (with a slash at the end).
+    #[schemars(extend("examples" = ["/data/acked.log", "s3://bucket/ledger/acked.log"]))]
     pub(super) acknowledged: String,
-    /// Folder of Spark's file sink (JSON lines), audited through its `_spark_metadata` manifest.
+    /// Where the records come out: a folder of Spark's file sink, a file or folder of JSON lines, or a topic.
+    #[schemars(extend("examples" = ["/data/out", "s3://bucket/out", "kafka://broker:9092/orders"]))]
     pub(super) sink: String,
+    /// How the sink says what is committed: `spark-file-sink` (the default: JSON lines in the files of its `_spark_metadata` manifest) or
+    /// `json-lines` (every complete line; always so for http and kafka).
+    #[schemars(extend("enum" = ["spark-file-sink", "json-lines", null]))]
+    pub(super) format: Option<String>,
     /// Field with the number of a record (default id).
     pub(super) id_field: Option<String>,
-    /// Checkpoint folder with `offsets/` and `commits/`.
-    pub(super) checkpoint: String,
-    /// How often commits are looked for (default 100ms).
+    /// Field with the key of a record; then records that come after a later one of their key are counted.
+    pub(super) key_field: Option<String>,
+    /// Checkpoint folder with `offsets/` and `commits/`. Needed with spark-file-sink, and for progress probes.
+    pub(super) checkpoint: Option<String>,
+    /// How object stores are reached. Credentials come from the environment, never from this file.
+    #[serde(default)]
+    pub(super) storage: StorageFile,
+    /// The producer's clock is within so much of this machine's, such as 100ms. Without it the clock of the reader's pod is measured.
+    pub(super) clock_within: Option<DurationText>,
+    /// How often commits are looked for (default 100ms; 1s when the checkpoint is not in a pod).
     pub(super) interval: Option<DurationText>,
     /// How long the audit waits for acknowledged records before they count as lost (default 60s).
     pub(super) drain: Option<DurationText>,
+}
+
+/// How an object store is reached.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct StorageFile {
+    /// Address of the service, where it is not the provider's own (MinIO, Ceph, an emulator).
+    #[schemars(extend("examples" = ["https://minio.example:9000"]))]
+    pub(super) endpoint: Option<String>,
+    /// Region (S3; default from the environment, else us-east-1).
+    pub(super) region: Option<String>,
+    /// Storage account (Azure), when the URL does not name it.
+    pub(super) account: Option<String>,
+    /// Speak http without TLS to the endpoint (default false).
+    #[serde(default)]
+    pub(super) allow_http: bool,
+    /// Do not sign requests: for public buckets (default false).
+    #[serde(default)]
+    pub(super) anonymous: bool,
 }
 
 /// Where Prometheus answers.

@@ -184,7 +184,14 @@ impl Resolver<'_> {
     }
 
     fn ledger_needed(&mut self, experiment: &Experiment) {
-        if experiment.ledger.is_some() {
+        if let Some(ledger) = &experiment.ledger {
+            if ledger.checkpoint.is_none() {
+                self.progress_needs(
+                    experiment,
+                    "progress is read from a checkpoint, and the ledger has none",
+                    "add ledger.checkpoint",
+                );
+            }
             return;
         }
         let slos = &experiment.slos;
@@ -203,15 +210,18 @@ impl Resolver<'_> {
                 Some("add a ledger section"),
             );
         }
+        self.progress_needs(
+            experiment,
+            "progress is read from a ledger, and there is none",
+            "add a ledger section",
+        );
+    }
+
+    fn progress_needs(&mut self, experiment: &Experiment, message: &str, help: &str) {
         for (index, probe) in experiment.steady_state.probes.iter().enumerate() {
             if matches!(probe.check, Check::Progress { .. }) {
                 let place = self.places.key(&format!("/steadyState/probes/{index}/progress"));
-                self.error(
-                    "no-ledger",
-                    place,
-                    "progress is read from a ledger, and there is none",
-                    Some("add a ledger section"),
-                );
+                self.error("no-ledger", place, message, Some(help));
             }
         }
     }

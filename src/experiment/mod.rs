@@ -11,8 +11,10 @@ mod fault_forms;
 mod faults;
 mod file;
 mod injectors;
+mod ledger;
 mod limits;
 mod located;
+mod location;
 mod meaning;
 mod probes;
 mod promql;
@@ -23,6 +25,7 @@ mod types;
 
 pub use diagnostics::{Place, Problem, Problems, Severity};
 pub use file::json_schema;
+pub use location::{Location, NoLocation, READS_KAFKA, SinkFormat, Storage};
 pub(crate) use quantity::duration as parse_duration;
 pub use types::{
     About, Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Over, Probe, RtoSlo,

@@ -6,8 +6,8 @@ use super::file::{ComparisonText, DurationText, ExperimentFile, TargetFile};
 use super::quantity::{comparison, duration};
 use super::shape::{Places, suggestion};
 use super::types::{
-    Claim, Comparison, Experiment, Guards, Ledger, Operator, Setup, SetupPatch, Slos, SteadyState, StopCondition,
-    Target, Timeouts, Workload,
+    Claim, Comparison, Experiment, Guards, Operator, Setup, SetupPatch, Slos, SteadyState, StopCondition, Target,
+    Timeouts, Workload,
 };
 use crate::model::Role;
 use std::collections::BTreeMap;
@@ -79,26 +79,7 @@ impl<'a> Resolver<'a> {
         self.dns_name("/metadata/name", &file.metadata.name, 40);
         self.dns_name("/target/namespace", &file.target.namespace, 63);
         let target = self.target(&file.target);
-        let ledger = file.ledger.map(|held| {
-            if self.places.empty("/ledger/reader") {
-                self.error(
-                    "selector-empty",
-                    self.at("/ledger/reader"),
-                    "a reader needs at least one label",
-                    None,
-                );
-            }
-            Ledger {
-                reader: self.labels("/ledger/reader", Some(&held.reader)),
-                container: held.container,
-                acknowledged: held.acknowledged,
-                sink: held.sink,
-                id_field: held.id_field.unwrap_or_else(|| "id".to_owned()),
-                checkpoint: held.checkpoint,
-                interval: self.positive("/ledger/interval", held.interval.as_ref(), Duration::from_millis(100)),
-                drain: self.duration("/ledger/drain", held.drain.as_ref(), Duration::from_mins(1)),
-            }
-        });
+        let ledger = file.ledger.map(|held| self.ledger(held));
         let probes = self.probes("/steadyState/probes", &file.steady_state.probes);
         if self.places.empty("/steadyState/probes") {
             let help = "without a probe nothing could be seen to break or to come back";

@@ -1,6 +1,7 @@
 //! A valid experiment. Parsed once into types that cannot be wrong; afterwards nobody checks again.
 //! All durations are `Duration`; all limits carry their unit in the name.
 
+use super::location::{SinkFormat, Storage};
 use crate::fault::{FaultSpec, duration_millis, optional_millis};
 use crate::model::Role;
 use serde::{Deserialize, Serialize};
@@ -466,28 +467,50 @@ pub enum When {
     After,
 }
 
-/// Where numbered records go in and come out. Read by commands inside a pod that mounts the volume.
+/// Where numbered records go in and come out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// Pods that can read the volume (labels, all must match); the first ready one is used.
+    /// Pods that can read the volume (labels, all must match); the first ready one is used. Empty when nothing lies in a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reader: Vec<(String, String)>,
     /// Container of that pod.
     pub container: Option<String>,
-    /// The producer's own log of acknowledged records: lines `first_id last_id at_ms acked_ms`.
+    /// The producer's own log of acknowledged records: lines `first_id last_id at_ms acked_ms`. A path or a URL.
     pub acknowledged: String,
-    /// Folder of the file sink, audited through its `_spark_metadata` manifest.
+    /// Where the records come out. A path or a URL.
     pub sink: String,
+    /// How the sink says what is committed.
+    #[serde(default, skip_serializing_if = "SinkFormat::is_default")]
+    pub format: SinkFormat,
     /// Field of a sink record that carries the number.
     pub id_field: String,
-    /// Checkpoint folder (`offsets/`, `commits/`).
-    pub checkpoint: String,
+    /// Field of a sink record that carries its key, when the order within a key is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_field: Option<String>,
+    /// Checkpoint folder (`offsets/`, `commits/`). A path or a URL; none when progress is not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// How object stores are reached.
+    #[serde(default, skip_serializing_if = "Storage::is_default")]
+    pub storage: Storage,
+    /// The producer's clock is said to be within so much of the runner's. None: it is measured in the reader's pod.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub clock_within: Option<Duration>,
     /// How often commits are looked for.
     #[serde(with = "duration_millis")]
     pub interval: Duration,
     /// How long the audit waits for acknowledged records to arrive before they count as lost.
     #[serde(with = "duration_millis")]
     pub drain: Duration,
+}
+
+impl Ledger {
+    /// Is anything of it read by commands in the reader's pod, its clock included?
+    #[must_use]
+    pub fn uses_pod(&self) -> bool {
+        !self.reader.is_empty()
+    }
 }
 
 /// How often the fault is injected, and when.

@@ -1,6 +1,7 @@
 //! Texts of the producer and of Spark's file sink, as values.
 
-use crate::evidence::{AckedRange, SinkRun};
+use super::lines::Line;
+use crate::evidence::AckedRange;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A text that is not what it should be.
@@ -15,159 +16,140 @@ pub(crate) struct ParseError {
     pub(crate) why: String,
 }
 
-/// The producer's acknowledgement log: lines `first_id last_id at_ms acked_ms`. A torn last line (no newline yet) is left out.
-pub(crate) fn acknowledged(text: &str) -> Result<Vec<AckedRange>, ParseError> {
-    let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
-    let mut ranges = Vec::new();
-    for (index, line) in complete.lines().enumerate() {
-        let fail = |why: &str| ParseError {
-            what: "acknowledgement log".to_owned(),
-            line: index + 1,
-            why: format!("{why}: {line:?}"),
-        };
-        let mut words = line.split_whitespace();
-        let mut number = |name: &str| -> Result<i64, ParseError> {
-            let word = words.next().ok_or_else(|| fail(&format!("{name} is missing")))?;
-            word.parse().map_err(|_| fail(&format!("{name} is not a number")))
-        };
-        let (first, last, at_ms, acked_ms) = (
-            number("first id")?,
-            number("last id")?,
-            number("event time")?,
-            number("acknowledgement time")?,
-        );
-        let (Ok(first), Ok(last)) = (u64::try_from(first), u64::try_from(last)) else {
-            return Err(fail("an id is negative"));
-        };
-        if last < first {
-            return Err(fail("the last id is below the first"));
-        }
-        ranges.push(AckedRange {
+/// One line of the producer's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogLine {
+    /// `first_id last_id at_ms acked_ms`: durable.
+    Acknowledged(AckedRange),
+    /// `first_id last_id at_ms -`: about to be written.
+    Attempted {
+        /// First id.
+        first: u64,
+        /// Last id.
+        last: u64,
+    },
+}
+
+/// Reads one line of the producer's log.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn log_line(line: &str) -> Result<LogLine, String> {
+    let mut words = line.split_whitespace();
+    let mut word = |name: &str| words.next().ok_or_else(|| format!("{name} is missing"));
+    let number =
+        |name: &str, word: &str| -> Result<i64, String> { word.parse().map_err(|_| format!("{name} is not a number")) };
+    let first = number("first id", word("first id")?)?;
+    let last = number("last id", word("last id")?)?;
+    let at_ms = number("event time", word("event time")?)?;
+    let acked = word("acknowledgement time")?;
+    let acked_ms = (acked != "-")
+        .then(|| number("acknowledgement time", acked))
+        .transpose()?;
+    let (Ok(first), Ok(last)) = (u64::try_from(first), u64::try_from(last)) else {
+        return Err("an id is negative".to_owned());
+    };
+    if last < first {
+        return Err("the last id is below the first".to_owned());
+    }
+    Ok(match acked_ms {
+        None => LogLine::Attempted { first, last },
+        Some(acked_ms) => LogLine::Acknowledged(AckedRange {
             first,
             last,
             at_ms,
             acked_ms,
-        });
+            block: None,
+        }),
+    })
+}
+
+/// The producer's acknowledgement log in one text. A torn last line (no newline yet) is left out, and so are attempts.
+pub(crate) fn acknowledged(text: &str) -> Result<Vec<AckedRange>, ParseError> {
+    let complete = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+    let mut ranges = Vec::new();
+    for (index, line) in complete.lines().enumerate() {
+        let found = log_line(line).map_err(|why| ParseError {
+            what: "acknowledgement log".to_owned(),
+            line: index + 1,
+            why: format!("{why}: {line:?}"),
+        })?;
+        if let LogLine::Acknowledged(range) = found {
+            ranges.push(range);
+        }
     }
     Ok(ranges)
 }
 
-/// The manifest of Spark's file sink: which files are committed, by file name, and the highest batch.
-///
-/// `files` are the texts of `_spark_metadata`, by name. A compact file `N.compact` carries everything up to N; plain files
-/// above it add to it. Format: first line `v1`, then one JSON object a line with `path` and `action`.
-pub(crate) fn manifest(files: &BTreeMap<String, String>) -> Result<(Option<u64>, BTreeSet<String>), ParseError> {
+/// Which files of `_spark_metadata` together say what is committed, in the order in which they are to be read, and the highest
+/// batch. A compact file `N.compact` carries everything up to N; plain files above it add to it. Other names mean nothing.
+pub(crate) fn manifest_files<'a>(names: impl IntoIterator<Item = &'a str>) -> (Option<u64>, Vec<String>) {
     let mut compact: Option<u64> = None;
     let mut plain: BTreeSet<u64> = BTreeSet::new();
-    for name in files.keys() {
+    for name in names {
         if let Some(number) = name.strip_suffix(".compact").and_then(|stem| stem.parse::<u64>().ok()) {
             compact = compact.max(Some(number));
         } else if let Ok(number) = name.parse::<u64>() {
             plain.insert(number);
         }
     }
-    let mut committed = BTreeSet::new();
-    let mut read = |name: String| -> Result<(), ParseError> {
-        let Some(text) = files.get(&name) else {
-            return Ok(());
-        };
-        for (index, line) in text.lines().enumerate() {
-            let fail = |why: String| ParseError {
-                what: format!("sink manifest {name}"),
-                line: index + 1,
-                why,
+    let compacted = compact.map(|number| format!("{number}.compact"));
+    let after = plain.range(compact.map_or(0, |number| number.saturating_add(1))..);
+    let files = compacted.into_iter().chain(after.map(u64::to_string)).collect();
+    (plain.last().copied().max(compact), files)
+}
+
+/// The committed files of a sink: their paths as the manifest has them, with the order of their commit.
+#[derive(Debug, Default)]
+pub(crate) struct Committed {
+    files: BTreeMap<String, u64>,
+    seen: u64,
+}
+
+impl Committed {
+    /// Takes one line of a file of the manifest. Format: first line `v1`, then one JSON object a line with `path` and `action`.
+    ///
+    /// # Errors
+    /// Another version, or a line that is none.
+    pub(crate) fn add(&mut self, line: Line<'_>) -> Result<(), ParseError> {
+        if line.number == 1 {
+            return if line.text.trim() == "v1" {
+                Ok(())
+            } else {
+                Err(line.fail(format!("unknown version {:?}, only v1 is understood", line.text)))
             };
-            if index == 0 {
-                if line.trim() != "v1" {
-                    return Err(fail(format!("unknown version {line:?}, only v1 is understood")));
-                }
-                continue;
+        }
+        if line.text.trim().is_empty() {
+            return Ok(());
+        }
+        let entry: serde_json::Value = serde_json::from_str(line.text).map_err(|error| line.fail(error.to_string()))?;
+        let path = entry
+            .get("path")
+            .and_then(serde_json::Value::as_str)
+            .ok_or_else(|| line.fail("no path"))?;
+        self.seen += 1;
+        match entry.get("action").and_then(serde_json::Value::as_str) {
+            Some("delete") => {
+                self.files.remove(path);
             }
-            if line.trim().is_empty() {
-                continue;
-            }
-            let entry: serde_json::Value = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
-            let path = entry
-                .get("path")
-                .and_then(serde_json::Value::as_str)
-                .ok_or_else(|| fail("no path".to_owned()))?;
-            let file = path.rsplit('/').next().unwrap_or(path).to_owned();
-            match entry.get("action").and_then(serde_json::Value::as_str) {
-                Some("delete") => {
-                    committed.remove(&file);
-                }
-                _ => {
-                    committed.insert(file);
-                }
+            _ => {
+                self.files.insert(path.to_owned(), self.seen);
             }
         }
         Ok(())
-    };
-    if let Some(number) = compact {
-        read(format!("{number}.compact"))?;
     }
-    for number in plain.range(compact.map_or(0, |number| number + 1)..) {
-        read(number.to_string())?;
+
+    /// Paths in the order of their commit.
+    pub(crate) fn in_order(&self) -> Vec<&str> {
+        let mut files: Vec<(&str, u64)> = self.files.iter().map(|(path, seen)| (path.as_str(), *seen)).collect();
+        files.sort_unstable_by_key(|(_, seen)| *seen);
+        files.into_iter().map(|(path, _)| path).collect()
     }
-    Ok((plain.last().copied().max(compact), committed))
 }
 
-/// Numbers of the records in a part file of JSON lines.
-pub(crate) fn record_ids(file: &str, text: &str, id_field: &str, ids: &mut Vec<u64>) -> Result<(), ParseError> {
-    for (index, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let fail = |why: String| ParseError {
-            what: format!("sink file {file}"),
-            line: index + 1,
-            why,
-        };
-        let record: serde_json::Value = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
-        let id = record
-            .get(id_field)
-            .and_then(serde_json::Value::as_u64)
-            .ok_or_else(|| fail(format!("no whole number in the field {id_field:?}")))?;
-        ids.push(id);
-    }
-    Ok(())
-}
-
-/// Ids as runs of neighbours that were found equally often.
-pub(crate) fn runs(mut ids: Vec<u64>) -> Vec<SinkRun> {
-    ids.sort_unstable();
-    let mut runs: Vec<SinkRun> = Vec::new();
-    let mut counted = ids.chunk_by(|a, b| a == b).filter_map(|group| {
-        let times = u32::try_from(group.len()).unwrap_or(u32::MAX);
-        group.first().map(|id| (*id, times))
-    });
-    for (id, times) in &mut counted {
-        match runs.last_mut() {
-            Some(run) if run.times == times && run.last + 1 == id => run.last = id,
-            _ => runs.push(SinkRun {
-                first: id,
-                last: id,
-                times,
-            }),
-        }
-    }
-    runs
-}
-
-/// Splits the output of the reading scripts: a line `==> name` opens a section.
-pub(crate) fn sections(text: &str) -> BTreeMap<String, String> {
-    let mut sections: BTreeMap<String, String> = BTreeMap::new();
-    let mut name: Option<String> = None;
-    for line in text.split_inclusive('\n') {
-        if let Some(title) = line.strip_prefix("==> ") {
-            let title = title.trim_end().to_owned();
-            sections.entry(title.clone()).or_default();
-            name = Some(title);
-        } else if let Some(section) = name.as_ref().and_then(|name| sections.get_mut(name)) {
-            section.push_str(line);
-        }
-    }
-    sections
+/// Last part of a path.
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 #[cfg(test)]
@@ -184,51 +166,53 @@ mod tests {
                 first: 10,
                 last: 19,
                 at_ms: 2000,
-                acked_ms: 2003
+                acked_ms: 2003,
+                block: None
             }
         );
         let error = acknowledged("0 9 1000 1001\n5 x 1 1\n").unwrap_err();
         assert_eq!(error.line, 2);
     }
 
+    fn manifest(files: &[(&str, String)]) -> Result<(Option<u64>, Vec<String>), ParseError> {
+        let (last, wanted) = manifest_files(files.iter().map(|(name, _)| *name));
+        let mut committed = Committed::default();
+        for name in wanted {
+            let text = &files.iter().find(|(held, _)| *held == name).unwrap().1;
+            for (index, text) in text.lines().enumerate() {
+                committed.add(Line {
+                    what: &name,
+                    number: index + 1,
+                    text,
+                })?;
+            }
+        }
+        let names = committed.in_order().into_iter().map(|path| file_name(path).to_owned());
+        Ok((last, names.collect()))
+    }
+
     #[test]
     fn the_manifest_counts_a_compacted_log_and_what_came_after_it() {
         let entry = |name: &str| format!("{{\"path\":\"file:///data/out/{name}\",\"size\":1,\"action\":\"add\"}}");
-        let files = BTreeMap::from([
-            ("8".to_owned(), format!("v1\n{}", entry("old"))),
-            ("9.compact".to_owned(), format!("v1\n{}\n{}", entry("a"), entry("b"))),
-            ("10".to_owned(), format!("v1\n{}\n", entry("c"))),
-            (".11.uuid.tmp".to_owned(), "v1\nhalf".to_owned()),
-        ]);
+        let gone = "{\"path\":\"file:///data/out/a\",\"action\":\"delete\"}";
+        let files = [
+            ("8", format!("v1\n{}", entry("old"))),
+            ("9.compact", format!("v1\n{}\n{}", entry("b"), entry("a"))),
+            ("11", format!("v1\n{}\n{gone}", entry("0"))),
+            ("10", format!("v1\n{}\n", entry("c"))),
+            (".11.uuid.tmp", "v1\nhalf".to_owned()),
+        ];
         let (last, committed) = manifest(&files).unwrap();
-        assert_eq!(last, Some(10));
-        assert_eq!(committed.into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(last, Some(11));
+        assert_eq!(committed, ["b", "c", "0"]);
     }
 
     #[test]
-    fn an_unknown_manifest_version_is_refused() {
-        let files = BTreeMap::from([("0".to_owned(), "v2\n".to_owned())]);
-        assert!(manifest(&files).unwrap_err().why.contains("v2"));
-    }
-
-    #[test]
-    fn ids_become_runs_that_keep_their_count() {
-        let found = runs(vec![3, 1, 2, 2, 4, 9]);
-        let expected = [(1, 1, 1), (2, 2, 2), (3, 4, 1), (9, 9, 1)];
-        assert_eq!(
-            found
-                .iter()
-                .map(|run| (run.first, run.last, run.times))
-                .collect::<Vec<_>>(),
-            expected
-        );
-    }
-
-    #[test]
-    fn sections_are_split_at_their_titles() {
-        let parts = sections("==> a\n1\n2\n==> b\n==> c\n3");
-        assert_eq!(parts.get("a").map(String::as_str), Some("1\n2\n"));
-        assert_eq!(parts.get("b").map(String::as_str), Some(""));
-        assert_eq!(parts.get("c").map(String::as_str), Some("3"));
+    fn an_unknown_manifest_version_and_a_torn_line_are_refused() {
+        assert!(manifest(&[("0", "v2\n".to_owned())]).unwrap_err().why.contains("v2"));
+        let torn = manifest(&[("0", "v1\n{\"path\":\"x".to_owned())]).unwrap_err();
+        assert_eq!(torn.line, 2);
+        assert_eq!(manifest_files([]), (None, Vec::new()));
+        assert_eq!(manifest_files(["18446744073709551615.compact", "3"]).0, Some(u64::MAX));
     }
 }

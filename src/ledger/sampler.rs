@@ -1,9 +1,12 @@
 //! Commit progress, asked like a probe: a shell in the reader pod answers each question with the highest committed and
 //! planned batch. No foreign clock is involved: the state held within `[sent, received]` of the question.
 
+use super::error::ReadError;
+use super::parse::file_name;
+use super::places::Place;
 use crate::cluster::{Cluster, ClusterError, Failed, Session};
 use crate::evidence::Event;
-use crate::experiment::Ledger;
+use crate::experiment::{Ledger, Location};
 use crate::observe::PodIndex;
 use crate::world::{RecordError, Recorder};
 use std::time::Duration;
@@ -30,6 +33,15 @@ done
 "#;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// An object store across a network takes longer than a shell in a pod.
+const PLACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where commits are looked for.
+enum Source {
+    Pod(Option<Session>),
+    Place(Box<Place>),
+    Nowhere,
+}
 
 /// Samples the ledger's progress.
 pub(crate) struct Sampler {
@@ -46,7 +58,27 @@ impl Sampler {
     /// When the log cannot be written.
     pub(crate) async fn run(self, cancel: CancellationToken) -> Result<(), RecordError> {
         let clock = self.recorder.clock();
-        let mut session: Option<Session> = None;
+        self.stated_clock()?;
+        let mut source = match self.source() {
+            Ok(source) => source,
+            Err(error) => {
+                let now = clock.now();
+                return self.recorder.record(Event::LedgerSample {
+                    scheduled: now,
+                    sent: now,
+                    received: now,
+                    committed: None,
+                    planned: None,
+                    error: Some(error.to_string()),
+                });
+            }
+        };
+        if !matches!(source, Source::Pod(_)) && self.ledger.uses_pod() && self.ledger.clock_within.is_none() {
+            self.clock_of_reader(&cancel).await;
+        }
+        if let Source::Nowhere = source {
+            return Ok(());
+        }
         let mut due = clock.now();
         let mut number: u64 = 0;
         let mut said: Option<String> = None;
@@ -61,13 +93,15 @@ impl Sampler {
             let sent = clock.now();
             let answer = tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                answer = self.ask(&mut session, number) => answer,
+                answer = self.ask(&mut source, number) => answer,
             };
             let received = clock.now();
             let (committed, planned, error) = match answer {
                 Ok((committed, planned)) => (committed, planned, None),
                 Err(error) => {
-                    session = None;
+                    if let Source::Pod(session) = &mut source {
+                        *session = None;
+                    }
                     due = due.max(clock.now().plus(Duration::from_millis(500)));
                     (None, None, Some(error.to_string()))
                 }
@@ -88,11 +122,66 @@ impl Sampler {
         }
     }
 
-    async fn ask(&self, held: &mut Option<Session>, number: u64) -> Result<(Option<u64>, Option<u64>), ClusterError> {
+    /// Where commits are looked for. Of a ledger whose checkpoint is in no pod, a reader still tells its clock.
+    fn source(&self) -> Result<Source, ReadError> {
+        let Some(checkpoint) = &self.ledger.checkpoint else {
+            return Ok(Source::Nowhere);
+        };
+        let location = Location::parse(checkpoint).map_err(|wrong| ReadError::Other(wrong.why))?;
+        Ok(match location {
+            Location::Pod(_) => Source::Pod(None),
+            _ => Source::Place(Box::new(Place::open(&location, &self.ledger.storage)?)),
+        })
+    }
+
+    /// Compares clocks with the reader's pod, which is asked for nothing else; tried until it answers.
+    async fn clock_of_reader(&self, cancel: &CancellationToken) {
+        let command = ["sh", "-c", SCRIPT, "sh", "/"];
+        loop {
+            let opened = tokio::select! {
+                () = cancel.cancelled() => return,
+                opened = open_session(&self.cluster, &self.pods, &self.ledger, &command) => opened,
+            };
+            if let Ok(mut session) = opened {
+                return self.compare_clocks(&mut session).await;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
+        }
+    }
+
+    /// What the experiment says of the producer's clock.
+    fn stated_clock(&self) -> Result<(), RecordError> {
+        let Some(within) = self.ledger.clock_within else {
+            return Ok(());
+        };
+        let bound = within.as_secs_f64() * 1000.0;
+        self.offset(-bound, bound)
+    }
+
+    async fn ask(&self, source: &mut Source, number: u64) -> Result<(Option<u64>, Option<u64>), ReadError> {
+        let held = match source {
+            Source::Pod(held) => held,
+            Source::Place(place) => {
+                let batches =
+                    async || Ok::<_, ReadError>((highest(place, "commits").await?, highest(place, "offsets").await?));
+                return match tokio::time::timeout(PLACE_LIMIT, batches()).await {
+                    Ok(answer) => answer,
+                    Err(_elapsed) => Err(ReadError::Place {
+                        what: place.url().to_owned(),
+                        why: format!("no answer within {} s", PLACE_LIMIT.as_secs()),
+                    }),
+                };
+            }
+            Source::Nowhere => return Ok((None, None)),
+        };
         let session = match held {
             Some(session) => session,
             None => {
-                let command = ["sh", "-c", SCRIPT, "sh", &self.ledger.checkpoint];
+                let checkpoint = self.ledger.checkpoint.as_deref().unwrap_or_default();
+                let command = ["sh", "-c", SCRIPT, "sh", checkpoint];
                 let mut opened = open_session(&self.cluster, &self.pods, &self.ledger, &command).await?;
                 self.compare_clocks(&mut opened).await;
                 held.insert(opened)
@@ -105,7 +194,8 @@ impl Sampler {
                 attempted: "read the ledger's progress".to_owned(),
                 failed: Failed::Other,
                 why: format!("the session answered {answer:?}"),
-            });
+            }
+            .into());
         }
         let mut batch = || words.next().and_then(|word| word.parse().ok());
         Ok((batch(), batch()))
@@ -129,23 +219,28 @@ impl Sampler {
         }
         // An empty intersection means that a clock stepped: no statement is better than a wrong one.
         if lower <= upper {
-            let mono = self.recorder.clock().now();
-            let wall = wall_ms(self.recorder.clock().wall());
-            let events = [
-                Event::ClockPair { mono, wall_ms: wall },
-                Event::ClockOffset {
-                    clock: "producer".to_owned(),
-                    lower_ms: lower,
-                    upper_ms: upper,
-                },
-            ];
-            for event in events {
-                if self.recorder.record(event).is_err() {
-                    return;
-                }
-            }
+            // A log that cannot be written stops the run where it matters.
+            drop(self.offset(lower, upper));
         }
     }
+
+    /// `lower <= producer's clock - runner's <= upper`, in milliseconds.
+    fn offset(&self, lower_ms: f64, upper_ms: f64) -> Result<(), RecordError> {
+        let mono = self.recorder.clock().now();
+        let wall = wall_ms(self.recorder.clock().wall());
+        self.recorder.record(Event::ClockPair { mono, wall_ms: wall })?;
+        self.recorder.record(Event::ClockOffset {
+            clock: "producer".to_owned(),
+            lower_ms,
+            upper_ms,
+        })
+    }
+}
+
+/// Highest batch of a folder of the checkpoint; names that are not plain numbers are passed over.
+async fn highest(place: &Place, folder: &str) -> Result<Option<u64>, ReadError> {
+    let texts = place.below(folder).await?;
+    Ok(texts.iter().filter_map(|text| file_name(&text.name).parse().ok()).max())
 }
 
 /// Starts a script that answers questions, in the first ready pod that can read the ledger.

@@ -1,7 +1,8 @@
 //! Records in, records out. Lost, duplicated and late by multiset arithmetic over the final read.
 
 use super::clock::ForeignClock;
-use super::ranges::{Piece, Range, overlay};
+use super::ranges::{Layer, sweep};
+use crate::evidence::{AckedRange, SinkRead};
 use crate::model::{Bounded, Interval, Measured, Mono, WhyNot};
 use crate::timeline::{Audit, Moment, Timeline, TrialFacts};
 
@@ -9,6 +10,8 @@ use crate::timeline::{Audit, Moment, Timeline, TrialFacts};
 /// `lost` and `duplicated`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LedgerCounts {
+    /// Tried by the producer, acknowledged or not; none when its log does not say.
+    pub attempted: Option<u64>,
     /// Acknowledged by the producer.
     pub produced: u64,
     /// Acknowledged and in the final read.
@@ -23,6 +26,14 @@ pub struct LedgerCounts {
     pub late: u64,
     /// In the final read without a known acknowledgement: written after the acknowledgements were read, or never answered.
     pub unacknowledged: u64,
+    /// In the final read although the producer never tried to write it. This and the next two need a log of attempts.
+    pub unexpected: Option<u64>,
+    /// Never acknowledged, yet in the final read.
+    pub recovered: Option<u64>,
+    /// Never acknowledged and not in the final read: nobody knows, and it is no loss.
+    pub indeterminate: Option<u64>,
+    /// Records behind a later record of the same key, when the data carry a key.
+    pub reordered: Option<u64>,
     /// Lost records that were acknowledged only after the fault: a different bug than losing what was there.
     pub lost_after_fault: Option<u64>,
     /// Records surely acknowledged between fault and restoration.
@@ -44,9 +55,11 @@ pub(crate) struct Outage {
 
 const ACKED: usize = 0;
 const FINAL: usize = 1;
-const LOST_BEFORE: usize = 2;
-const EXCESS_BEFORE: usize = 3;
-const FIXED_LAYERS: usize = 4;
+const ACKED_BEFORE: usize = 2;
+const FINAL_BEFORE: usize = 3;
+const ATTEMPTED: usize = 4;
+const ACKED_LATER: usize = 5;
+const FIXED_LAYERS: usize = 6;
 
 /// Counts one trial's audit, given the audit before it.
 pub(crate) fn count(
@@ -71,77 +84,129 @@ pub(crate) fn count(
         });
     };
     let clock = ForeignClock::of(timeline, "producer");
-    let mut layers: Vec<Vec<Range>> = vec![acked(audit), runs(&final_read.runs)];
-    layers.push(before.map(lost_ranges).unwrap_or_default());
-    layers.push(before.map(excess_ranges).unwrap_or_default());
-    // Two layers per earlier read: what had surely been acknowledged when it began, and what it found.
-    for read in earlier {
+    let layers = layers(audit, final_read, earlier, before, &clock).map_err(|why| WhyNot::NoData { why })?;
+    let newest = layers.get(FINAL).and_then(Layer::highest);
+    let mut sums = Sums::default();
+    let mut hits = Hits::of(audit);
+    sweep(&layers, |piece| {
+        let held = |layer: usize| piece.count(layer) > 0;
+        let size = piece.size();
+        let lost_before = held(ACKED_BEFORE) && !held(FINAL_BEFORE);
+        let missing = held(ACKED) && !held(FINAL) && !lost_before;
+        let pending = missing && !audit.drained && newest.is_none_or(|newest| piece.first > newest);
+        let is_late = (0..earlier.len()).any(|read| {
+            let layer = FIXED_LAYERS + 2 * read;
+            held(layer) && !held(layer + 1)
+        });
+        let known = held(ACKED) || held(ACKED_LATER);
+        let excess = |layer| piece.count(layer).saturating_sub(1);
+        let new_excess = excess(FINAL).saturating_sub(excess(FINAL_BEFORE));
+        for (holds, sum) in [
+            (held(ACKED), &mut sums.produced),
+            (held(ACKED) && held(FINAL), &mut sums.committed),
+            (missing && !pending, &mut sums.lost),
+            (pending, &mut sums.pending),
+            (held(ACKED) && held(FINAL) && is_late, &mut sums.late),
+            (held(FINAL) && !held(ACKED), &mut sums.unacknowledged),
+            (known || held(ATTEMPTED), &mut sums.attempted),
+            (held(FINAL) && !known && !held(ATTEMPTED), &mut sums.unexpected),
+            (held(FINAL) && !known && held(ATTEMPTED), &mut sums.recovered),
+            (!held(FINAL) && !known && held(ATTEMPTED), &mut sums.indeterminate),
+        ] {
+            if holds {
+                *sum = sum.saturating_add(size);
+            }
+        }
+        sums.duplicated = sums.duplicated.saturating_add(new_excess.saturating_mul(size));
+        if missing && !pending {
+            hits.add(piece.first, piece.last);
+        }
+    });
+    let told = |sum: u64| audit.attempted.as_ref().map(|_| sum);
+    let reordered_before = before.and_then(|before| before.reads.last()?.reordered).unwrap_or(0);
+    Ok(LedgerCounts {
+        attempted: told(sums.attempted),
+        produced: sums.produced,
+        committed: sums.committed,
+        lost: sums.lost,
+        pending: sums.pending,
+        duplicated: sums.duplicated,
+        late: sums.late,
+        unacknowledged: sums.unacknowledged,
+        unexpected: told(sums.unexpected),
+        recovered: told(sums.recovered),
+        indeterminate: told(sums.indeterminate),
+        reordered: final_read.reordered.map(|all| all.saturating_sub(reordered_before)),
+        lost_after_fault: clock
+            .as_ref()
+            .ok()
+            .map(|clock| lost_after(&hits, *clock, outage.effect.within.upper)),
+        during_outage: during(audit, &clock, outage),
+        settled: settled(audit, &layers),
+        uncommitted_files: final_read.uncommitted_files,
+        rpo_seconds: age(&hits, &clock, outage.effect.within),
+    })
+}
+
+/// Sums over the pieces, as in [`LedgerCounts`].
+#[derive(Debug, Default)]
+struct Sums {
+    attempted: u64,
+    produced: u64,
+    committed: u64,
+    lost: u64,
+    pending: u64,
+    duplicated: u64,
+    late: u64,
+    unacknowledged: u64,
+    unexpected: u64,
+    recovered: u64,
+    indeterminate: u64,
+}
+
+/// The fixed layers, and two for each earlier read: what had surely been acknowledged when it began, and what it found.
+fn layers(
+    audit: &Audit,
+    final_read: &SinkRead,
+    earlier: &[SinkRead],
+    before: Option<&Audit>,
+    clock: &Result<ForeignClock, String>,
+) -> Result<Vec<Layer>, String> {
+    let read = |read: &SinkRead| Layer::of(&read.runs, read.packed.as_ref());
+    let last_before = before.and_then(|before| before.reads.last());
+    let mut layers = vec![
+        acked(audit)?,
+        read(final_read)?,
+        before.map_or_else(|| Layer::of_numbers(None), acked)?,
+        last_before.map_or_else(|| Layer::of_numbers(None), read)?,
+        Layer::of_numbers(audit.attempted.as_ref())?,
+        Layer::of_numbers(audit.acked_later.as_ref())?,
+    ];
+    for earlier in earlier {
         let known = audit
             .acked
             .iter()
             .filter(|range| {
-                read.during.lower >= audit.acked_read.upper
+                earlier.during.lower >= audit.acked_read.upper
                     || clock
                         .as_ref()
-                        .is_ok_and(|clock| clock.place(range.acked_ms).upper <= read.during.lower)
+                        .is_ok_and(|clock| clock.place(acked_last_ms(range)).upper <= earlier.during.lower)
             })
             .map(|range| (range.first, range.last, 1))
             .collect();
-        layers.push(known);
-        layers.push(runs(&read.runs));
+        layers.push(Layer::Ranges(known));
+        layers.push(read(earlier)?);
     }
-    let pieces = overlay(&layers);
-    let sum = |holds: &dyn Fn(&Piece) -> bool| -> u64 {
-        pieces
-            .iter()
-            .filter(|piece| holds(piece))
-            .map(Piece::size)
-            .fold(0, u64::saturating_add)
-    };
-    let newest = pieces
-        .iter()
-        .rev()
-        .find(|piece| piece.count(FINAL) > 0)
-        .map(|piece| piece.last);
-    let is_missing = |piece: &Piece| piece.count(ACKED) > 0 && piece.count(FINAL) == 0 && piece.count(LOST_BEFORE) == 0;
-    let is_pending = |piece: &Piece| !audit.drained && newest.is_none_or(|newest| piece.first > newest);
-    let is_lost = |piece: &Piece| is_missing(piece) && !is_pending(piece);
-    let is_late = |piece: &Piece| {
-        piece.count(FINAL) > 0
-            && (0..earlier.len()).any(|read| {
-                let layer = FIXED_LAYERS + 2 * read;
-                piece.count(layer) > 0 && piece.count(layer + 1) == 0
-            })
-    };
-    let lost: Vec<&Piece> = pieces.iter().filter(|piece| is_lost(piece)).collect();
-    Ok(LedgerCounts {
-        produced: sum(&|piece| piece.count(ACKED) > 0),
-        committed: sum(&|piece| piece.count(ACKED) > 0 && piece.count(FINAL) > 0),
-        lost: sum(&is_lost),
-        pending: sum(&|piece| is_missing(piece) && is_pending(piece)),
-        duplicated: pieces
-            .iter()
-            .map(|piece| {
-                let excess = piece.count(FINAL).saturating_sub(1);
-                let new = excess.saturating_sub(piece.count(EXCESS_BEFORE));
-                new.saturating_mul(piece.size())
-            })
-            .fold(0, u64::saturating_add),
-        late: sum(&is_late),
-        unacknowledged: sum(&|piece| piece.count(ACKED) == 0 && piece.count(FINAL) > 0),
-        lost_after_fault: clock
-            .as_ref()
-            .ok()
-            .map(|clock| lost_after(audit, &lost, *clock, outage.effect.within.upper)),
-        during_outage: during(audit, &clock, outage),
-        settled: settled(audit),
-        uncommitted_files: final_read.uncommitted_files,
-        rpo_seconds: age(audit, &lost, &clock, outage.effect.within),
-    })
+    Ok(layers)
 }
 
-fn settled(audit: &Audit) -> bool {
+/// Batches that were committed during the audit. A sink without batches has moved on when it holds more than at first.
+fn settled(audit: &Audit, layers: &[Layer]) -> bool {
     let advanced = match audit.reads.as_slice() {
+        [first, .., last] if first.last_batch.is_none() && last.last_batch.is_none() => {
+            let copies = |layer: usize| layers.get(layer).map_or(0, Layer::copies);
+            copies(FINAL) > copies(FIXED_LAYERS + 1)
+        }
         [first, .., last] => last
             .last_batch
             .zip(Some(first.last_batch.map_or(0, |batch| batch + 1)))
@@ -151,63 +216,89 @@ fn settled(audit: &Audit) -> bool {
     audit.drained || advanced
 }
 
-fn acked(audit: &Audit) -> Vec<Range> {
-    audit.acked.iter().map(|range| (range.first, range.last, 1)).collect()
+fn acked(audit: &Audit) -> Result<Layer, String> {
+    match &audit.acked_ids {
+        Some(numbers) => Layer::of_numbers(Some(numbers)),
+        None => Ok(Layer::Ranges(
+            audit.acked.iter().map(|range| (range.first, range.last, 1)).collect(),
+        )),
+    }
 }
 
-fn runs(runs: &[crate::evidence::SinkRun]) -> Vec<Range> {
-    runs.iter().map(|run| (run.first, run.last, run.times)).collect()
+/// Latest acknowledgement that the range stands for.
+fn acked_last_ms(range: &AckedRange) -> i64 {
+    range.block.map_or(range.acked_ms, |block| block.acked_last_ms)
 }
 
-fn lost_ranges(audit: &Audit) -> Vec<Range> {
-    let read = audit.reads.last().map(|read| runs(&read.runs));
-    overlay(&[acked(audit), read.unwrap_or_default()])
-        .iter()
-        .filter(|piece| piece.count(0) > 0 && piece.count(1) == 0)
-        .map(|piece| (piece.first, piece.last, 1))
-        .collect()
+/// How many lost records each range of the producer's log holds.
+#[derive(Debug)]
+struct Hits<'a> {
+    /// Ascending by first record, with their counts.
+    ranges: Vec<(&'a AckedRange, u64)>,
+    next: usize,
+    /// Ranges that may reach to the next lost record.
+    open: Vec<usize>,
 }
 
-fn excess_ranges(audit: &Audit) -> Vec<Range> {
-    let read = audit.reads.last().map(|read| runs(&read.runs));
-    overlay(&[read.unwrap_or_default()])
-        .iter()
-        .filter_map(|piece| {
-            let excess = u32::try_from(piece.count(0).checked_sub(1)?).unwrap_or(u32::MAX);
-            (excess > 0).then_some((piece.first, piece.last, excess))
-        })
-        .collect()
+impl<'a> Hits<'a> {
+    fn of(audit: &'a Audit) -> Self {
+        let mut ranges: Vec<(&AckedRange, u64)> = audit.acked.iter().map(|range| (range, 0)).collect();
+        ranges.sort_by_key(|(range, _)| range.first);
+        Self {
+            ranges,
+            next: 0,
+            open: Vec::new(),
+        }
+    }
+
+    /// Lost records, ascending from call to call.
+    fn add(&mut self, first: u64, last: u64) {
+        while let Some((range, _)) = self.ranges.get(self.next)
+            && range.first <= last
+        {
+            self.open.push(self.next);
+            self.next += 1;
+        }
+        let ranges = &mut self.ranges;
+        self.open.retain(|index| {
+            let Some((range, count)) = ranges.get_mut(*index) else {
+                return false;
+            };
+            if range.last >= first {
+                *count = count.saturating_add((last.min(range.last) - first.max(range.first)).saturating_add(1));
+            }
+            range.last > last
+        });
+    }
+
+    fn hit(&self) -> impl Iterator<Item = (&'a AckedRange, u64)> + '_ {
+        self.ranges.iter().copied().filter(|(_, count)| *count > 0)
+    }
 }
 
-/// Ranges of the producer's log that hold a lost record, and how many of it.
-fn hit<'a>(audit: &'a Audit, lost: &'a [&Piece]) -> impl Iterator<Item = (&'a crate::evidence::AckedRange, u64)> {
-    audit.acked.iter().filter_map(|range| {
-        let from = lost.partition_point(|piece| piece.last < range.first);
-        let count = lost
-            .get(from..)
-            .unwrap_or_default()
-            .iter()
-            .take_while(|piece| piece.first <= range.last)
-            .map(|piece| piece.last.min(range.last) - piece.first.max(range.first) + 1)
-            .fold(0, u64::saturating_add);
-        (count > 0).then_some((range, count))
-    })
-}
-
-fn lost_after(audit: &Audit, lost: &[&Piece], clock: ForeignClock, effect: Mono) -> u64 {
-    hit(audit, lost)
+fn lost_after(hits: &Hits<'_>, clock: ForeignClock, effect: Mono) -> u64 {
+    hits.hit()
         .filter(|(range, _)| clock.place(range.acked_ms).lower > effect)
         .map(|(_, count)| count)
         .fold(0, u64::saturating_add)
 }
 
-/// `max(0, fault - event time of the oldest lost record)`, zero when nothing is lost.
-fn age(audit: &Audit, lost: &[&Piece], clock: &Result<ForeignClock, String>, effect: Interval) -> Measured<Bounded> {
-    let Some(oldest) = hit(audit, lost).map(|(range, _)| range.at_ms).min() else {
+/// `max(0, fault - event time of the oldest lost record)`, zero when nothing is lost. Of a block the record may be the oldest or
+/// the newest.
+fn age(hits: &Hits<'_>, clock: &Result<ForeignClock, String>, effect: Interval) -> Measured<Bounded> {
+    let Some(oldest) = hits.hit().map(|(range, _)| range.at_ms).min() else {
         return Ok(Bounded::exact(0.0));
     };
+    let latest = hits
+        .hit()
+        .map(|(range, _)| range.block.map_or(range.at_ms, |block| block.at_last_ms))
+        .min()
+        .unwrap_or(oldest);
     match clock {
-        Ok(clock) => Ok(effect.since(clock.place(oldest))),
+        Ok(clock) => Ok(effect.since(Interval {
+            lower: clock.place(oldest).lower,
+            upper: clock.place(latest).upper,
+        })),
         Err(why) => Err(WhyNot::NotMeasurable { why: why.clone() }),
     }
 }
@@ -220,10 +311,13 @@ fn during(audit: &Audit, clock: &Result<ForeignClock, String>, outage: Outage) -
         .acked
         .iter()
         .filter(|range| {
-            let at = clock.place(range.acked_ms);
-            at.lower >= outage.effect.within.lower && at.upper <= outage.until
+            clock.place(range.acked_ms).lower >= outage.effect.within.lower
+                && clock.place(acked_last_ms(range)).upper <= outage.until
         })
-        .map(|range| (range.last.saturating_sub(range.first)).saturating_add(1))
+        .map(|range| {
+            let listed = range.last.saturating_sub(range.first).saturating_add(1);
+            range.block.map_or(listed, |block| block.records)
+        })
         .fold(0, u64::saturating_add))
 }
 

@@ -163,7 +163,8 @@ fn start_pods(wanted: &Wanted, pods: &PodIndex, tasks: &mut Tasks, cancel: &Canc
     let (sender, receiver) = mpsc::channel(1024);
     let namespace = wanted.target.namespace.clone();
     let api: Api<Pod> = Api::namespaced(wanted.cluster.client(), &namespace);
-    let reader = wanted.experiment.ledger.as_ref().map(|ledger| ledger.reader.clone());
+    let ledger = wanted.experiment.ledger.as_ref().filter(|ledger| ledger.uses_pod());
+    let reader = ledger.map(|ledger| ledger.reader.clone());
     // One LIST and one WATCH must serve the target and the ledger's reader, so with a ledger the whole namespace is followed.
     let selector = match &reader {
         Some(_) => ListParams::default(),

@@ -457,6 +457,11 @@ fn rpo_report(ledger: Option<&Measured<LedgerCounts>>) -> RpoReport {
 fn ledger_report(ledger: Option<&Measured<LedgerCounts>>) -> LedgerReport {
     match ledger {
         Some(Ok(counts)) => LedgerReport {
+            attempted: counts.attempted,
+            unexpected: counts.unexpected,
+            recovered: counts.recovered,
+            indeterminate: counts.indeterminate,
+            reordered: counts.reordered,
             produced: Some(counts.produced),
             committed: Some(counts.committed),
             lost: Some(counts.lost),

@@ -389,6 +389,21 @@ pub struct LedgerReport {
     pub pending: Option<u64>,
     /// In the sink without a known acknowledgement.
     pub unacknowledged: Option<u64>,
+    /// Tried by the producer, when its log tells attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempted: Option<u64>,
+    /// In the sink although never tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unexpected: Option<u64>,
+    /// Never acknowledged, yet in the sink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<u64>,
+    /// Never acknowledged and not in the sink: not known, and no loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indeterminate: Option<u64>,
+    /// Behind a later record of the same key, when the data carry a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reordered: Option<u64>,
     /// Surely acknowledged during the outage.
     pub during_outage: Option<u64>,
     /// Lost although acknowledged only after the fault.

@@ -338,6 +338,16 @@ fn ledger(text: &mut String, trial: &TrialReport) {
         // Writing to a String cannot fail.
         let _infallible = write!(sentence, ", {} {word}", count.unwrap_or(0));
     }
+    for (count, word) in [
+        (ledger.reordered, "reordered"),
+        (ledger.unexpected, "unexpected"),
+        (ledger.recovered, "recovered without acknowledgement"),
+        (ledger.indeterminate, "indeterminate"),
+    ] {
+        if let Some(count) = count.filter(|count| *count > 0) {
+            let _infallible = write!(sentence, ", {count} {word}");
+        }
+    }
     if let Some(pending) = ledger.pending.filter(|pending| *pending > 0) {
         let _infallible = write!(sentence, ", {pending} not processed yet");
     }

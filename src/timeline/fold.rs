@@ -117,7 +117,10 @@ impl Timeline {
             })
             .collect();
         Self {
-            has_ledger: experiment.ledger.is_some(),
+            has_ledger: experiment
+                .ledger
+                .as_ref()
+                .is_some_and(|ledger| ledger.checkpoint.is_some()),
             lanes,
             pods: PodTable::default(),
             commits: CommitLane::default(),

@@ -1,7 +1,7 @@
 //! What the log says of one trial besides probes and pods: its steps, its faults, its audit, its end.
 
 use super::moment::Moment;
-use crate::evidence::{AckedRange, Event, SinkRead, Step, TrialEnd};
+use crate::evidence::{AckedRange, Event, Numbers, SinkRead, Step, TrialEnd};
 use crate::fault::{FaultTarget, Undo};
 use crate::model::{Interval, Mono};
 
@@ -50,6 +50,12 @@ pub struct Audit {
     pub reads: Vec<SinkRead>,
     /// The sink had caught up.
     pub drained: bool,
+    /// Which records were acknowledged, when `acked` only gives the times of blocks of them.
+    pub acked_ids: Option<Numbers>,
+    /// Records that the producer tried to write, when its log says so.
+    pub attempted: Option<Numbers>,
+    /// Records acknowledged while the sink was being read; only with `attempted`.
+    pub acked_later: Option<Numbers>,
 }
 
 /// What the checkpoint said of the last commit before the fault.
@@ -247,12 +253,18 @@ impl TrialFacts {
                 acked_read,
                 reads,
                 drained,
+                acked_ids,
+                attempted,
+                acked_later,
             } => {
                 self.audit = Some(Audit {
                     acked: acked.clone(),
                     acked_read: *acked_read,
                     reads: reads.clone(),
                     drained: *drained,
+                    acked_ids: acked_ids.clone(),
+                    attempted: attempted.clone(),
+                    acked_later: acked_later.clone(),
                 });
             }
             Event::LedgerUnreadable { why } => self.unreadable = Some(why.clone()),

@@ -8,6 +8,7 @@ mod cluster_errors;
 mod disturbed;
 mod faults;
 mod kill_matrix;
+mod ledger;
 mod litmus;
 mod many_pods;
 mod probes;

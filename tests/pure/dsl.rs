@@ -6,7 +6,7 @@ use chaosrun::evidence::{
 };
 use chaosrun::experiment::{
     Assertion, Check, Claim, Comparison, Experiment, Guards, Ledger, Limit, Operator, Probe, RtoSlo, RtoStart, Setup,
-    Slos, SteadyState, Target, Timeouts, Trials, When, Workload,
+    SinkFormat, Slos, SteadyState, Storage, Target, Timeouts, Trials, When, Workload,
 };
 use chaosrun::fault::{FaultKind, FaultSpec, FaultTarget, Injector, Mode, Undo};
 use chaosrun::model::{ContainerFacts, ContainerState, Interval, Mono, Owner, PodFacts, PodName, Role};
@@ -91,8 +91,12 @@ pub(crate) fn ledger() -> Ledger {
         container: None,
         acknowledged: "/data/acked".to_owned(),
         sink: "/data/out".to_owned(),
+        format: SinkFormat::SparkFileSink,
         id_field: "id".to_owned(),
-        checkpoint: "/data/checkpoint".to_owned(),
+        key_field: None,
+        checkpoint: Some("/data/checkpoint".to_owned()),
+        storage: Storage::default(),
+        clock_within: None,
         interval: Duration::from_millis(100),
         drain: Duration::from_mins(1),
     }
@@ -484,6 +488,7 @@ pub(crate) fn acked(from: f64, to: f64) -> Vec<AckedRange> {
             last: id,
             at_ms: EPOCH_MS + id as i64 * 100,
             acked_ms: EPOCH_MS + id as i64 * 100 + 5,
+            block: None,
         })
         .collect()
 }
@@ -500,6 +505,8 @@ pub(crate) fn read(seconds: f64, batch: u64, runs: &[(u64, u64, u32)]) -> SinkRe
                 times: *times,
             })
             .collect(),
+        packed: None,
         uncommitted_files: 0,
+        reordered: None,
     }
 }

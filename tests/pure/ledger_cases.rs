@@ -18,7 +18,7 @@ pub(crate) fn streaming(name: &str, limit: f64) -> Experiment {
 }
 
 /// Killed at 100, pod back at 108; batches every 2 s before, the first one after the fault at 115.5.
-fn driver(experiment: &Experiment) -> Log {
+pub(crate) fn driver(experiment: &Experiment) -> Log {
     let before: Vec<f64> = (0..20).map(|batch| 61.0 + 2.0 * f64::from(batch)).collect();
     let after: Vec<f64> = (0..6).map(|batch| 115.5 + f64::from(batch)).collect();
     Log::of(experiment)
@@ -38,6 +38,9 @@ fn audited(log: Log, reads: Vec<SinkRead>, drained: bool) -> Log {
         acked_read: between(121.0, 121.2),
         reads,
         drained,
+        acked_ids: None,
+        attempted: None,
+        acked_later: None,
     })
     .end(118.0, 135.0)
 }
@@ -163,6 +166,9 @@ fn dead() -> Case {
             acked_read: between(140.0, 140.1),
             reads: vec![read(140.2, 19, &[(920, 990, 1)]), read(200.0, 19, &[(920, 990, 1)])],
             drained: false,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })
         .end(140.0, 201.0);
     Case {
@@ -197,6 +203,9 @@ fn nothing_sent() -> Case {
             acked_read: between(121.0, 121.2),
             reads: vec![read(122.0, 26, &[(920, 950, 1)])],
             drained: true,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })
         .end(118.0, 135.0);
     Case {
@@ -228,6 +237,9 @@ fn commits_stop() -> Case {
             acked_read: between(130.0, 130.1),
             reads: vec![read(130.2, 60, &[(920, 1300, 1)])],
             drained: true,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })
         .end(126.0, 131.0);
     Case {
@@ -355,6 +367,9 @@ fn what_an_earlier_trial_lost_is_not_counted_again() {
             acked_read: between(230.0, 230.1),
             reads: vec![read(231.0, 90, &[(920, 994, 1), (1000, 1100, 2), (1101, 2299, 1)])],
             drained: true,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })
         .end(225.0, 232.0);
     let run = second.judge();

@@ -16,6 +16,7 @@ mod corpus;
 mod dsl;
 mod lasting_cases;
 mod ledger_cases;
+mod ledger_counts;
 mod live;
 mod pod_cases;
 mod probe_cases;

@@ -280,10 +280,14 @@ fn ended() -> BoxedStrategy<Event> {
                     last,
                     at_ms: stamp,
                     acked_ms: stamp,
+                    block: None,
                 }],
                 acked_read,
                 reads: vec![read(1.0, 3, &[(first, last, 2)])],
                 drained,
+                acked_ids: None,
+                attempted: None,
+                acked_later: None,
             }
         ),
         text().prop_map(|why| Event::LedgerUnreadable { why }),
@@ -345,6 +349,9 @@ fn rich() -> Log {
             acked_read: between(121.0, 121.2),
             reads: vec![read(122.0, 26, &[(600, 1210, 1)])],
             drained: true,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })
 }
 
