@@ -302,7 +302,7 @@ fn decide(compared: &mut Compared, measures: &mut [Measure], base: &[Observed], 
         Margin::Share(share) => match side(base).median {
             Some(median) => share * median,
             None => {
-                compared.why = "half of the base never recovered: a share of its median is no margin".to_owned();
+                "half of the base never recovered: a share of its median is no margin".clone_into(&mut compared.why);
                 return;
             }
         },

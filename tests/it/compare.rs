@@ -1,7 +1,13 @@
 //! `chaosrun compare` as a CI job sees it: run folders on disk, exit codes, and a store of past runs.
 
 #[path = "../pure/dsl.rs"]
-#[expect(dead_code, reason = "the language of the pure tests, of which little is needed here")]
+#[expect(
+    dead_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "the language of the pure tests, of which little is needed here; its numbers are small"
+)]
 mod dsl;
 
 use chaosrun::evidence::Event;

