@@ -6,6 +6,7 @@ use super::streams::Streams;
 use crate::compare::{self, Margin, Outcome, Rule, SCHEMA, Saved, table};
 use crate::evidence::read_log;
 use crate::world::{FileError, write_atomically};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// How deep below a folder runs are looked for.
@@ -21,7 +22,17 @@ pub(super) fn compare(arguments: &CompareArguments, streams: &mut Streams) -> Re
         (Some(store), [run]) if arguments.save => return save(store, run, arguments.name.as_deref(), streams),
         (Some(store), [new]) => {
             let new = runs(new)?;
-            (chosen(store, &new, arguments.base.as_deref())?, new)
+            let base = chosen(store, &new, arguments.base.as_deref())?;
+            let names: BTreeSet<&String> = new.iter().map(|saved| &saved.experiment).collect();
+            for name in names {
+                if !base.iter().any(|saved| saved.experiment == *name) {
+                    let store = store.display();
+                    streams.note(&format!(
+                        "chaosrun: {store} holds no other run of {name}; `--save` keeps one"
+                    ));
+                }
+            }
+            (base, new)
         }
         (None, [base, new]) if !arguments.save => (runs(base)?, runs(new)?),
         (Some(_), _) => {
@@ -97,11 +108,7 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Fai
 
 /// What a folder holds, by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let fail = |source| FileError {
-        attempted: "cannot read",
-        path: folder.to_owned(),
-        source,
-    };
+    let fail = |error| unreadable(folder, &error);
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         entries.push(entry.map_err(fail)?.path());
@@ -111,12 +118,12 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let fail = |source| FileError {
-        attempted: "cannot read",
-        path: path.to_owned(),
-        source,
-    };
-    Ok(std::fs::read(path).map_err(fail)?)
+    std::fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+/// What was named on the command line cannot be read: nothing was written, and nothing is wrong with a cluster.
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Usage(format!("cannot read {}: {error}", path.display()))
 }
 
 fn read_run(folder: &Path) -> Result<Vec<Saved>, Failure> {
@@ -142,7 +149,7 @@ fn read_saved(path: &Path) -> Result<Saved, Failure> {
     Ok(saved)
 }
 
-/// One file per experiment of the run: `DIR/<experiment>/<start>-<run>.json`. The same run gives the same bytes again.
+/// One file per experiment of the run: `DIR/<experiment>/<run>.json`. The same run gives the same bytes again.
 fn save(store: &Path, run: &Path, name: Option<&str>, streams: &mut Streams) -> Result<Exit, Failure> {
     let saved = runs(run)?;
     if saved.is_empty() {
@@ -159,8 +166,7 @@ fn save(store: &Path, run: &Path, name: Option<&str>, streams: &mut Streams) -> 
             path: folder.clone(),
             source,
         })?;
-        let stamp: String = one.started_at.chars().filter(char::is_ascii_alphanumeric).collect();
-        let path = folder.join(format!("{stamp}-{}.json", file_name(&one.run)));
+        let path = folder.join(format!("{}.json", file_name(&one.run)));
         let mut text = serde_json::to_string_pretty(&one).map_err(|error| Failure::Internal(error.to_string()))?;
         text.push('\n');
         write_atomically(&path, text.as_bytes())?;

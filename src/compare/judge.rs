@@ -504,6 +504,7 @@ fn notes(base: &[Saved], new: &[Saved]) -> Vec<String> {
             saved.limits.get(name).map_or("none", String::as_str).to_owned()
         });
     }
+    compare("another workload", &|saved| saved.workload.clone());
     compare("another version of chaosrun", &|saved| saved.version.clone());
     compare("another version of Kubernetes", &|saved| saved.cluster.version.clone());
     notes

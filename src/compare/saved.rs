@@ -38,6 +38,8 @@ pub struct Saved {
     pub records: usize,
     /// The log is whole: the run ended in an orderly way.
     pub complete: bool,
+    /// What really ran, with its image or version. A new build is what one compares, so it may differ.
+    pub workload: String,
     /// What the numbers depend on, as path and value. Two runs with another setting measured something else.
     pub setting: BTreeMap<String, String>,
     /// The limits that were claimed. Other limits do not change what was measured.
@@ -106,6 +108,7 @@ impl Saved {
                 head: run.run.evidence.head.clone(),
                 records: run.run.evidence.records,
                 complete: run.run.complete,
+                workload: report.workload.clone(),
                 setting: setting(experiment, report, &run.run.cluster),
                 limits: limits(report),
                 measures: measures(report),
@@ -207,7 +210,7 @@ fn setting(experiment: &Experiment, report: &ExperimentReport, cluster: &Cluster
     };
     let stand_in = if report.stand_in { "a stand-in" } else { "the real one" };
     setting.insert("recovery counted from".to_owned(), from.to_owned());
-    setting.insert("workload".to_owned(), format!("{stand_in}: {}", report.workload));
+    setting.insert("workload".to_owned(), stand_in.to_owned());
     setting.insert("cluster".to_owned(), cluster.kind.clone());
     let ledger = if experiment.ledger.is_some() { "yes" } else { "none" };
     setting.insert("ledger".to_owned(), ledger.to_owned());

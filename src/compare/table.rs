@@ -127,7 +127,7 @@ fn median(side: &Side) -> String {
     }
     let median = side
         .median
-        .map_or_else(|| "never".to_owned(), |median| number(median, median.abs() / 1000.0));
+        .map_or_else(|| "never".to_owned(), |median| number(median, median.abs() / 100.0));
     match side.never {
         0 => format!("{median} ({})", side.trials),
         never => format!("{median} ({}, {never} never)", side.trials),

@@ -202,6 +202,22 @@ fn a_stand_in_is_not_the_real_workload() {
     );
 }
 
+/// A new build has another image: that is why it is compared.
+#[test]
+fn another_version_of_the_workload_is_named_and_compared() {
+    let mut new = runs("new", &SLOWER);
+    for saved in &mut new {
+        "deployment shop (shop:v2)".clone_into(&mut saved.workload);
+    }
+    let comparison = compare(&runs("old", &BASE), &new, TWO_SECONDS);
+    assert_eq!(comparison.outcome, Outcome::Regressed);
+    let notes = only(&comparison).notes.join("\n");
+    assert!(
+        notes.contains("another workload: deployment shop (base), deployment shop (shop:v2) (new)"),
+        "{notes}"
+    );
+}
+
 /// Another limit changes the verdict of a run, not what it measured.
 #[test]
 fn another_limit_is_named_and_compared() {
