@@ -364,6 +364,11 @@ fn decide(compared: &mut Compared, measures: &mut [Measure], base: &[Observed], 
                     show(lower),
                     show(upper)
                 ),
+                (Some(lower), None) if lower > 0.0 => format!(
+                    "recovery is slower by at least {} ({percent} confidence), and the trials that never recovered leave open by how \
+                     much more; the margin is {margin_text}",
+                    seconds(lower, lower.abs() / 100.0)
+                ),
                 _ => format!("trials that never recovered leave the shift open against the margin of {margin_text}"),
             };
             let midpoints =
