@@ -2,6 +2,7 @@
 
 use super::saved::{RECOVERY, Saved, SavedMeasure};
 use crate::stats::Observed;
+use crate::stats::trend::kendall;
 use crate::stats::two_sample::{
     Gate, hodges_lehmann, mann_whitney, min_two_sided_p, noether_total, ranked, regression_gate_observed,
 };
@@ -487,6 +488,9 @@ fn notes(base: &[Saved], new: &[Saved]) -> Vec<String> {
                     saved.run
                 ));
             }
+            if let Some(note) = drift(saved) {
+                notes.push(format!("{which}: {note}"));
+            }
             for left_out in &saved.left_out {
                 notes.push(format!(
                     "{which}: trial {} of run {} is left out: {}",
@@ -513,6 +517,22 @@ fn notes(base: &[Saved], new: &[Saved]) -> Vec<String> {
     compare("another version of chaosrun", &|saved| saved.version.clone());
     compare("another version of Kubernetes", &|saved| saved.cluster.version.clone());
     notes
+}
+
+/// Trials of one run that get longer or shorter one after the other are not independent, and no interval holds for them.
+fn drift(saved: &Saved) -> Option<String> {
+    let times = ranked(&observed(std::slice::from_ref(saved), RECOVERY));
+    let trend = kendall(&times).ok()??;
+    (trend.p_value < 0.01).then(|| {
+        let direction = if trend.tau > 0.0 { "longer" } else { "shorter" };
+        format!(
+            "the trials of run {} took {direction} one after the other (Kendall's tau {}, p {}): they are not independent, and the \
+             bounds are too narrow",
+            saved.run,
+            fixed(trend.tau, 2),
+            p_text(trend.p_value)
+        )
+    })
 }
 
 /// `5.4 s`, with no more digits than the uncertainty deserves.

@@ -218,6 +218,28 @@ fn another_version_of_the_workload_is_named_and_compared() {
     );
 }
 
+/// Trials that get longer and longer are not independent: whoever reads the bounds has to know.
+#[test]
+fn a_drift_within_a_run_is_named() {
+    let one_run = |sorted: bool| {
+        let mut seconds = SLOWER;
+        if sorted {
+            seconds.sort_by(f64::total_cmp);
+        }
+        let mut runs = runs("drift", &seconds);
+        let values: Vec<_> = runs.iter().flat_map(|saved| saved.measures[0].trials.clone()).collect();
+        runs.truncate(1);
+        runs[0].measures[0].trials = values;
+        compare(&self::runs("old", &BASE), &runs, TWO_SECONDS)
+    };
+    let notes = only(&one_run(true)).notes.join("\n");
+    assert!(
+        notes.contains("new: the trials of run drift-0 took longer one after the other"),
+        "{notes}"
+    );
+    assert!(only(&one_run(false)).notes.is_empty());
+}
+
 /// Another limit changes the verdict of a run, not what it measured.
 #[test]
 fn another_limit_is_named_and_compared() {
