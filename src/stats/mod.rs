@@ -14,7 +14,6 @@
 
 pub mod availability;
 pub mod bootstrap;
-pub mod calibration;
 pub mod clock;
 pub mod observation;
 pub mod quantile;
@@ -26,7 +25,9 @@ pub mod survival;
 pub mod trend;
 pub mod two_sample;
 
+mod calibration;
 mod error;
 
+pub use calibration::{Calibrated, Known, calibrated};
 pub use error::Undefined;
 pub use quantile::Observed;

@@ -3,7 +3,6 @@
 
 use chaosrun::stats::availability::Outage;
 use chaosrun::stats::bootstrap;
-use chaosrun::stats::calibration::{self, Known};
 use chaosrun::stats::clock::{Exchange, offset_bounds};
 use chaosrun::stats::observation;
 use chaosrun::stats::quantile::{self, Observed, QuantileBound, Rank};
@@ -12,7 +11,7 @@ use chaosrun::stats::sequential::{self, Decision};
 use chaosrun::stats::survival::{Time, kaplan_meier};
 use chaosrun::stats::trend;
 use chaosrun::stats::two_sample::{self, Gate, RankTest};
-use chaosrun::stats::{Undefined, availability};
+use chaosrun::stats::{Known, Undefined, availability, calibrated};
 use serde_json::{Value, json};
 
 fn number(value: &Value) -> f64 {
@@ -408,21 +407,31 @@ pub(crate) fn answer(method: &str, input: &Value) -> Option<Value> {
         "calibration_summary" => {
             let trials = input["trials"].as_array().unwrap().iter();
             let known: Vec<Known> = trials
-                .map(|trial| Known {
-                    truth: number(&trial["true_s"]),
-                    lower: number(&trial["lower"]),
-                    upper: number(&trial["upper"]),
+                .map(|trial| {
+                    let (truth, lower, upper) = (
+                        number(&trial["true_s"]),
+                        number(&trial["lower"]),
+                        number(&trial["upper"]),
+                    );
+                    Known {
+                        true_lower: truth,
+                        true_upper: truth,
+                        lower,
+                        upper,
+                        value: f64::midpoint(lower, upper),
+                    }
                 })
                 .collect();
-            or_null(calibration::summary(&known, real("confidence")), |found| {
+            calibrated(&known, real("confidence")).map_or(Value::Null, |found| {
                 json!({
-                    "n": found.trials,
+                    "n": found.count,
                     "covered": found.covered,
                     "coverage_lower_bound": found.coverage_lower_bound,
-                    "bias_of_midpoint": found.bias,
-                    "rms_error": found.rms_error,
-                    "max_abs_error": found.max_abs_error,
+                    "bias_of_midpoint": found.bias_of_midpoint,
+                    "rms_error": found.rms_error_of_midpoint,
+                    "max_abs_error": found.max_abs_error_of_midpoint,
                     "median_abs_error": found.median_abs_error,
+                    "p95_abs_error": found.p95_abs_error,
                     "p99_abs_error": found.p99_abs_error,
                     "mean_width": found.mean_width,
                 })

@@ -3,14 +3,13 @@
 
 use chaosrun::model::Verdict;
 use chaosrun::stats::availability::{self, Outage};
-use chaosrun::stats::calibration::{self, Known};
 use chaosrun::stats::clock::{Exchange, offset_bounds};
 use chaosrun::stats::quantile::{self, Observed};
 use chaosrun::stats::records::{Attempt, classify};
 use chaosrun::stats::sequential::{self, Alternatives, Decided};
 use chaosrun::stats::survival::{Time, kaplan_meier};
 use chaosrun::stats::two_sample::{self, Gate};
-use chaosrun::stats::{bootstrap, observation, rates, trend};
+use chaosrun::stats::{Known, bootstrap, calibrated, observation, rates, trend};
 use chaosrun::verdict::quantile_verdict;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -307,7 +306,7 @@ proptest! {
         let _ = observation::phase_coverage(n, a);
         let _ = observation::counter_restored(&[(a, b), (c, d)], a);
         let _ = offset_bounds(&[Exchange { sent: a, received: b, stamp: c }], d);
-        let _ = calibration::summary(&[Known { truth: a, lower: b, upper: c }], d);
+        let _ = calibrated(&[Known { true_lower: a, true_upper: a, lower: b, upper: c, value: b }], d);
         let attempts = [Attempt { id: n, time: a, acknowledged: true }, Attempt { id: k, time: b, acknowledged: false }];
         let _ = classify(&attempts, &[vec![n, k, few]], c);
     }
@@ -328,7 +327,7 @@ fn nothing_gives_no_value() {
     assert_eq!(trend::kendall(&[1.0]), Ok(None));
     assert_eq!(trend::kendall(&[2.0, 2.0, 2.0]), Ok(None));
     assert_eq!(trend::lag_one(&[0.1, 0.1, 0.1]), Ok(None));
-    assert!(calibration::summary(&[], 0.95).is_err());
+    assert!(calibrated(&[], 0.95).is_none());
     assert!(offset_bounds(&[], 1.0).is_err());
     assert!(classify(&[], &[], 0.0).is_err());
 }
