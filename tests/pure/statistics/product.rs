@@ -193,6 +193,7 @@ fn agrees_with_a_run(attempts: &[Attempt], reads: &[(f64, Vec<u64>)], fault: f64
             last: attempt.id,
             at_ms: stamp(attempt.time),
             acked_ms: stamp(attempt.time) + 5,
+            block: None,
         })
         .collect();
     let end = reads.last().unwrap().0;
@@ -209,7 +210,9 @@ fn agrees_with_a_run(attempts: &[Attempt], reads: &[(f64, Vec<u64>)], fault: f64
                     times: 1,
                 })
                 .collect(),
+            packed: None,
             uncommitted_files: 0,
+            reordered: None,
         })
         .collect();
     let log = Log::of(&wanted)
@@ -222,6 +225,9 @@ fn agrees_with_a_run(attempts: &[Attempt], reads: &[(f64, Vec<u64>)], fault: f64
             acked_read: between(end - 5.0, end - 4.0),
             reads,
             drained: true,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })
         .end(end + 1.0, end + 2.0);
     let mut timeline = Timeline::new(&wanted);
