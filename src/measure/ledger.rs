@@ -200,12 +200,14 @@ fn layers(
     Ok(layers)
 }
 
-/// Batches that were committed during the audit. A sink without batches has moved on when it holds more than at first.
+/// Batches that were committed during the audit. A sink without batches has had its time when it moved on while the audit waited, or
+/// holds the newest acknowledged record already.
 fn settled(audit: &Audit, layers: &[Layer]) -> bool {
     let advanced = match audit.reads.as_slice() {
         [first, .., last] if first.last_batch.is_none() && last.last_batch.is_none() => {
             let copies = |layer: usize| layers.get(layer).map_or(0, Layer::copies);
-            copies(FINAL) > copies(FIXED_LAYERS + 1)
+            let highest = |layer: usize| layers.get(layer).and_then(Layer::highest);
+            copies(FINAL) > copies(FIXED_LAYERS + 1) || highest(FINAL) >= highest(ACKED)
         }
         [first, .., last] => last
             .last_batch

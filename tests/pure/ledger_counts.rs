@@ -158,7 +158,7 @@ proptest! {
 }
 
 #[test]
-fn a_sink_without_batches_has_had_its_time_when_more_came_of_it() {
+fn a_sink_without_batches_has_had_its_time_when_more_came_of_it_or_the_newest_is_there() {
     let acked: BTreeSet<u64> = (0..60).collect();
     let audited = |first: &[u64], last: &[u64]| {
         let log = driver(&streaming("no-batches", 60.0)).event(Event::LedgerAudited {
@@ -180,7 +180,10 @@ fn a_sink_without_batches_has_had_its_time_when_more_came_of_it() {
     };
     let without: Vec<u64> = (0..60).filter(|id| *id != 7).collect();
     let more: Vec<u64> = without.iter().copied().chain(60..70).collect();
-    assert_eq!(audited(&without, &without), chaosrun::model::Verdict::Inconclusive);
+    // It stands still behind the newest record, and then it has passed it.
+    let early: Vec<u64> = (0..50).filter(|id| *id != 7).collect();
+    assert_eq!(audited(&early, &early), chaosrun::model::Verdict::Inconclusive);
+    assert_eq!(audited(&without, &without), chaosrun::model::Verdict::Fail);
     assert_eq!(audited(&without, &more), chaosrun::model::Verdict::Fail);
 }
 
@@ -200,4 +203,45 @@ fn packed_numbers_that_cannot_be_opened_give_no_verdict() {
     let run = log.end(118.0, 135.0).judge();
     let reason = run.experiments[0].trials[0].ledger.reason.clone().unwrap();
     assert!(reason.contains("cannot be read"), "{reason}");
+}
+
+/// The worst pattern: no two neighbours are alike. `CHAOSRUN_LEDGER_RECORDS` makes it larger.
+#[test]
+fn a_packed_audit_is_judged_without_being_spread_out() {
+    let count: u64 = std::env::var("CHAOSRUN_LEDGER_RECORDS").map_or(300_000, |text| text.parse().unwrap());
+    let mut sink = IdCounts::default();
+    for id in (0..count).filter(|id| !id.is_multiple_of(3)) {
+        for _ in 0..if id.is_multiple_of(5) { 3 } else { 1 } {
+            sink.add(id).unwrap();
+        }
+    }
+    let read = SinkRead {
+        packed: Some(sink.packed()),
+        ..sink_read(122.0, &[], false)
+    };
+    drop(sink);
+    let all = AckedRange {
+        first: 0,
+        last: count - 1,
+        ..line(0)
+    };
+    let log = driver(&streaming("packed", 60.0)).event(Event::LedgerAudited {
+        acked: vec![all],
+        acked_read: between(121.0, 121.1),
+        reads: vec![read],
+        drained: false,
+        acked_ids: None,
+        attempted: None,
+        acked_later: None,
+    });
+    let run = log.end(118.0, 135.0).judge();
+    let found = &run.experiments[0].trials[0].ledger;
+    // 0 is missing; what is missing above the newest record is still on its way.
+    let newest = (0..count).rev().find(|id| !id.is_multiple_of(3)).unwrap();
+    let lost = newest.div_ceil(3);
+    assert_eq!(
+        (found.lost, found.pending),
+        (Some(lost), Some(count.div_ceil(3) - lost))
+    );
+    assert_eq!(found.duplicated, Some(2 * (count.div_ceil(5) - count.div_ceil(15))));
 }

@@ -296,3 +296,55 @@ fn an_experiment_survives_the_event_log() {
     let text = serde_json::to_string(&experiment).unwrap();
     assert_eq!(serde_json::from_str::<Experiment>(&text).unwrap(), experiment);
 }
+
+fn with_ledger(ledger: &str) -> Result<Experiment, String> {
+    let source = format!("{VALID}\nledger: {{{ledger}}}\n");
+    let mut loaded = parse("example.yaml", source.as_bytes(), &|_| None).map_err(|problems| problems.render(false))?;
+    Ok(loaded.remove(0).experiment)
+}
+
+#[test]
+fn a_ledger_of_paths_is_in_the_log_what_it_always_was() {
+    let experiment = with_ledger("reader: {app: ledger}, acknowledged: /a, sink: /s, checkpoint: /c").unwrap();
+    let text = serde_json::to_string(&experiment.ledger).unwrap();
+    let known = r#"{"reader":[["app","ledger"]],"container":null,"acknowledged":"/a","sink":"/s","idField":"id","checkpoint":"/c","interval":100,"drain":60000}"#;
+    assert_eq!(text, known);
+    let read: chaosrun::experiment::Ledger = serde_json::from_str(known).unwrap();
+    assert_eq!(Some(read), experiment.ledger);
+}
+
+#[test]
+fn a_ledger_of_urls_survives_the_log() {
+    let experiment = with_ledger(
+        "acknowledged: \"s3://bucket/acked/\", sink: \"s3://bucket/out\", checkpoint: \"s3://bucket/checkpoint\", keyField: user, \
+         clockWithin: 50ms, storage: {endpoint: \"http://minio:9000\", allowHttp: true, region: eu}",
+    )
+    .unwrap();
+    let ledger = experiment.ledger.unwrap();
+    assert_eq!(ledger.interval, Duration::from_secs(1));
+    assert_eq!(ledger.clock_within, Some(Duration::from_millis(50)));
+    assert!(!ledger.uses_pod() && ledger.storage.allow_http);
+    let text = serde_json::to_string(&ledger).unwrap();
+    assert_eq!(
+        serde_json::from_str::<chaosrun::experiment::Ledger>(&text).unwrap(),
+        ledger
+    );
+    // What cannot be listed holds lines.
+    let http = with_ledger("acknowledged: \"https://x/a\", sink: \"https://x/s\", clockWithin: 50ms").unwrap();
+    assert_eq!(http.ledger.unwrap().format, chaosrun::experiment::SinkFormat::JsonLines);
+}
+
+#[test]
+fn a_build_without_kafka_says_so_before_anything_is_touched() {
+    let result = with_ledger("acknowledged: \"kafka://a:9092/acked\", sink: \"kafka://a:9092/out\", clockWithin: 50ms");
+    if chaosrun::experiment::READS_KAFKA {
+        assert!(result.is_ok());
+    } else {
+        let text = result.unwrap_err();
+        assert!(
+            text.contains("error[ledger-url]: this build of chaosrun cannot read Kafka topics"),
+            "{text}"
+        );
+        assert!(text.contains("--features kafka"), "{text}");
+    }
+}
