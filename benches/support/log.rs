@@ -86,7 +86,11 @@ pub(crate) fn write(size: Size, out: &mut impl Write) -> std::io::Result<u64> {
         2,
         Event::ClockPair {
             mono: Mono(0),
-            wall_ms: EPOCH_MS,
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "milliseconds since the epoch stay far below 2^52"
+            )]
+            wall_ms: EPOCH as f64,
         },
     )?;
     writer.put(
@@ -104,7 +108,6 @@ pub(crate) fn write(size: Size, out: &mut impl Write) -> std::io::Result<u64> {
         names: (0..size.pods).map(|number| format!("uid-{number:08}")).collect(),
         next_pod: size.pods,
         batch: 0,
-        record: 0,
     };
     for uid in run.names.clone() {
         run.pod(Seen::Listed, &uid, true)?;
@@ -125,7 +128,7 @@ pub(crate) fn write(size: Size, out: &mut impl Write) -> std::io::Result<u64> {
     Ok(run.writer.written)
 }
 
-const EPOCH_MS: f64 = 1_767_225_600_000.0;
+const EPOCH: i64 = 1_767_225_600_000;
 /// One turn of the wheel: what comes every 20 ms.
 const TURN: i64 = 20_000;
 
@@ -160,7 +163,6 @@ struct Run<'a, W> {
     names: Vec<String>,
     next_pod: u32,
     batch: u64,
-    record: u64,
 }
 
 impl<W: Write> Run<'_, W> {
@@ -266,7 +268,6 @@ impl<W: Write> Run<'_, W> {
         if turn % 5 == 1 {
             if serving && turn % 50 == 1 {
                 self.batch += 1;
-                self.record += 100;
             }
             self.put(Event::LedgerSample {
                 scheduled: Mono(self.now),
@@ -298,6 +299,7 @@ impl<W: Write> Run<'_, W> {
         self.put(Event::TrialStarted { trial })?;
         self.step(Step::Baseline)?;
         let begun = self.writer.written;
+        let started = self.now;
         let target = FaultTarget {
             pod: name(&self.names.first().cloned().unwrap_or_default()),
             kind: None,
@@ -344,21 +346,25 @@ impl<W: Write> Run<'_, W> {
         }
         self.pod(Seen::Modified, &new, true)?;
         self.names.push(new);
-        let first = self.record.saturating_sub(1_000);
-        while self.writer.written + 20 < due {
+        while self.writer.written + 50 < due {
             self.turn(true)?;
         }
         self.step(Step::Revert)?;
         self.step(Step::Settle)?;
-        let (at, last) = (self.now, self.record);
+        for _ in 0..10 {
+            self.turn(true)?;
+        }
+        // A hundred records per second, also while nobody served: numbered by the time.
+        let at = self.now;
+        let (first, last) = (hundredths(started), hundredths(at));
         self.put(Event::LedgerAudited {
-            acked: (first..last)
+            acked: (first..=last)
                 .step_by(100)
                 .map(|id| AckedRange {
                     first: id,
-                    last: id + 99,
-                    at_ms: millis(at),
-                    acked_ms: millis(at) + 5,
+                    last: last.min(id + 99),
+                    at_ms: EPOCH + i64::try_from(id * 10).unwrap_or(0),
+                    acked_ms: EPOCH + i64::try_from(id * 10).unwrap_or(0) + 5,
                 })
                 .collect(),
             acked_read: Interval::exact(Mono(at)),
@@ -383,8 +389,8 @@ impl<W: Write> Run<'_, W> {
     }
 }
 
-fn millis(at: i64) -> i64 {
-    1_767_225_600_000 + at / 1000
+fn hundredths(at: i64) -> u64 {
+    u64::try_from(at / 10_000).unwrap_or(0)
 }
 
 fn name(uid: &str) -> PodName {

@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Objects per LIST page: bounds the memory of one answer.
-const PAGE: u32 = 500;
+/// Objects per LIST page: bounds the memory of one answer, of which there are several copies on its way to the few facts that stay.
+const PAGE: u32 = 100;
 /// The server ends a watch after this long, and it is resumed without loss. Below kube's own ceiling of 295 s.
 const WATCH_SECONDS: u32 = 290;
 /// Nothing at all, not even a bookmark, for this long: the connection is dead.

@@ -179,7 +179,8 @@ fn start_pods(wanted: &Wanted, pods: &PodIndex, tasks: &mut Tasks, cancel: &Canc
         listed: std::collections::HashSet::new(),
         template: None,
     };
-    tasks.spawn(async move { Ok(observer.run(receiver).await?) });
+    // A pod is large, and the future of its observer holds one.
+    tasks.spawn(async move { Ok(Box::pin(observer.run(receiver)).await?) });
     let (cluster, clock, cancel) = (wanted.cluster.clone(), wanted.recorder.clock(), cancel.clone());
     let what = format!("pods in namespace {namespace}");
     tasks.spawn(async move { Ok(watch(cluster, api, what, selector, clock, sender, cancel).await?) });

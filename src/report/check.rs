@@ -34,9 +34,8 @@ pub fn differences_of_json(stated: &[u8], run: &Run) -> Vec<Difference> {
     if stated == computed.as_bytes() {
         return Vec::new();
     }
-    let text = match std::str::from_utf8(stated) {
-        Ok(text) => text,
-        Err(_) => return vec![first_byte(FILE, stated, computed.as_bytes(), "it is not UTF-8")],
+    let Ok(text) = std::str::from_utf8(stated) else {
+        return vec![first_byte(FILE, stated, computed.as_bytes(), "it is not UTF-8")];
     };
     let (stated_value, computed_value) = match (serde_json::from_str(text), serde_json::from_str::<Value>(&computed)) {
         (Ok(stated), Ok(computed)) => (stated, computed),
@@ -131,7 +130,7 @@ fn difference(file: &'static str, at: &str, stated: Option<&Value>, computed: Op
 fn first_byte(file: &'static str, stated: &[u8], computed: &[u8], why: &str) -> Difference {
     let same = stated.iter().zip(computed).take_while(|(a, b)| a == b).count();
     let before = stated.get(..same).unwrap_or_default();
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = memchr::memchr_iter(b'\n', before).count() + 1;
     let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
     let excerpt = |bytes: &[u8]| {
         let rest = bytes.get(same..).unwrap_or_default();

@@ -38,7 +38,7 @@ steadyState:
 faults:
   - {name: kill one, podKill: {gracePeriod: 0s}, mode: one}
 slos: {rto: "< 120s"}
-timeouts: {baseline: 10m}
+timeouts: {baseline: 10m, recovery: 10m}
 "#;
 
 async fn fill(api: &Api<Pod>) {
@@ -94,10 +94,9 @@ fn seen(folder: &Path) -> usize {
     logs.map(|log| log.matches("\"type\":\"podSeen\"").count()).sum()
 }
 
-/// What a run may need: what it needs without pods, and something for each, both with room to spare: this one may be built without
-/// optimisation, on a busy machine.
+/// Data that a run may hold: some without pods, and some for each, both with room to spare.
 fn most_kilobytes() -> u64 {
-    60_000 + 4 * pods() as u64
+    25_000 + 6 * pods() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,12 +127,16 @@ async fn thousands_of_pods_are_watched_in_tens_of_megabytes() {
             "many.yaml",
         ])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(std::fs::File::create(folder.path().join("stderr.txt")).unwrap())
         .spawn()
         .unwrap();
     let started = Instant::now();
     while seen(folder.path()) < pods() {
-        assert!(run.try_wait().unwrap().is_none(), "chaosrun ended early");
+        assert!(
+            run.try_wait().unwrap().is_none(),
+            "{}",
+            std::fs::read_to_string(folder.path().join("stderr.txt")).unwrap()
+        );
         assert!(
             started.elapsed() < Duration::from_secs(120),
             "only {} pods were seen",
@@ -149,12 +152,15 @@ async fn thousands_of_pods_are_watched_in_tens_of_megabytes() {
     let (before, from) = (processor_seconds(run.id()), Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds as u64)).await;
     let quiet = (processor_seconds(run.id()) - before) / from.elapsed().as_secs_f64();
+    // A program that is not optimised is a hundred megabytes of code, which is none of what pods cost.
+    let own = kilobytes(run.id(), "RssAnon");
     let (resident, peak) = (kilobytes(run.id(), "VmRSS"), kilobytes(run.id(), "VmHWM"));
     println!(
-        "{} pods: known after {:.1} s, {} MB resident, {} MB at most, {:.2} % of a processor over {seconds} s of quiet",
+        "{} pods: known after {:.1} s, {} MB resident ({} MB of it data), {} MB at most, {:.2} % of a processor over {seconds} s of quiet",
         pods(),
         listed.as_secs_f64(),
         resident / 1000,
+        own / 1000,
         peak / 1000,
         quiet * 100.0
     );
@@ -163,8 +169,8 @@ async fn thousands_of_pods_are_watched_in_tens_of_megabytes() {
         .into_iter()
         .filter(|count| count.resource == "pods" && count.verb == "list" && count.user_agent.starts_with("chaosrun/"));
     let lists: u64 = lists.map(|count| count.count).sum();
-    assert!(peak <= most_kilobytes(), "{peak} kB");
-    let pages = pods() as u64 / 500;
+    assert!(own <= most_kilobytes(), "{own} kB");
+    let pages = pods() as u64 / 100;
     assert!(
         lists <= 2 * pages + 4,
         "one list in pages, and a look or two at who could be hit: {lists}"
