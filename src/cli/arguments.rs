@@ -74,6 +74,8 @@ pub(super) enum Command {
     Rbac(ValidateArguments),
     /// Find everything that chaosrun left behind, by label, from any machine, and remove it.
     Clean(CleanArguments),
+    /// Hold the instrument against recoveries of known length, in the lab: its error distribution, and whether it keeps its limits.
+    Calibrate(CalibrateArguments),
     /// Render a report again from the event log of a run.
     Report(ReportArguments),
     /// Print the JSON Schema of experiment files, for editors.
@@ -159,6 +161,34 @@ pub(super) struct PlanArguments {
     pub(super) prometheus: Option<String>,
 }
 
+/// Options of `calibrate`.
+#[derive(Debug, Args, Clone)]
+pub(super) struct CalibrateArguments {
+    /// 60 recoveries instead of 300: some three minutes.
+    #[arg(long, conflicts_with = "recoveries")]
+    quick: bool,
+    /// Number of recoveries.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(6..=3000))]
+    recoveries: u32,
+    /// Seed of lengths, order and phases.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) seed: Option<u64>,
+    /// The file to write; logs and stamps go into a folder beside it.
+    #[arg(long, default_value = "reports/calibration.json", value_name = "FILE")]
+    pub(super) out: PathBuf,
+}
+
+impl CalibrateArguments {
+    /// Number of recoveries.
+    pub(super) fn count(&self) -> usize {
+        if self.quick {
+            60
+        } else {
+            usize::try_from(self.recoveries).unwrap_or(usize::MAX)
+        }
+    }
+}
+
 /// Options of `clean`.
 #[derive(Debug, Args)]
 pub(super) struct CleanArguments {
@@ -228,7 +258,7 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 
 /// Puts the word `run` in where it was left out: when the first word that is no option is not a command.
 pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
-    const TAKES_VALUE: [&str; 10] = [
+    const TAKES_VALUE: [&str; 11] = [
         "--context",
         "--kubeconfig",
         "--namespace",
@@ -239,6 +269,7 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
         "--trials",
         "--format",
         "--var",
+        "--recoveries",
     ];
     let command = Arguments::command();
     let mut skip = false;

@@ -7,7 +7,7 @@ use super::live::Live;
 use super::load;
 use super::streams::Streams;
 use crate::engine::{self, EngineError, Loaded, RunOutcome, RunRequest};
-use crate::evidence::read_log;
+use crate::evidence::{Record, read_log};
 use crate::fault::Undo;
 use crate::model::RESTORE_ANNOTATION;
 use crate::report;
@@ -103,6 +103,19 @@ pub(super) fn write_and_show(
     format: Format,
     streams: &mut Streams,
 ) -> Result<crate::model::Verdict, Failure> {
+    let (_, run) = write_report(folder)?;
+    match format {
+        Format::Table => {
+            let shown = folder.display().to_string();
+            streams.say(report::table(&run, streams.color(), &shown).trim_end());
+        }
+        Format::Json => streams.say(report::json(&run).trim_end()),
+    }
+    Ok(run.verdict)
+}
+
+/// Writes the report of a run folder, and gives it with the records that it was made from.
+pub(super) fn write_report(folder: &Path) -> Result<(Vec<Record>, report::Run), Failure> {
     let log_path = folder.join("events.jsonl");
     let bytes = std::fs::read(&log_path).map_err(|source| FileError {
         attempted: "cannot read",
@@ -111,18 +124,12 @@ pub(super) fn write_and_show(
     })?;
     let log = read_log(&bytes).map_err(|error| Failure::Invalid(format!("{}: {error}", log_path.display())))?;
     let run = report::build(&log.records);
-    let json = report::json(&run);
-    write_atomically(&folder.join("report.json"), json.as_bytes())?;
-    let shown = folder.display().to_string();
+    write_atomically(&folder.join("report.json"), report::json(&run).as_bytes())?;
     write_atomically(
         &folder.join("report.txt"),
-        report::table(&run, false, &shown).as_bytes(),
+        report::table(&run, false, &folder.display().to_string()).as_bytes(),
     )?;
-    match format {
-        Format::Table => streams.say(report::table(&run, streams.color(), &shown).trim_end()),
-        Format::Json => streams.say(json.trim_end()),
-    }
-    Ok(run.verdict)
+    Ok((log.records, run))
 }
 
 pub(super) fn describe(undo: &Undo) -> String {
@@ -210,12 +217,12 @@ fn create_folder(out: &Path, run: &str) -> Result<PathBuf, Failure> {
 }
 
 /// A seed that fits every JSON reader.
-fn fresh_seed() -> u64 {
+pub(super) fn fresh_seed() -> u64 {
     u64::from(uuid::Uuid::new_v4().as_fields().0)
 }
 
 /// Sorts by time, and is a valid label value and object name.
-fn run_id(clock: Clock, seed: u64) -> String {
+pub(super) fn run_id(clock: Clock, seed: u64) -> String {
     let unique = uuid::Uuid::new_v4().as_fields().1;
     format!(
         "{}-{:04x}",

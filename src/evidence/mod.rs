@@ -20,5 +20,8 @@ mod event;
 mod undo;
 
 pub use chain::{Chain, FORMAT, Log, LogError, Record, Torn, genesis, read_log};
-pub use event::{AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
+pub use event::{
+    AckedRange, ClusterInfo, Event, InstrumentMethod, InstrumentSummary, Outcome, Seen, SinkRead, SinkRun, Step,
+    TrialEnd,
+};
 pub use undo::open_undos;
