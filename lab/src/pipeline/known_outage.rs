@@ -5,10 +5,11 @@
 //!
 //! - *ended*: the process stamps `terminating` as the first thing it does about SIGTERM. The next process with the same folder
 //!   of stamps is good a given time after that stamp, which it reads; how long, stands in the file `lengths` of that folder, a
-//!   line of seconds for each end. It stamps `good`, and with `--tell` it tells the API so: `telling` before and `told` after
-//!   the readiness gate [`GATE`] of its own pod, `noting` and `noted` around the annotation [`NOTE`].
+//!   line of seconds for each end. It stamps `good`. With `--gate` it then tells the API, stamping `telling` before and `told`
+//!   after the call, by the readiness gate [`GATE`] of its own pod; with `--note` likewise (`noting`, `noted`) by the annotation
+//!   [`NOTE`]. With `--holds` a file is there while it is good.
 //! - *switched* (`--switch`): it is bad while a file is missing, which it looks for every millisecond, stamping `bad` and
-//!   `good`. What it serves is what it saw, not the file. With `--commits` it commits a numbered batch every 100 ms while it is
+//!   `back`. What it serves is what it saw, not the file. With `--commits` it commits a numbered batch every 100 ms while it is
 //!   good, the first one at once, stamping that one as `committed`.
 
 use std::path::{Path, PathBuf};
@@ -54,9 +55,18 @@ pub(crate) struct KnownOutageArguments {
     /// Checkpoint folder to commit batches to.
     #[arg(long, requires = "switch")]
     commits: Option<PathBuf>,
-    /// Tell the API server when good and when not.
+    /// This file is there while good.
+    #[arg(long, conflicts_with = "switch")]
+    holds: Option<PathBuf>,
+    /// Tell the API server by the readiness gate when good.
     #[arg(long)]
-    tell: bool,
+    gate: bool,
+    /// Tell the API server by an annotation when good.
+    #[arg(long)]
+    note: bool,
+    /// Tell the API server also of the end, before it: for a container that is started again inside the same pod.
+    #[arg(long)]
+    farewell: bool,
     /// Port to listen on.
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -76,6 +86,7 @@ enum KnownOutageError {
 struct Service {
     serving: AtomicBool,
     stamps: Stamps,
+    holds: Option<PathBuf>,
     pod: Option<Teller>,
 }
 
@@ -84,6 +95,16 @@ impl Service {
     fn turn(&self, serving: bool, event: &str) {
         let at = monotonic_ns();
         self.serving.store(serving, Ordering::Release);
+        if let Some(path) = &self.holds {
+            let held = if serving {
+                std::fs::File::create(path).map(drop)
+            } else {
+                std::fs::remove_file(path)
+            };
+            if let Err(error) = held {
+                tracing::warn!(path = %path.display(), %error, "the file was not changed");
+            }
+        }
         self.stamps.write(event, at);
     }
 
@@ -94,12 +115,16 @@ impl Service {
     async fn tell(&self, serving: bool) -> Result<(), kube::Error> {
         let Some(pod) = &self.pod else { return Ok(()) };
         let stamp = |event: &str| self.stamps.write(event, monotonic_ns());
-        stamp("noting");
-        pod.note(serving).await?;
-        stamp("noted");
-        stamp("telling");
-        pod.gate(serving).await?;
-        stamp("told");
+        if pod.by_gate {
+            stamp("telling");
+            pod.gate(serving).await?;
+            stamp("told");
+        }
+        if pod.by_note {
+            stamp("noting");
+            pod.note(serving).await?;
+            stamp("noted");
+        }
         Ok(())
     }
 }
@@ -108,13 +133,17 @@ impl Service {
 struct Teller {
     pods: Api<Pod>,
     name: String,
+    by_gate: bool,
+    by_note: bool,
 }
 
 impl Teller {
-    async fn open() -> Result<Self, kube::Error> {
+    async fn open(arguments: &KnownOutageArguments) -> Result<Self, kube::Error> {
         let teller = Self {
             pods: Api::default_namespaced(kube::Client::try_default().await?),
             name: std::env::var("HOSTNAME").unwrap_or_default(),
+            by_gate: arguments.gate,
+            by_note: arguments.note,
         };
         // The connection is made now, so that it does not count among what is stamped later.
         teller.pods.get_metadata_opt(&teller.name).await?;
@@ -148,14 +177,15 @@ pub(crate) async fn run(arguments: KnownOutageArguments) -> Outcome {
     let start_ns = monotonic_ns();
     let stamps = Stamps::open(Some(&arguments.stamps), "outage", start_ns)?;
     stamps.write("start", start_ns);
-    let pod = if arguments.tell {
-        Some(Teller::open().await.map_err(KnownOutageError::Tell)?)
+    let pod = if arguments.gate || arguments.note {
+        Some(Teller::open(&arguments).await.map_err(KnownOutageError::Tell)?)
     } else {
         None
     };
     let service = Arc::new(Service {
         serving: AtomicBool::new(false),
         stamps,
+        holds: arguments.holds.clone(),
         pod,
     });
     let serving = async {
@@ -182,8 +212,7 @@ pub(crate) async fn run(arguments: KnownOutageArguments) -> Outcome {
         stopped = stop_signal() => {
             stopped?;
             service.turn(false, "terminating");
-            // For whoever runs again inside the same pod. The pod may be gone already.
-            if !matches!(tokio::time::timeout(LAST_WORDS, service.tell(false)).await, Ok(Ok(()))) {
+            if arguments.farewell && !matches!(tokio::time::timeout(LAST_WORDS, service.tell(false)).await, Ok(Ok(()))) {
                 tracing::debug!("the API server was not told of the end");
             }
             Ok(TERMINATED)
@@ -225,7 +254,7 @@ async fn follow(
         let on = switch.exists();
         let turned = on != service.serves();
         if turned {
-            service.turn(on, if on { "good" } else { "bad" });
+            service.turn(on, if on { "back" } else { "bad" });
         }
         if let Some(log) = log.as_mut()
             && on
@@ -301,6 +330,7 @@ mod tests {
         Service {
             serving: AtomicBool::new(false),
             stamps: Stamps::open(Some(folder), "outage", 1).unwrap(),
+            holds: None,
             pod: None,
         }
     }
@@ -341,7 +371,7 @@ mod tests {
             () = work => {}
             () = change => {}
         }
-        assert_eq!(instants(folder.path(), "good").len(), 1);
+        assert_eq!(instants(folder.path(), "back").len(), 1);
         assert_eq!(instants(folder.path(), "bad").len(), 1);
         assert_eq!(instants(folder.path(), "committed").len(), 1);
     }

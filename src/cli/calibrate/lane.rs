@@ -51,7 +51,7 @@ impl Lane {
         let experiments = self.prepare(&folder)?;
         let recorder = Recorder::create(&folder.join("events.jsonl"), self.clock)?;
         let run = format!("{}-{}", self.run, self.plan.target.name);
-        self.surround(&run).await?;
+        self.surround(&run, &folder).await?;
         let counting = tokio::spawn(count(recorder.live(), Arc::clone(&self.done)));
         let outcome = engine::run(RunRequest {
             cluster: self.cluster.clone(),
@@ -120,10 +120,10 @@ impl Lane {
     }
 
     /// Makes the namespace and what the workload needs in it.
-    async fn surround(&self, run: &str) -> Result<(), Failure> {
+    async fn surround(&self, run: &str, folder: &Path) -> Result<(), Failure> {
         let target = self.plan.target;
         let documents: String = target
-            .surroundings()
+            .surroundings(&stamps(folder, &target.workload(0)))
             .iter()
             .map(|document| format!("---\n{document}\n"))
             .collect();

@@ -15,6 +15,7 @@ use super::exit::{Exit, Failure, engine_exit};
 use super::run::{describe, fresh_seed, run_id};
 use super::streams::Streams;
 use crate::calibration::{About, Calibration, Load, table};
+use crate::prometheus::Prometheus;
 use crate::world::{Clock, FileError, listen, write_atomically};
 use lane::{Lane, Outcome};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
+/// How long a lab may take to bring its Prometheus up.
+const PROMETHEUS_PATIENCE: Duration = Duration::from_secs(30);
 /// How often progress is said where nobody watches a terminal.
 const SAY: Duration = Duration::from_secs(30);
 
@@ -52,11 +55,12 @@ pub(super) async fn calibrate(
                 .to_owned(),
         ));
     }
-    let prometheus_url = connected.prometheus_url(None).await;
+    let prometheus_url = prometheus(&connected, clock).await;
     let count = arguments.count();
     let plans = plan::lanes(seed, count, prometheus_url.is_some());
     if prometheus_url.is_none() {
-        streams.note("the lab has no Prometheus (install the package prometheus): that method is left out");
+        streams
+            .note("no Prometheus answers in the lab (it comes with the package prometheus): that method is left out");
     }
     let total = plans.iter().map(plan::LanePlan::experiments).sum::<usize>();
     streams.note(&format!(
@@ -81,7 +85,7 @@ pub(super) async fn calibrate(
         tasks.spawn(lane.run());
     }
     let outcomes = follow(tasks, &done, total, clock, streams).await;
-    let closed = connected_info(&connected);
+    let cluster = connected_info(&connected);
     connected.close(streams).await?;
     let mut exits = Vec::new();
     let (mut rows, mut nulls, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
@@ -107,7 +111,7 @@ pub(super) async fn calibrate(
         optimised: !cfg!(debug_assertions),
         date,
         seed,
-        cluster: closed,
+        cluster,
         kernel: kernel(),
         cores: std::thread::available_parallelism().map_or(0, usize::from),
         load: before.zip(load_average()).map(|(before, after)| Load { before, after }),
@@ -121,6 +125,22 @@ pub(super) async fn calibrate(
     streams.say(table(&calibration, &arguments.out.display().to_string()).trim_end());
     exits.push(Exit::from(calibration.verdict));
     Ok(Exit::first_of(&exits))
+}
+
+/// Where Prometheus answers; a lab that was just booted needs a moment for that. None when it does not.
+async fn prometheus(connected: &Connected, clock: Clock) -> Option<String> {
+    let deadline = clock.now().plus(PROMETHEUS_PATIENCE);
+    loop {
+        if let Some(url) = connected.prometheus_url(None).await
+            && Prometheus::connect(&url).await.is_ok()
+        {
+            return Some(url);
+        }
+        if clock.now() >= deadline {
+            return None;
+        }
+        clock.sleep_until(clock.now().plus(Duration::from_millis(500))).await;
+    }
 }
 
 /// Waits for every lane and says how far they are.

@@ -7,13 +7,13 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Shortest and longest outage, in seconds.
-const LENGTHS: (f64, f64) = (0.1, 30.0);
+/// Longest outage, in seconds.
+const LONGEST: f64 = 30.0;
 /// Every so many recoveries, one trial without an outage.
 const NULL_EVERY: usize = 10;
 
 /// The targets that are broken side by side. A lane breaks one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Target {
     /// What is out.
     pub(super) kind: Kind,
@@ -25,6 +25,8 @@ pub(super) struct Target {
     phase_ms: u32,
     /// Whether it needs Prometheus.
     prometheus: bool,
+    /// Shortest outage, in seconds.
+    shortest: f64,
 }
 
 const PARTS: usize = 60;
@@ -36,6 +38,7 @@ const TARGETS: [Target; 6] = [
         parts: 12,
         phase_ms: 1000,
         prometheus: false,
+        shortest: 0.1,
     },
     Target {
         kind: Kind::SameName,
@@ -43,6 +46,7 @@ const TARGETS: [Target; 6] = [
         parts: 12,
         phase_ms: 1000,
         prometheus: false,
+        shortest: 0.1,
     },
     Target {
         kind: Kind::ContainerRestarted,
@@ -50,13 +54,16 @@ const TARGETS: [Target; 6] = [
         parts: 12,
         phase_ms: 1000,
         prometheus: false,
+        shortest: 0.1,
     },
     Target {
         kind: Kind::MetricOnly,
+        // By a fault that lasts, and none may last for less than a second.
         name: "metric-scraped",
         parts: 8,
         phase_ms: 1000,
         prometheus: false,
+        shortest: 1.0,
     },
     Target {
         kind: Kind::MetricOnly,
@@ -64,6 +71,7 @@ const TARGETS: [Target; 6] = [
         parts: 8,
         phase_ms: 5000,
         prometheus: true,
+        shortest: 0.1,
     },
     Target {
         kind: Kind::DataOnly,
@@ -71,6 +79,7 @@ const TARGETS: [Target; 6] = [
         parts: 8,
         phase_ms: 1000,
         prometheus: false,
+        shortest: 0.1,
     },
 ];
 
@@ -119,7 +128,7 @@ pub(super) fn lanes(seed: u64, count: usize, prometheus: bool) -> Vec<LanePlan> 
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(index as u64 + 1);
             let recoveries = (count * target.parts).div_ceil(PARTS);
-            let mut outages: Vec<Option<f64>> = lengths(recoveries).into_iter().map(Some).collect();
+            let mut outages: Vec<Option<f64>> = lengths(target.shortest, recoveries).into_iter().map(Some).collect();
             outages.resize(recoveries + recoveries.div_ceil(NULL_EVERY), None);
             outages.shuffle(&mut random);
             let outages = outages
@@ -136,11 +145,10 @@ pub(super) fn lanes(seed: u64, count: usize, prometheus: bool) -> Vec<LanePlan> 
 
 /// Evenly spread on a logarithmic scale, both ends included.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn lengths(count: usize) -> Vec<f64> {
-    let (shortest, longest) = LENGTHS;
+fn lengths(shortest: f64, count: usize) -> Vec<f64> {
     let steps = count.saturating_sub(1).max(1) as f64;
     (0..count)
-        .map(|index| shortest * (longest / shortest).powf(index as f64 / steps))
+        .map(|index| shortest * (LONGEST / shortest).powf(index as f64 / steps))
         .map(|length| (length * 1e3).round() / 1e3)
         .collect()
 }
@@ -180,7 +188,7 @@ impl Target {
             (Kind::MetricOnly, true) => vec![(
                 Method::Prometheus,
                 "promql",
-                json!({"promql": {"query": format!("known_outage_serving{{namespace=\"{}\"}}", self.namespace()), "is": "== 1"},
+                json!({"promql": {"query": format!("known_outage_serving{{namespace=\"{}\",app=\"service\"}}", self.namespace()), "is": "== 1"},
                     "interval": "500ms", "timeout": "2s", "hold": "1s"}),
             )],
             (Kind::DataOnly, _) => vec![(
@@ -196,9 +204,14 @@ impl Target {
         self.kind == Kind::ContainerRestarted
     }
 
-    /// Whether the workload ends, as against being switched off and on.
-    pub(super) fn ends(&self) -> bool {
-        matches!(self.kind, Kind::PodReplaced | Kind::SameName | Kind::ContainerRestarted)
+    /// Whether the service stays and what it depends on ends, in a pod of its own.
+    fn has_dependency(&self) -> bool {
+        self.prometheus || self.kind == Kind::DataOnly
+    }
+
+    /// Whether the service is switched off and on by a file.
+    pub(super) fn is_switched(&self) -> bool {
+        matches!(self.kind, Kind::MetricOnly | Kind::DataOnly)
     }
 
     /// Name of the workload of experiment number `index`, and of its folder of stamps.
@@ -210,11 +223,11 @@ impl Target {
         }
     }
 
-    /// What the workloads need in their namespace.
-    pub(super) fn surroundings(&self) -> Vec<Value> {
+    /// What the workloads need in their namespace; `stamps` is the folder of the first of them.
+    pub(super) fn surroundings(&self, stamps: &Path) -> Vec<Value> {
         let namespace = self.namespace();
         let meta = json!({"name": "known-outage", "namespace": namespace});
-        vec![
+        let mut all = vec![
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
             json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}),
             json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta, "rules": [
@@ -222,21 +235,38 @@ impl Target {
             json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta,
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "known-outage"},
                 "subjects": [{"kind": "ServiceAccount", "name": "known-outage", "namespace": namespace}]}),
-        ]
+        ];
+        if self.has_dependency() {
+            all.push(self.workload_of("service", stamps, &self.switched()));
+        }
+        all
     }
 
-    /// The workload's manifest; `stamps` is its folder on this machine.
-    pub(super) fn manifest(&self, name: &str, stamps: &Path) -> Value {
-        let mut arguments = vec!["known-outage", "--stamps", "/stamps"];
-        if self.ends() {
-            arguments.push("--tell");
-        } else {
-            arguments.extend(["--switch", "/stamps/switch/on"]);
-        }
+    /// Arguments of a service that follows the switch.
+    fn switched(&self) -> Vec<&'static str> {
+        let mut arguments = vec!["--switch", "/stamps/switch/on"];
         if self.kind == Kind::DataOnly {
             arguments.extend(["--commits", "/stamps/checkpoint"]);
         }
-        let gates = if self.ends() {
+        arguments
+    }
+
+    /// The manifest of what is broken; `stamps` is its folder on this machine.
+    pub(super) fn manifest(&self, name: &str, stamps: &Path) -> Value {
+        let arguments = match self.kind {
+            _ if self.has_dependency() => vec!["--holds", "/stamps/switch/on"],
+            Kind::MetricOnly | Kind::DataOnly => self.switched(),
+            Kind::PodReplaced => vec!["--gate"],
+            Kind::SameName => vec!["--gate", "--note"],
+            Kind::ContainerRestarted => vec!["--gate", "--farewell"],
+        };
+        self.workload_of(name, stamps, &arguments)
+    }
+
+    fn workload_of(&self, name: &str, stamps: &Path, arguments: &[&str]) -> Value {
+        let mut words = vec!["known-outage", "--stamps", "/stamps"];
+        words.extend(arguments);
+        let gates = if arguments.contains(&"--gate") {
             json!([{"conditionType": "chaosrun.dev/serving"}])
         } else {
             json!([])
@@ -253,16 +283,13 @@ impl Target {
                 "terminationGracePeriodSeconds": 5,
                 "readinessGates": gates,
                 "volumes": [{"name": "stamps", "hostPath": {"path": stamps}}],
-                "containers": [{"name": "work", "image": "chaosrun/pipeline", "args": arguments,
+                "containers": [{"name": "work", "image": "chaosrun/pipeline", "args": words,
                     "volumeMounts": [{"name": "stamps", "mountPath": "/stamps"}]}]}}});
-        let kind = if self.kind == Kind::SameName {
-            "StatefulSet"
-        } else {
-            "Deployment"
-        };
-        if let (Kind::SameName, Some(spec)) = (self.kind, spec.as_object_mut()) {
+        let stateful = self.kind == Kind::SameName;
+        if let (true, Some(spec)) = (stateful, spec.as_object_mut()) {
             spec.insert("serviceName".to_owned(), json!(name));
         }
+        let kind = if stateful { "StatefulSet" } else { "Deployment" };
         json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": self.namespace()}, "spec": spec})
     }
 
@@ -275,6 +302,9 @@ impl Target {
         };
         let fault = match (outage.length, self.kind) {
             (None, _) => gone("other", 1.0),
+            (Some(_), _) if self.has_dependency() => {
+                json!({"name": "outage", "podKill": {"gracePeriod": "5s"}, "mode": "one", "after": after})
+            }
             (Some(_), Kind::PodReplaced | Kind::SameName) => {
                 json!({"name": "outage", "podKill": {"gracePeriod": "5s"}, "mode": "one", "after": after})
             }
@@ -313,7 +343,7 @@ impl Target {
             "timeouts": {"setup": "60s", "baseline": "60s", "recovery": "100s", "settle": "200ms"},
         });
         if let (Kind::DataOnly, Some(fields)) = (self.kind, document.as_object_mut()) {
-            let ledger = json!({"reader": {"app": workload}, "acknowledged": "/stamps/acked.log", "sink": "/stamps/sink",
+            let ledger = json!({"reader": {"app": "service"}, "acknowledged": "/stamps/acked.log", "sink": "/stamps/sink",
                 "checkpoint": "/stamps/checkpoint", "interval": "50ms", "drain": "1s"});
             fields.insert("ledger".to_owned(), ledger);
         }
@@ -327,7 +357,7 @@ mod tests {
 
     #[test]
     fn lengths_are_spread_evenly_from_a_tenth_of_a_second_to_thirty() {
-        let lengths = lengths(60);
+        let lengths = lengths(0.1, 60);
         assert!((lengths[0] - 0.1).abs() < 1e-9 && (lengths[59] - 30.0).abs() < 1e-9);
         let short = lengths.iter().filter(|length| **length < 3f64.sqrt()).count();
         assert_eq!(short, 30, "half of them below the geometric mean");

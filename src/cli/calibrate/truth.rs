@@ -38,10 +38,10 @@ pub(super) struct Truth {
 
 /// The first outage that began at `from` (nanoseconds) or later, as far as it concerns a probe:
 ///
-/// - it begins with the stamp `terminating` (the process was told to end) or `bad` (the switch was seen to be gone);
-/// - it ends, for whoever asks the service or scrapes it, with `good`; for whoever reads the commit log, with `committed`; for
-///   whoever watches the pod, between `telling` and `told` (or `noting` and `noted`), the send and the answer of the call by which
-///   the workload told the API server.
+/// - it begins with the stamp `terminating` (a process was told to end) or `bad` (a switch was seen to be gone);
+/// - it ends, for whoever asks the service, with `good` (it serves again) or `back` (the switch was seen to be there again); for
+///   Prometheus with `back`; for whoever reads the commit log with `committed`; for whoever watches the pod between `telling`
+///   and `told` (or `noting` and `noted`), the send and the answer of the call by which the workload told the API server.
 pub(super) fn outage(stamps: &[Stamp], from: i64, method: Method, probe: &str) -> Option<Truth> {
     let after = |events: &[&str], at: i64| {
         let found = stamps
@@ -50,13 +50,17 @@ pub(super) fn outage(stamps: &[Stamp], from: i64, method: Method, probe: &str) -
         found.map(|stamp| stamp.monotonic_ns)
     };
     let begin = after(&["terminating", "bad"], from)?;
-    let good = after(&["good"], begin)?;
-    let (lower, upper) = match (method, probe) {
-        (Method::Watch, "resource") => (after(&["noting"], good)?, after(&["noted"], good)?),
-        (Method::Watch, _) => (after(&["telling"], good)?, after(&["told"], good)?),
-        (Method::Ledger, _) => (after(&["committed"], good)?, after(&["committed"], good)?),
-        (Method::Scrape | Method::Prometheus, _) => (good, good),
+    let (first, last): (&[&str], &[&str]) = match (method, probe) {
+        (Method::Watch, "resource") => (&["noting"], &["noted"]),
+        (Method::Watch, _) => (&["telling"], &["told"]),
+        (Method::Ledger, _) => (&["committed"], &["committed"]),
+        (Method::Prometheus, _) => (&["back"], &["back"]),
+        (Method::Scrape, _) => (&["good", "back"], &["good", "back"]),
     };
+    // What a process tells before its own end is no return.
+    let back = after(&["good", "back"], begin)?;
+    let lower = after(first, back)?;
+    let upper = after(last, lower)?;
     Some(Truth {
         seconds: f64::midpoint(seconds(lower - begin), seconds(upper - begin)),
         error: seconds(upper - lower) / 2.0,
@@ -126,5 +130,18 @@ mod tests {
         ]);
         near(outage(&told, 100_000_000, Method::Ledger, "progress"), 0.203, 0.0);
         near(outage(&told, 100_000_000, Method::Prometheus, "promql"), 0.2, 0.0);
+    }
+
+    #[test]
+    fn a_service_is_back_a_moment_after_what_it_depends_on() {
+        let told = stamps(&[
+            ("terminating", 100),
+            ("bad", 101),
+            ("good", 900),
+            ("back", 901),
+            ("committed", 902),
+        ]);
+        near(outage(&told, 0, Method::Prometheus, "promql"), 0.801, 0.0);
+        near(outage(&told, 0, Method::Ledger, "progress"), 0.802, 0.0);
     }
 }
