@@ -2,20 +2,24 @@
 
 use super::shot::{Called, Miss, PROOF_LIMIT, Proof, count, shoot};
 use super::stage::Stage;
-use crate::cluster::{Failed, run_in_pod};
+use crate::cluster::{Failed, Session};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget, Signal};
 use crate::model::{ContainerState, Interval, Mono};
 use crate::observe::LivePod;
 use crate::world::{Armed, RecordError};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Signals every process of the container but its init and this shell; when there is none, or the init outlives them, the
 /// init itself. (Within its own pid namespace an init cannot be killed by SIGKILL, see `pid_namespaces(7)`: images whose
-/// program IS the init need SIGTERM or a pod kill, and the missing proof of effect will say so.)
+/// program IS the init need SIGTERM or a pod kill, and the missing proof of effect will say so.) It waits for its cue, so that
+/// the time that the container's runtime takes to start it is no part of the fault.
 const KILL_SCRIPT: &str = r#"
 signal=$1; hit=0
+read -r _ && echo ready
+read -r cue || exit 1
 for entry in /proc/[0-9]*; do
   pid=${entry#/proc/}
   [ "$pid" = 1 ] && continue
@@ -24,7 +28,10 @@ for entry in /proc/[0-9]*; do
 done
 [ $hit = 1 ] && sleep 0.3
 kill -s "$signal" 1
+echo done
 "#;
+/// How long the script may take to start, and to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Fires at every target at once.
 pub(super) async fn fire(stage: &Stage, armed: &Armed) -> Result<usize, RecordError> {
@@ -34,10 +41,11 @@ pub(super) async fn fire(stage: &Stage, armed: &Armed) -> Result<usize, RecordEr
 
 async fn fire_at(stage: &Stage, spec: &FaultSpec, target: &FaultTarget) -> Result<bool, RecordError> {
     let restarts = restarts(stage, target);
+    let cue = OnceLock::new();
     let call = async {
         match &spec.kind {
             FaultKind::PodEvict { grace_seconds } => evict(stage, target, *grace_seconds).await,
-            FaultKind::ContainerKill { signal, .. } => send_signal(stage, target, *signal).await,
+            FaultKind::ContainerKill { signal, .. } => send_signal(stage, target, *signal, &cue).await,
             FaultKind::PodKill { grace_seconds } => delete(stage, target, *grace_seconds).await,
             other => Err(Miss::definite(format!("{} is no fault on a pod", other.word()))),
         }
@@ -48,8 +56,21 @@ async fn fire_at(stage: &Stage, spec: &FaultSpec, target: &FaultTarget) -> Resul
         FaultKind::PodEvict { grace_seconds } => Duration::from_secs(grace_seconds.unwrap_or(300).into()),
         _ => Duration::ZERO,
     };
+    let cue = &cue;
     shoot(stage, spec, target, call, |requested| async move {
-        effect_seen(stage, spec, target, restarts, requested, PROOF_LIMIT + grace).await
+        effect_seen(stage, spec, target, restarts, requested, PROOF_LIMIT + grace)
+            .await
+            .map(|proof| match cue.get() {
+                // Nothing was done before the cue.
+                Some(cue) => Proof {
+                    effect: Interval {
+                        lower: (*cue).clamp(proof.effect.lower, proof.effect.upper),
+                        ..proof.effect
+                    },
+                    ..proof
+                },
+                None => proof,
+            })
     })
     .await
 }
@@ -116,19 +137,29 @@ pub(super) async fn evict_pod(
     }
 }
 
-async fn send_signal(stage: &Stage, target: &FaultTarget, signal: Signal) -> Result<Called, Miss> {
+/// Starts the script, and then gives it its cue.
+async fn send_signal(
+    stage: &Stage,
+    target: &FaultTarget,
+    signal: Signal,
+    cue: &OnceLock<Mono>,
+) -> Result<Called, Miss> {
     let command = ["sh", "-c", KILL_SCRIPT, "sh", signal.name()].map(str::to_owned);
-    let limit = Duration::from_secs(10);
-    let output = run_in_pod(
+    let mut session = Session::open(
         &stage.cluster,
         &target.pod.namespace,
         &target.pod.name,
         target.container.as_deref(),
         &command,
-        limit,
     )
     .await?;
-    tracing::debug!(code = output.code, stderr = output.stderr, "the kill script ended");
+    session.ask("ready?", KILL_LIMIT).await?;
+    cue.get_or_init(|| stage.recorder.clock().now());
+    // The session may end with the container: that is no failure, and the proof decides.
+    match session.ask("go", KILL_LIMIT).await {
+        Ok(answer) => tracing::debug!(answer, "the kill script ended"),
+        Err(error) => tracing::debug!(%error, "the kill script was cut off"),
+    }
     Ok(Called::Accepted)
 }
 

@@ -9,7 +9,7 @@
 //!   after the call, by the readiness gate [`GATE`] of its own pod; with `--note` likewise (`noting`, `noted`) by the annotation
 //!   [`NOTE`]. With `--holds` a file is there while it is good.
 //! - *switched* (`--switch`): it is bad while a file is missing, which it looks for every millisecond, stamping `bad` and
-//!   `back`. What it serves is what it saw, not the file. With `--commits` it commits a numbered batch every 100 ms while it is
+//!   `back`, and `saw` for the last look before `bad`. What it serves is what it saw, not the file. With `--commits` it commits a numbered batch every 100 ms while it is
 //!   good, the first one at once, stamping that one as `committed`.
 
 use std::path::{Path, PathBuf};
@@ -249,13 +249,19 @@ async fn follow(
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = tokio::time::Instant::now();
+    let mut saw = None;
     loop {
         let now = look.tick().await;
+        let looked = monotonic_ns();
         let on = switch.exists();
         let turned = on != service.serves();
         if turned {
             service.turn(on, if on { "back" } else { "bad" });
+            if let Some(saw) = saw.filter(|_| !on) {
+                service.stamps.write("saw", saw);
+            }
         }
+        saw = Some(looked);
         if let Some(log) = log.as_mut()
             && on
             && (turned || now >= due)

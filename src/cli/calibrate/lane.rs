@@ -9,16 +9,21 @@ use crate::cli::load::{FromFile, with_manifests};
 use crate::cli::run::write_report;
 use crate::cluster::{Cluster, ClusterError, parse_manifests};
 use crate::engine::{self, EngineError, Loaded, RunRequest};
-use crate::evidence::Event;
-use crate::experiment::parse;
+use crate::evidence::{Event, Outcome};
+use crate::experiment::{Comparison, Operator, parse};
 use crate::fault::Undo;
+use crate::prometheus::Prometheus;
 use crate::world::{Clock, FileError, Recorder, Signalled};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DeleteParams};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{broadcast, watch};
+
+/// How long Prometheus may take to find the service.
+const SERIES_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a lane runs with.
 pub(super) struct Lane {
@@ -36,7 +41,7 @@ pub(super) struct Lane {
 }
 
 /// How it went.
-pub(super) struct Outcome {
+pub(super) struct LaneOutcome {
     pub(super) rows: Vec<Recovery>,
     pub(super) nulls: Vec<Null>,
     pub(super) dropped: Vec<String>,
@@ -46,12 +51,13 @@ pub(super) struct Outcome {
 
 impl Lane {
     /// Runs every experiment of the lane.
-    pub(super) async fn run(self) -> Result<Outcome, Failure> {
+    pub(super) async fn run(self) -> Result<LaneOutcome, Failure> {
         let folder = self.folder.join(self.plan.target.name);
         let experiments = self.prepare(&folder)?;
         let recorder = Recorder::create(&folder.join("events.jsonl"), self.clock)?;
         let run = format!("{}-{}", self.run, self.plan.target.name);
         self.surround(&run, &folder).await?;
+        self.wait_for_series().await;
         let counting = tokio::spawn(count(recorder.live(), Arc::clone(&self.done)));
         let outcome = engine::run(RunRequest {
             cluster: self.cluster.clone(),
@@ -70,7 +76,7 @@ impl Lane {
         let Found { rows, nulls, dropped } = rows::rows(&records, &self.plan, self.clock.origin_ns(), |index| {
             truth::read(&stamps(&folder, &self.plan.target.workload(index)))
         });
-        Ok(Outcome {
+        Ok(LaneOutcome {
             rows,
             nulls,
             dropped,
@@ -134,6 +140,29 @@ impl Lane {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Prometheus finds a new target a while after it was made, and only then knows how often it is scraped.
+    async fn wait_for_series(&self) {
+        let (Some(query), Some(url)) = (self.plan.target.query(), &self.prometheus_url) else {
+            return;
+        };
+        let deadline = self.clock.now().plus(SERIES_PATIENCE);
+        let any = Comparison {
+            operator: Operator::GreaterOrEqual,
+            value: 0.0,
+        };
+        while self.clock.now() < deadline && self.signals.borrow().is_none() {
+            if let Ok(prometheus) = Prometheus::connect(url).await
+                && let Ok(answer) = prometheus.evaluate(&query, any).await
+                && answer.outcome == Outcome::Good
+            {
+                return;
+            }
+            self.clock
+                .sleep_until(self.clock.now().plus(Duration::from_millis(500)))
+                .await;
+        }
     }
 
     /// Takes the namespace away, and with it whatever is in it.

@@ -17,7 +17,7 @@ use super::streams::Streams;
 use crate::calibration::{About, Calibration, Load, table};
 use crate::prometheus::Prometheus;
 use crate::world::{Clock, FileError, listen, write_atomically};
-use lane::{Lane, Outcome};
+use lane::{Lane, LaneOutcome};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,12 +145,12 @@ async fn prometheus(connected: &Connected, clock: Clock) -> Option<String> {
 
 /// Waits for every lane and says how far they are.
 async fn follow(
-    mut tasks: JoinSet<Result<Outcome, Failure>>,
+    mut tasks: JoinSet<Result<LaneOutcome, Failure>>,
     done: &AtomicUsize,
     total: usize,
     clock: Clock,
     streams: &mut Streams,
-) -> Vec<Result<Outcome, Failure>> {
+) -> Vec<Result<LaneOutcome, Failure>> {
     let started = clock.now();
     let mut outcomes = Vec::new();
     let mut due = started.plus(SAY);

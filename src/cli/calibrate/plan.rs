@@ -188,7 +188,7 @@ impl Target {
             (Kind::MetricOnly, true) => vec![(
                 Method::Prometheus,
                 "promql",
-                json!({"promql": {"query": format!("known_outage_serving{{namespace=\"{}\",app=\"service\"}}", self.namespace()), "is": "== 1"},
+                json!({"promql": {"query": self.query(), "is": "== 1"},
                     "interval": "500ms", "timeout": "2s", "hold": "1s"}),
             )],
             (Kind::DataOnly, _) => vec![(
@@ -209,9 +209,19 @@ impl Target {
         self.prometheus || self.kind == Kind::DataOnly
     }
 
-    /// Whether the service is switched off and on by a file.
-    pub(super) fn is_switched(&self) -> bool {
-        matches!(self.kind, Kind::MetricOnly | Kind::DataOnly)
+    /// Whether its fault deletes a pod.
+    pub(super) fn deletes(&self) -> bool {
+        self.has_dependency() || matches!(self.kind, Kind::PodReplaced | Kind::SameName)
+    }
+
+    /// What Prometheus is asked, when it is.
+    pub(super) fn query(&self) -> Option<String> {
+        self.prometheus.then(|| {
+            format!(
+                "known_outage_serving{{namespace=\"{}\",app=\"service\"}}",
+                self.namespace()
+            )
+        })
     }
 
     /// Name of the workload of experiment number `index`, and of its folder of stamps.

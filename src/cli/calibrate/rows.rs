@@ -1,8 +1,8 @@
 //! From a lane's event log to rows: the same timeline and the same measures that make the report.
 
 use super::plan::LanePlan;
-use super::truth::{Stamp, outage};
-use crate::calibration::{From, Null, Recovery, Seconds};
+use super::truth::{Stamp, Wanted, outage};
+use crate::calibration::{From, Method, Null, Recovery, Seconds};
 use crate::evidence::{Event, Record};
 use crate::experiment::{Check, Experiment};
 use crate::measure::{self, TrialMeasures};
@@ -72,14 +72,28 @@ pub(super) fn rows(records: &[Record], plan: &LanePlan, origin_ns: i64, stamps: 
                 }
                 continue;
             };
-            let requested = facts.requested().map(|at| origin_ns + at.0 * 1000);
-            let Some(truth) = requested.and_then(|from| outage(&stamps, from, method, probe)) else {
-                let why = ended.as_deref().unwrap_or("the workload stamped no outage");
+            let Some(requested) = facts.requested() else {
+                let why = ended.as_deref().unwrap_or("nothing was broken");
                 found.dropped.push(format!("{about}: {why}"));
                 continue;
             };
             let unseen = matches!(&restoration, Restoration::Back(back) if back.impact.is_none());
             for from in [From::Fault, From::Impact] {
+                // Data that does not flow is a symptom only after the time that the probe grants: another definition.
+                if (method, from) == (Method::Ledger, From::Impact) {
+                    continue;
+                }
+                let wanted = Wanted {
+                    from: origin_ns + requested.0 * 1000,
+                    method,
+                    probe,
+                    deletes: plan.target.deletes(),
+                    symptom: from == From::Impact,
+                };
+                let Some(truth) = outage(&stamps, wanted) else {
+                    found.dropped.push(format!("{about}: the workload stamped no outage"));
+                    break;
+                };
                 let (measured, reason) = said(&measures, from);
                 found.rows.push(Recovery {
                     kind: plan.target.kind,

@@ -36,21 +36,61 @@ pub(super) struct Truth {
     pub(super) error: f64,
 }
 
-/// The first outage that began at `from` (nanoseconds) or later, as far as it concerns a probe:
+/// Which outage is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// It began at this instant (nanoseconds) or later: the fault was requested.
+    pub(super) from: i64,
+    /// Through whose eyes.
+    pub(super) method: Method,
+    /// Through which probe.
+    pub(super) probe: &'a str,
+    /// Whether the fault deletes a pod.
+    pub(super) deletes: bool,
+    /// From the first symptom, not from the fault's effect.
+    pub(super) symptom: bool,
+}
+
+/// The length of the outage, by two stamps and what bounds them.
 ///
-/// - it begins with the stamp `terminating` (a process was told to end) or `bad` (a switch was seen to be gone);
-/// - it ends, for whoever asks the service, with `good` (it serves again) or `back` (the switch was seen to be there again); for
-///   Prometheus with `back`; for whoever reads the commit log with `committed`; for whoever watches the pod between `telling`
-///   and `told` (or `noting` and `noted`), the send and the answer of the call by which the workload told the API server.
-pub(super) fn outage(stamps: &[Stamp], from: i64, method: Method, probe: &str) -> Option<Truth> {
+/// It begins
+/// - for a container that is told to end: with its stamp `terminating`, the cause of everything that is seen of it;
+/// - for a pod that is deleted: when the cluster accepts the deletion, which is between the request and the victim's
+///   `terminating`, the first thing that it does when it is told; but for whoever asks the service itself, the first symptom is
+///   `terminating` exactly;
+/// - for a switch that is taken away: between the last look that still `saw` it and the one that found the service `bad`.
+///
+/// It ends
+/// - for whoever asks the service, with `good` (it serves again) or `back` (the switch was seen to be there again); for
+///   Prometheus with `back`; for whoever reads the commit log with `committed`;
+/// - for whoever watches the pod between `telling` and `told` (or `noting` and `noted`), the send and the answer of the call by
+///   which the workload told the API server.
+pub(super) fn outage(stamps: &[Stamp], wanted: Wanted<'_>) -> Option<Truth> {
     let after = |events: &[&str], at: i64| {
         let found = stamps
             .iter()
             .find(|stamp| stamp.monotonic_ns >= at && events.contains(&stamp.event.as_str()));
-        found.map(|stamp| stamp.monotonic_ns)
+        found.map(|stamp| (stamp.monotonic_ns, stamp.event.as_str()))
     };
-    let begin = after(&["terminating", "bad"], from)?;
-    let (first, last): (&[&str], &[&str]) = match (method, probe) {
+    let (at, event) = after(&["terminating", "bad"], wanted.from)?;
+    let saw = || {
+        let before = stamps
+            .iter()
+            .rfind(|stamp| stamp.event == "saw" && stamp.monotonic_ns <= at);
+        before.map_or(wanted.from, |stamp| stamp.monotonic_ns.max(wanted.from))
+    };
+    let asks = matches!(wanted.method, Method::Scrape | Method::Prometheus);
+    let begin = match event {
+        // The service behind what ended noticed it a moment later.
+        _ if wanted.symptom && wanted.method == Method::Prometheus => {
+            let (bad, _) = after(&["bad"], at)?;
+            (bad, bad)
+        }
+        "bad" => (saw(), at),
+        _ if wanted.deletes && !(wanted.symptom && asks) => (wanted.from, at),
+        _ => (at, at),
+    };
+    let (first, last): (&[&str], &[&str]) = match (wanted.method, wanted.probe) {
         (Method::Watch, "resource") => (&["noting"], &["noted"]),
         (Method::Watch, _) => (&["telling"], &["told"]),
         (Method::Ledger, _) => (&["committed"], &["committed"]),
@@ -58,12 +98,13 @@ pub(super) fn outage(stamps: &[Stamp], from: i64, method: Method, probe: &str) -
         (Method::Scrape, _) => (&["good", "back"], &["good", "back"]),
     };
     // What a process tells before its own end is no return.
-    let back = after(&["good", "back"], begin)?;
-    let lower = after(first, back)?;
-    let upper = after(last, lower)?;
+    let (back, _) = after(&["good", "back"], at)?;
+    let (lower, _) = after(first, back)?;
+    let (upper, _) = after(last, lower)?;
+    let (shortest, longest) = (seconds(lower - begin.1), seconds(upper - begin.0));
     Some(Truth {
-        seconds: f64::midpoint(seconds(lower - begin), seconds(upper - begin)),
-        error: seconds(upper - lower) / 2.0,
+        seconds: f64::midpoint(shortest, longest),
+        error: (longest - shortest) / 2.0,
     })
 }
 
@@ -94,6 +135,16 @@ mod tests {
         );
     }
 
+    fn of<'a>(from_ms: i64, method: Method, probe: &'a str) -> Wanted<'a> {
+        Wanted {
+            from: from_ms * 1_000_000,
+            method,
+            probe,
+            deletes: false,
+            symptom: false,
+        }
+    }
+
     #[test]
     fn what_the_dying_process_tells_is_not_taken_for_the_return() {
         let told = stamps(&[
@@ -101,35 +152,46 @@ mod tests {
             ("telling", 12),
             ("told", 14),
             ("terminating", 1000),
-            ("noting", 1001),
-            ("noted", 1003),
             ("telling", 1003),
             ("told", 1006),
             ("start", 1200),
             ("good", 3000),
-            ("noting", 3001),
-            ("noted", 3005),
             ("telling", 3005),
             ("told", 3007),
+            ("noting", 3007),
+            ("noted", 3011),
             ("terminating", 9000),
         ]);
-        near(outage(&told, 900_000_000, Method::Scrape, "http"), 2.0, 0.0);
-        near(outage(&told, 900_000_000, Method::Watch, "pods"), 2.006, 0.001);
-        near(outage(&told, 900_000_000, Method::Watch, "resource"), 2.003, 0.002);
-        assert_eq!(outage(&told, 8_000_000_000, Method::Watch, "pods"), None);
+        near(outage(&told, of(900, Method::Scrape, "http")), 2.0, 0.0);
+        near(outage(&told, of(900, Method::Watch, "pods")), 2.006, 0.001);
+        near(outage(&told, of(900, Method::Watch, "resource")), 2.009, 0.002);
+        assert_eq!(outage(&told, of(8000, Method::Watch, "pods")), None);
+        // The cluster took the deletion somewhere between the request and the victim's stamp.
+        let deleted = Wanted {
+            deletes: true,
+            ..of(996, Method::Watch, "pods")
+        };
+        near(outage(&told, deleted), 2.008, 0.003);
+        let symptom = Wanted {
+            symptom: true,
+            method: Method::Scrape,
+            ..deleted
+        };
+        near(outage(&told, symptom), 2.0, 0.0);
     }
 
     #[test]
-    fn a_switch_that_came_back_is_over_for_the_data_with_the_first_commit() {
+    fn a_switch_went_between_two_looks_and_is_over_for_the_data_with_the_first_commit() {
         let told = stamps(&[
-            ("good", 0),
+            ("back", 0),
             ("committed", 1),
+            ("saw", 498),
             ("bad", 500),
-            ("good", 700),
+            ("back", 700),
             ("committed", 703),
         ]);
-        near(outage(&told, 100_000_000, Method::Ledger, "progress"), 0.203, 0.0);
-        near(outage(&told, 100_000_000, Method::Prometheus, "promql"), 0.2, 0.0);
+        near(outage(&told, of(100, Method::Ledger, "progress")), 0.204, 0.001);
+        near(outage(&told, of(100, Method::Scrape, "metrics")), 0.201, 0.001);
     }
 
     #[test]
@@ -141,7 +203,15 @@ mod tests {
             ("back", 901),
             ("committed", 902),
         ]);
-        near(outage(&told, 0, Method::Prometheus, "promql"), 0.801, 0.0);
-        near(outage(&told, 0, Method::Ledger, "progress"), 0.802, 0.0);
+        let deleted = Wanted {
+            deletes: true,
+            ..of(98, Method::Prometheus, "promql")
+        };
+        near(outage(&told, deleted), 0.802, 0.001);
+        let symptom = Wanted {
+            symptom: true,
+            ..deleted
+        };
+        near(outage(&told, symptom), 0.8, 0.0);
     }
 }
