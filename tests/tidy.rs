@@ -84,8 +84,10 @@ fn heads(group: &str) -> Vec<&str> {
     heads
 }
 
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 20] = [
     "model",
+    "stats",
+    "calibration",
     "fault",
     "experiment",
     "plan",
@@ -109,6 +111,8 @@ const MODULES: [&str; 18] = [
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "model" => &[],
+        "stats" => &["model"],
+        "calibration" => &["model", "stats", "evidence"],
         "fault" => &["model"],
         "experiment" => &["model", "fault", "plan"],
         "plan" | "evidence" => &["model", "fault", "experiment"],
@@ -231,6 +235,8 @@ fn the_pure_half_touches_no_clock_no_file_no_network_and_no_randomness() {
         "measure",
         "verdict",
         "report",
+        "stats",
+        "calibration",
     ] {
         for (path, text) in sources(&format!("src/{module}")) {
             let code = product(&text);

@@ -114,6 +114,9 @@ pub(super) struct RunArguments {
     /// Address of Prometheus, for experiments that name none.
     #[arg(long, env = "CHAOSRUN_PROMETHEUS", value_name = "URL")]
     pub(super) prometheus: Option<String>,
+    /// Calibration to quote in the report (default: calibration.json in the folder of --out, if it is there).
+    #[arg(long, value_name = "FILE")]
+    pub(super) calibration: Option<PathBuf>,
     /// Variables of the experiment files.
     #[command(flatten)]
     pub(super) variables: Variables,
@@ -258,7 +261,7 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 
 /// Puts the word `run` in where it was left out: when the first word that is no option is not a command.
 pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
-    const TAKES_VALUE: [&str; 11] = [
+    const TAKES_VALUE: [&str; 12] = [
         "--context",
         "--kubeconfig",
         "--namespace",
@@ -270,6 +273,7 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
         "--format",
         "--var",
         "--recoveries",
+        "--calibration",
     ];
     let command = Arguments::command();
     let mut skip = false;

@@ -6,8 +6,9 @@ use super::exit::{Exit, Failure, engine_exit};
 use super::live::Live;
 use super::load;
 use super::streams::Streams;
+use crate::calibration::{self, Calibration};
 use crate::engine::{self, EngineError, Loaded, RunOutcome, RunRequest};
-use crate::evidence::{Record, read_log};
+use crate::evidence::{InstrumentSummary, Record, read_log};
 use crate::fault::Undo;
 use crate::model::RESTORE_ANNOTATION;
 use crate::report;
@@ -22,6 +23,7 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
         override_with(&mut loaded.experiment, &global, arguments.trials);
         experiments.push(loaded);
     }
+    let instrument = instrument(arguments.calibration.as_deref(), &arguments.out, streams)?;
     // From here on a signal must lead to an orderly end: a booted lab, a fault, a setup manifest.
     let signals =
         listen().map_err(|error| Failure::Internal(format!("cannot install the signal handlers: {error}")))?;
@@ -54,6 +56,7 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
         seed,
         prometheus_url,
         signals,
+        instrument,
     })
     .await;
     live.finish().await;
@@ -65,6 +68,36 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
     let exit = exit?;
     closed?;
     Ok(exit)
+}
+
+/// What the calibration file says in short: the given one, else `calibration.json` beside the run folders, if it is there.
+fn instrument(given: Option<&Path>, out: &Path, streams: &mut Streams) -> Result<Option<InstrumentSummary>, Failure> {
+    let path = given.map_or_else(|| out.join("calibration.json"), Path::to_owned);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Failure::Usage(format!(
+                "cannot read the calibration {}: {error}",
+                path.display()
+            )));
+        }
+    };
+    match serde_json::from_str::<Calibration>(&text) {
+        Ok(calibration) if calibration.schema == calibration::SCHEMA => Ok(Some(calibration.quote())),
+        read => {
+            let why = read.map_or_else(
+                |error| error.to_string(),
+                |other| format!("its schema is {}", other.schema),
+            );
+            let problem = format!("{} is no calibration of this version: {why}", path.display());
+            if given.is_some() {
+                return Err(Failure::Usage(problem));
+            }
+            streams.note(&format!("{problem}; the report does not quote it"));
+            Ok(None)
+        }
+    }
 }
 
 /// Report, table, exit code.

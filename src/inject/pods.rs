@@ -26,8 +26,7 @@ for entry in /proc/[0-9]*; do
   [ "$pid" = $$ ] && continue
   kill -s "$signal" "$pid" 2>/dev/null && hit=1
 done
-[ $hit = 1 ] && sleep 0.3
-kill -s "$signal" 1
+if [ $hit = 1 ]; then echo sent; sleep 0.3; kill -s "$signal" 1; else kill -s "$signal" 1; echo sent; fi
 echo done
 "#;
 /// How long the script may take to start, and to end.
@@ -41,11 +40,11 @@ pub(super) async fn fire(stage: &Stage, armed: &Armed) -> Result<usize, RecordEr
 
 async fn fire_at(stage: &Stage, spec: &FaultSpec, target: &FaultTarget) -> Result<bool, RecordError> {
     let restarts = restarts(stage, target);
-    let cue = OnceLock::new();
+    let sent = OnceLock::new();
     let call = async {
         match &spec.kind {
             FaultKind::PodEvict { grace_seconds } => evict(stage, target, *grace_seconds).await,
-            FaultKind::ContainerKill { signal, .. } => send_signal(stage, target, *signal, &cue).await,
+            FaultKind::ContainerKill { signal, .. } => send_signal(stage, target, *signal, &sent).await,
             FaultKind::PodKill { grace_seconds } => delete(stage, target, *grace_seconds).await,
             other => Err(Miss::definite(format!("{} is no fault on a pod", other.word()))),
         }
@@ -56,21 +55,14 @@ async fn fire_at(stage: &Stage, spec: &FaultSpec, target: &FaultTarget) -> Resul
         FaultKind::PodEvict { grace_seconds } => Duration::from_secs(grace_seconds.unwrap_or(300).into()),
         _ => Duration::ZERO,
     };
-    let cue = &cue;
+    let sent = &sent;
     shoot(stage, spec, target, call, |requested| async move {
-        effect_seen(stage, spec, target, restarts, requested, PROOF_LIMIT + grace)
-            .await
-            .map(|proof| match cue.get() {
-                // Nothing was done before the cue.
-                Some(cue) => Proof {
-                    effect: Interval {
-                        lower: (*cue).clamp(proof.effect.lower, proof.effect.upper),
-                        ..proof.effect
-                    },
-                    ..proof
-                },
-                None => proof,
-            })
+        let proof = effect_seen(stage, spec, target, restarts, requested, PROOF_LIMIT + grace).await?;
+        // As with a graceful deletion, a signal takes effect when it is sent, and is proven by the end of what it was sent to.
+        Ok(match sent.get() {
+            Some(sent) if sent.upper <= proof.effect.upper => Proof { effect: *sent, ..proof },
+            _ => proof,
+        })
     })
     .await
 }
@@ -137,14 +129,16 @@ pub(super) async fn evict_pod(
     }
 }
 
-/// Starts the script, and then gives it its cue.
+/// Starts the script, then gives it its cue. Notes when the signal was sent: between the cue and the word that it was; nothing when
+/// the container was gone before it could say so.
 async fn send_signal(
     stage: &Stage,
     target: &FaultTarget,
     signal: Signal,
-    cue: &OnceLock<Mono>,
+    sent: &OnceLock<Interval>,
 ) -> Result<Called, Miss> {
     let command = ["sh", "-c", KILL_SCRIPT, "sh", signal.name()].map(str::to_owned);
+    let clock = stage.recorder.clock();
     let mut session = Session::open(
         &stage.cluster,
         &target.pod.namespace,
@@ -154,10 +148,15 @@ async fn send_signal(
     )
     .await?;
     session.ask("ready?", KILL_LIMIT).await?;
-    cue.get_or_init(|| stage.recorder.clock().now());
+    let lower = clock.now();
     // The session may end with the container: that is no failure, and the proof decides.
     match session.ask("go", KILL_LIMIT).await {
-        Ok(answer) => tracing::debug!(answer, "the kill script ended"),
+        Ok(_) => {
+            let upper = clock.now();
+            sent.get_or_init(|| Interval { lower, upper });
+            // The script is not cut off before its end.
+            drop(session.ask("done?", KILL_LIMIT).await);
+        }
         Err(error) => tracing::debug!(%error, "the kill script was cut off"),
     }
     Ok(Called::Accepted)

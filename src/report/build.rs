@@ -38,6 +38,7 @@ pub fn build(records: &[Record]) -> Run {
         },
         complete: false,
         left: Vec::new(),
+        instrument: None,
         evidence: Evidence {
             head: records.last().map_or_else(genesis, |record| record.hash.clone()),
             records: records.len(),
@@ -69,6 +70,7 @@ pub fn build(records: &[Record]) -> Run {
                 finished: false,
                 error: None,
             }),
+            Event::InstrumentCalibrated { summary } => info.instrument = Some(summary.clone()),
             Event::RunEnded { left, .. } => {
                 info.complete = true;
                 info.left.clone_from(left);

@@ -2,6 +2,7 @@
 
 use super::model::{ClaimReport, ExperimentReport, Run, Span, TrialReport, Value};
 use super::text::wrap;
+use crate::evidence::InstrumentSummary;
 use crate::model::Verdict;
 use crate::verdict::{count, decimals, fixed};
 use std::fmt::Write as _;
@@ -40,8 +41,46 @@ pub fn table(run: &Run, color: bool, folder: &str) -> String {
         );
     }
     text.push('\n');
+    if let Some(summary) = &run.run.instrument {
+        labelled(&mut text, "Instrument", &instrument(summary, &run.run.version));
+    }
     labelled(&mut text, "Run folder", folder);
     text
+}
+
+/// How wrong the instrument was found to be, as one sentence.
+fn instrument(summary: &InstrumentSummary, version: &str) -> String {
+    let day = summary.date.split('T').next().unwrap_or_default();
+    let methods: Vec<String> = summary
+        .methods
+        .iter()
+        .map(|method| {
+            let median = method.median_abs_error_ms;
+            format!(
+                "{} {median:.*} ms ({} of {} inside)",
+                method.method,
+                usize::from(median < 10.0),
+                method.covered,
+                method.recoveries
+            )
+        })
+        .collect();
+    let kept = if summary.kept {
+        ""
+    } else {
+        ", which did NOT keep its limits"
+    };
+    let other = if summary.version == version {
+        String::new()
+    } else {
+        format!(" as version {}", summary.version)
+    };
+    format!(
+        "calibrated {day}{other} in the {} with {} known recoveries{kept}; median error, and how many stated intervals held the truth: {}",
+        summary.cluster.split(' ').next().unwrap_or_default(),
+        summary.recoveries,
+        methods.join(", ")
+    )
 }
 
 fn headline(run: &Run, color: bool) -> String {

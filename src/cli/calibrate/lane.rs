@@ -67,6 +67,7 @@ impl Lane {
             seed: self.seed,
             prometheus_url: self.prometheus_url.clone(),
             signals: self.signals.clone(),
+            instrument: None,
         })
         .await;
         counting.abort();

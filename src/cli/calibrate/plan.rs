@@ -35,7 +35,7 @@ const TARGETS: [Target; 6] = [
     Target {
         kind: Kind::PodReplaced,
         name: "pod-replaced",
-        parts: 12,
+        parts: 13,
         phase_ms: 1000,
         prometheus: false,
         shortest: 0.1,
@@ -43,7 +43,7 @@ const TARGETS: [Target; 6] = [
     Target {
         kind: Kind::SameName,
         name: "same-name",
-        parts: 12,
+        parts: 13,
         phase_ms: 1000,
         prometheus: false,
         shortest: 0.1,
@@ -68,7 +68,7 @@ const TARGETS: [Target; 6] = [
     Target {
         kind: Kind::MetricOnly,
         name: "metric-prometheus",
-        parts: 8,
+        parts: 6,
         phase_ms: 5000,
         prometheus: true,
         shortest: 0.1,

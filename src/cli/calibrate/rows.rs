@@ -79,8 +79,9 @@ pub(super) fn rows(records: &[Record], plan: &LanePlan, origin_ns: i64, stamps: 
             };
             let unseen = matches!(&restoration, Restoration::Back(back) if back.impact.is_none());
             for from in [From::Fault, From::Impact] {
-                // Data that does not flow is a symptom only after the time that the probe grants: another definition.
-                if (method, from) == (Method::Ledger, From::Impact) {
+                // Data that does not flow is a symptom only after the time that the probe grants, and an annotation only when its
+                // object is gone: other definitions, which the stamps do not tell of.
+                if from == From::Impact && (method == Method::Ledger || probe == "resource") {
                     continue;
                 }
                 let wanted = Wanted {

@@ -56,8 +56,7 @@ pub(super) struct Wanted<'a> {
 /// It begins
 /// - for a container that is told to end: with its stamp `terminating`, the cause of everything that is seen of it;
 /// - for a pod that is deleted: when the cluster accepts the deletion, which is between the request and the victim's
-///   `terminating`, the first thing that it does when it is told; but for whoever asks the service itself, the first symptom is
-///   `terminating` exactly;
+///   `terminating`, the first thing that it does when it is told;
 /// - for a switch that is taken away: between the last look that still `saw` it and the one that found the service `bad`.
 ///
 /// It ends
@@ -79,7 +78,6 @@ pub(super) fn outage(stamps: &[Stamp], wanted: Wanted<'_>) -> Option<Truth> {
             .rfind(|stamp| stamp.event == "saw" && stamp.monotonic_ns <= at);
         before.map_or(wanted.from, |stamp| stamp.monotonic_ns.max(wanted.from))
     };
-    let asks = matches!(wanted.method, Method::Scrape | Method::Prometheus);
     let begin = match event {
         // The service behind what ended noticed it a moment later.
         _ if wanted.symptom && wanted.method == Method::Prometheus => {
@@ -87,7 +85,7 @@ pub(super) fn outage(stamps: &[Stamp], wanted: Wanted<'_>) -> Option<Truth> {
             (bad, bad)
         }
         "bad" => (saw(), at),
-        _ if wanted.deletes && !(wanted.symptom && asks) => (wanted.from, at),
+        _ if wanted.deletes => (wanted.from, at),
         _ => (at, at),
     };
     let (first, last): (&[&str], &[&str]) = match (wanted.method, wanted.probe) {
@@ -172,12 +170,6 @@ mod tests {
             ..of(996, Method::Watch, "pods")
         };
         near(outage(&told, deleted), 2.008, 0.003);
-        let symptom = Wanted {
-            symptom: true,
-            method: Method::Scrape,
-            ..deleted
-        };
-        near(outage(&told, symptom), 2.0, 0.0);
     }
 
     #[test]
