@@ -377,3 +377,41 @@ fn line(text: &mut String, value: &str) {
         text.push('\n');
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::evidence::{Chain, Event, InstrumentMethod, InstrumentSummary, read_log};
+    use crate::model::Mono;
+
+    #[test]
+    fn a_report_quotes_the_calibration_that_stands_in_its_log() {
+        let summary = InstrumentSummary {
+            version: "0.0.9".to_owned(),
+            date: "2026-01-02T03:04:05Z".to_owned(),
+            cluster: "lab v1.33.0".to_owned(),
+            kept: false,
+            recoveries: 300,
+            methods: vec![InstrumentMethod {
+                method: "watch".to_owned(),
+                recoveries: 250,
+                covered: 249,
+                median_abs_error_ms: 8.04,
+                p99_abs_error_ms: 41.0,
+                mean_width_ms: 250.0,
+            }],
+        };
+        let event = Event::InstrumentCalibrated { summary };
+        let line = Chain::new().line(Mono(0), "2026-01-02T00:00:00Z", &event).unwrap();
+        let run = super::super::build(&read_log(line.as_bytes()).unwrap().records);
+        let text = super::table(&run, false, "x");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            flat.contains(
+                "Instrument calibrated 2026-01-02 as version 0.0.9 in the lab with 300 known recoveries, which did NOT keep its limits"
+            ),
+            "{text}"
+        );
+        assert!(flat.contains("watch 8.0 ms (249 of 250 inside)"), "{text}");
+    }
+}
