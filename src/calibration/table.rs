@@ -5,10 +5,11 @@ use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Padding, Style};
 
+const WIDTH: usize = 80;
+
 /// The whole calibration as text; `file` is where the rest is.
 #[must_use]
 pub fn table(calibration: &Calibration, file: &str) -> String {
-    let about = &calibration.about;
     let mut text = format!(
         "{}: {} recoveries of known length, errors in milliseconds\n\n",
         calibration.verdict.word().to_uppercase(),
@@ -25,6 +26,9 @@ pub fn table(calibration: &Calibration, file: &str) -> String {
         if let Some(numbers) = &summary.from_impact {
             builder.push_record(line("  all, from the first symptom", numbers));
         }
+    }
+    if calibration.methods.is_empty() {
+        return text + "nothing was measured\n" + &tail(calibration, file);
     }
     let mut table = builder.build();
     table
@@ -60,14 +64,25 @@ pub fn table(calibration: &Calibration, file: &str) -> String {
         let numbers = &summary.from_fault;
         if let Some(longest) = numbers.longest_unseen {
             text.push_str(&format!(
-                "{}: of {} outages nothing was seen, the longest took {longest:.3} s\n",
+                "{}: {} of {} outages went unseen, the longest took {longest:.3} s\n",
                 summary.method.word(),
-                numbers.unseen
+                numbers.unseen,
+                numbers.recoveries
             ));
         }
     }
+    text.push_str(&tail(calibration, file));
+    text
+}
+
+/// What was dropped, and what it was made with.
+fn tail(calibration: &Calibration, file: &str) -> String {
+    let about = &calibration.about;
+    let mut text = String::new();
     for dropped in calibration.dropped.iter().take(5) {
-        text.push_str(&format!("dropped   {dropped}\n"));
+        // The file has all of it.
+        let line: String = format!("dropped   {dropped}").chars().take(WIDTH).collect();
+        text.push_str(&format!("{line}\n"));
     }
     let more = calibration.dropped.len().saturating_sub(5);
     if more > 0 {
