@@ -5,6 +5,7 @@
 //! log. The right half is pure: the same log always gives the same numbers, verdict and report. `docs/ARCHITECTURE.md`
 //! shows which module may know which; a test checks it.
 
+pub mod calibration;
 pub mod compare;
 pub mod evidence;
 pub mod experiment;

@@ -84,9 +84,10 @@ fn heads(group: &str) -> Vec<&str> {
     heads
 }
 
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 21] = [
     "model",
     "stats",
+    "calibration",
     "fault",
     "experiment",
     "plan",
@@ -115,6 +116,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "experiment" => &["model", "fault", "plan", "stats"],
         "plan" => &["model", "fault", "experiment", "stats"],
         "evidence" => &["model", "fault", "experiment"],
+        "calibration" => &["model", "stats", "evidence"],
         "timeline" => &["model", "fault", "experiment", "evidence"],
         "measure" => &["model", "fault", "experiment", "evidence", "timeline", "stats"],
         "verdict" => &[
@@ -249,6 +251,7 @@ fn the_pure_half_touches_no_clock_no_file_no_network_and_no_randomness() {
         "verdict",
         "report",
         "compare",
+        "calibration",
     ] {
         for (path, text) in sources(&format!("src/{module}")) {
             let code = product(&text);

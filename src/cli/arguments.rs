@@ -75,6 +75,8 @@ pub(super) enum Command {
     Rbac(ValidateArguments),
     /// Find everything that chaosrun left behind, by label, from any machine, and remove it.
     Clean(CleanArguments),
+    /// Hold the instrument against recoveries of known length, in the lab: its error distribution, and whether it keeps its limits.
+    Calibrate(CalibrateArguments),
     /// Render a report again from the event log of a run.
     Report(ReportArguments),
     /// Compare two runs (or folders of runs): is recovery significantly slower? The exit code says so.
@@ -117,6 +119,9 @@ pub(super) struct RunArguments {
     /// Address of Prometheus, for experiments that name none.
     #[arg(long, env = "CHAOSRUN_PROMETHEUS", value_name = "URL")]
     pub(super) prometheus: Option<String>,
+    /// Calibration to quote in the report (default: calibration.json in the folder of --out, if it is there).
+    #[arg(long, value_name = "FILE")]
+    pub(super) calibration: Option<PathBuf>,
     /// Variables of the experiment files.
     #[command(flatten)]
     pub(super) variables: Variables,
@@ -162,6 +167,34 @@ pub(super) struct PlanArguments {
     /// Address of Prometheus, for experiments that name none.
     #[arg(long, env = "CHAOSRUN_PROMETHEUS", value_name = "URL")]
     pub(super) prometheus: Option<String>,
+}
+
+/// Options of `calibrate`.
+#[derive(Debug, Args, Clone)]
+pub(super) struct CalibrateArguments {
+    /// 60 recoveries instead of 300: some three minutes.
+    #[arg(long, conflicts_with = "recoveries")]
+    quick: bool,
+    /// Number of recoveries.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(6..=3000))]
+    recoveries: u32,
+    /// Seed of lengths, order and phases.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) seed: Option<u64>,
+    /// The file to write; logs and stamps go into a folder beside it.
+    #[arg(long, default_value = "reports/calibration.json", value_name = "FILE")]
+    pub(super) out: PathBuf,
+}
+
+impl CalibrateArguments {
+    /// Number of recoveries.
+    pub(super) fn count(&self) -> usize {
+        if self.quick {
+            60
+        } else {
+            usize::try_from(self.recoveries).unwrap_or(usize::MAX)
+        }
+    }
 }
 
 /// Options of `clean`.
@@ -294,7 +327,7 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 
 /// Puts the word `run` in where it was left out: when the first word that is no option is not a command.
 pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
-    const TAKES_VALUE: [&str; 11] = [
+    const TAKES_VALUE: [&str; 13] = [
         "--context",
         "--kubeconfig",
         "--namespace",
@@ -306,6 +339,8 @@ pub(super) fn with_default_command(arguments: Vec<OsString>) -> Vec<OsString> {
         "--format",
         "--var",
         "--head",
+        "--recoveries",
+        "--calibration",
     ];
     let command = Arguments::command();
     let mut skip = false;

@@ -4,6 +4,7 @@
 //! never ends the process itself, so that reverts and temporary labs always get their end.
 
 mod arguments;
+mod calibrate;
 mod clean;
 mod cluster;
 mod compare;
@@ -58,6 +59,7 @@ fn dispatch(arguments: Arguments, streams: &mut Streams) -> Result<Exit, Failure
         Command::Validate(validate) => validate::validate(&validate, streams),
         Command::Rbac(paths) => rbac::rbac(&paths, streams),
         Command::Plan(plan) => run_async(plan::plan(global, plan, streams)),
+        Command::Calibrate(calibrate) => run_async(calibrate::calibrate(global, calibrate, streams)),
         Command::Clean(clean) => run_async(clean::clean(global, clean, streams)),
         Command::Report(report) => report::report(&report, streams),
         Command::Compare(compare) => compare::compare(&compare, streams),

@@ -7,7 +7,9 @@ use super::folder::{JSON, LOG, TABLE, judge};
 use super::live::Live;
 use super::load;
 use super::streams::Streams;
+use crate::calibration::{self, Calibration};
 use crate::engine::{self, EngineError, Loaded, RunOutcome, RunRequest};
+use crate::evidence::{Checked, InstrumentSummary, Record, read_log};
 use crate::fault::Undo;
 use crate::model::RESTORE_ANNOTATION;
 use crate::report;
@@ -22,6 +24,7 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
         override_with(&mut loaded.experiment, &global, arguments.trials);
         experiments.push(loaded);
     }
+    let instrument = instrument(arguments.calibration.as_deref(), &arguments.out, streams)?;
     // From here on a signal must lead to an orderly end: a booted lab, a fault, a setup manifest.
     let signals =
         listen().map_err(|error| Failure::Internal(format!("cannot install the signal handlers: {error}")))?;
@@ -54,6 +57,7 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
         seed,
         prometheus_url,
         signals,
+        instrument,
     })
     .await;
     live.finish().await;
@@ -65,6 +69,36 @@ pub(super) async fn run(global: Global, arguments: RunArguments, streams: &mut S
     let exit = exit?;
     closed?;
     Ok(exit)
+}
+
+/// What the calibration file says in short: the given one, else `calibration.json` beside the run folders, if it is there.
+fn instrument(given: Option<&Path>, out: &Path, streams: &mut Streams) -> Result<Option<InstrumentSummary>, Failure> {
+    let path = given.map_or_else(|| out.join("calibration.json"), Path::to_owned);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Failure::Usage(format!(
+                "cannot read the calibration {}: {error}",
+                path.display()
+            )));
+        }
+    };
+    match serde_json::from_str::<Calibration>(&text) {
+        Ok(calibration) if calibration.schema == calibration::SCHEMA => Ok(Some(calibration.quote())),
+        read => {
+            let why = read.map_or_else(
+                |error| error.to_string(),
+                |other| format!("its schema is {}", other.schema),
+            );
+            let problem = format!("{} is no calibration of this version: {why}", path.display());
+            if given.is_some() {
+                return Err(Failure::Usage(problem));
+            }
+            streams.note(&format!("{problem}; the report does not quote it"));
+            Ok(None)
+        }
+    }
 }
 
 /// Report, table, exit code.
@@ -103,14 +137,13 @@ pub(super) fn write_and_show(
     format: Format,
     streams: &mut Streams,
 ) -> Result<crate::model::Verdict, Failure> {
-    let (run, checked) = judge(&folder.join(LOG))?;
-    let json = report::json(&run);
-    write_atomically(&folder.join(JSON), json.as_bytes())?;
-    let shown = folder.display().to_string();
-    write_atomically(&folder.join(TABLE), report::table(&run, false, &shown).as_bytes())?;
+    let (run, checked) = write_report(folder)?;
     match format {
-        Format::Table => streams.say(report::table(&run, streams.color(), &shown).trim_end()),
-        Format::Json => streams.say(json.trim_end()),
+        Format::Table => {
+            let shown = folder.display().to_string();
+            streams.say(report::table(&run, streams.color(), &shown).trim_end());
+        }
+        Format::Json => streams.say(report::json(&run).trim_end()),
     }
     // Whoever notes it can later show that log and report were not rewritten together.
     streams.note(&format!(
@@ -118,6 +151,27 @@ pub(super) fn write_and_show(
         checked.records, checked.head
     ));
     Ok(run.verdict)
+}
+
+/// The records of a run folder.
+pub(super) fn read_records(folder: &Path) -> Result<Vec<Record>, Failure> {
+    let path = folder.join(LOG);
+    let bytes = std::fs::read(&path).map_err(|source| FileError {
+        attempted: "cannot read",
+        path: path.clone(),
+        source,
+    })?;
+    let log = read_log(&bytes).map_err(|error| Failure::Invalid(format!("{}: {error}", path.display())))?;
+    Ok(log.records)
+}
+
+/// Writes the report of a run folder, from its log alone.
+pub(super) fn write_report(folder: &Path) -> Result<(report::Run, Checked), Failure> {
+    let (run, checked) = judge(&folder.join(LOG))?;
+    write_atomically(&folder.join(JSON), report::json(&run).as_bytes())?;
+    let shown = folder.display().to_string();
+    write_atomically(&folder.join(TABLE), report::table(&run, false, &shown).as_bytes())?;
+    Ok((run, checked))
 }
 
 pub(super) fn describe(undo: &Undo) -> String {
@@ -205,12 +259,12 @@ fn create_folder(out: &Path, run: &str) -> Result<PathBuf, Failure> {
 }
 
 /// A seed that fits every JSON reader.
-fn fresh_seed() -> u64 {
+pub(super) fn fresh_seed() -> u64 {
     u64::from(uuid::Uuid::new_v4().as_fields().0)
 }
 
 /// Sorts by time, and is a valid label value and object name.
-fn run_id(clock: Clock, seed: u64) -> String {
+pub(super) fn run_id(clock: Clock, seed: u64) -> String {
     let unique = uuid::Uuid::new_v4().as_fields().1;
     format!(
         "{}-{:04x}",

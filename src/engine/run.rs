@@ -3,7 +3,7 @@
 use super::error::EngineError;
 use super::experiment::{Body, revert};
 use crate::cluster::{Cluster, Manifest};
-use crate::evidence::{Event, Step};
+use crate::evidence::{Event, InstrumentSummary, Step};
 use crate::experiment::Experiment;
 use crate::fault::Undo;
 use crate::world::{Recorder, Signalled};
@@ -28,6 +28,8 @@ pub(crate) struct RunRequest {
     pub(crate) seed: u64,
     pub(crate) prometheus_url: Option<String>,
     pub(crate) signals: watch::Receiver<Option<Signalled>>,
+    /// What the last calibration found, for the report to quote.
+    pub(crate) instrument: Option<InstrumentSummary>,
 }
 
 /// How it went, as far as the log does not say it.
@@ -52,6 +54,9 @@ pub(crate) async fn run(request: RunRequest) -> Result<RunOutcome, EngineError> 
         cluster: request.cluster.info().clone(),
         started_at: started_at.to_string(),
     })?;
+    if let Some(summary) = request.instrument {
+        recorder.record(Event::InstrumentCalibrated { summary })?;
+    }
     let mut errors = Vec::new();
     let mut longest = crate::experiment::default_revert();
     for (index, loaded) in request.experiments.into_iter().enumerate() {

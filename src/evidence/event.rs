@@ -104,6 +104,42 @@ pub enum Seen {
     Vanished,
 }
 
+/// What a calibration found, in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstrumentSummary {
+    /// Version of chaosrun that was calibrated.
+    pub version: String,
+    /// When, RFC 3339.
+    pub date: String,
+    /// Against what.
+    pub cluster: String,
+    /// Every limit was kept.
+    pub kept: bool,
+    /// Known recoveries.
+    pub recoveries: usize,
+    /// By method of observation.
+    pub methods: Vec<InstrumentMethod>,
+}
+
+/// One method of observation in a calibration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstrumentMethod {
+    /// `watch`, `scrape`, `Prometheus`, `ledger`.
+    pub method: String,
+    /// Recoveries that were measured.
+    pub recoveries: usize,
+    /// Of these, inside the stated interval.
+    pub covered: usize,
+    /// Median distance of the best estimate from the truth.
+    pub median_abs_error_ms: f64,
+    /// 99 % of the distances are not larger.
+    pub p99_abs_error_ms: f64,
+    /// Mean width of the stated interval.
+    pub mean_width_ms: f64,
+}
+
 /// Why a trial ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "end", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -543,6 +579,11 @@ pub enum Event {
         /// Why it ended before its time, if it did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+    },
+    /// How wrong the instrument was found to be when it was last held against known recoveries, for reports to quote.
+    InstrumentCalibrated {
+        /// The quote.
+        summary: InstrumentSummary,
     },
     /// Last event of a complete log.
     RunEnded {

@@ -23,7 +23,10 @@ mod reader;
 mod undo;
 
 pub use chain::{Chain, FORMAT, Log, LogError, Record, Torn, genesis, read_log};
-pub use event::{AckedBlock, AckedRange, ClusterInfo, Event, Outcome, Seen, SinkRead, SinkRun, Step, TrialEnd};
+pub use event::{
+    AckedBlock, AckedRange, ClusterInfo, Event, InstrumentMethod, InstrumentSummary, Outcome, Seen, SinkRead, SinkRun,
+    Step, TrialEnd,
+};
 pub use numbers::{IdCounts, LONGEST_RANGE, MOST_BYTES, MOST_RUNS, Numbers, Packed, TooScattered};
 pub use reader::{Checked, ReadError, fold_log};
 pub use undo::{OpenUndos, open_undos};

@@ -2,29 +2,35 @@
 
 use super::shot::{Called, Miss, PROOF_LIMIT, Proof, count, shoot};
 use super::stage::Stage;
-use crate::cluster::{Failed, run_in_pod};
+use crate::cluster::{Failed, Session};
 use crate::fault::{FaultKind, FaultSpec, FaultTarget, Signal};
 use crate::model::{ContainerState, Interval, Mono};
 use crate::observe::LivePod;
 use crate::world::{Armed, RecordError};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Signals every process of the container but its init and this shell; when there is none, or the init outlives them, the
 /// init itself. (Within its own pid namespace an init cannot be killed by SIGKILL, see `pid_namespaces(7)`: images whose
-/// program IS the init need SIGTERM or a pod kill, and the missing proof of effect will say so.)
+/// program IS the init need SIGTERM or a pod kill, and the missing proof of effect will say so.) It waits for its cue, so that
+/// the time that the container's runtime takes to start it is no part of the fault.
 const KILL_SCRIPT: &str = r#"
 signal=$1; hit=0
+read -r _ && echo ready
+read -r cue || exit 1
 for entry in /proc/[0-9]*; do
   pid=${entry#/proc/}
   [ "$pid" = 1 ] && continue
   [ "$pid" = $$ ] && continue
   kill -s "$signal" "$pid" 2>/dev/null && hit=1
 done
-[ $hit = 1 ] && sleep 0.3
-kill -s "$signal" 1
+if [ $hit = 1 ]; then echo sent; sleep 0.3; kill -s "$signal" 1; else kill -s "$signal" 1; echo sent; fi
+echo done
 "#;
+/// How long the script may take to start, and to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Fires at every target at once.
 pub(super) async fn fire(stage: &Stage, armed: &Armed) -> Result<usize, RecordError> {
@@ -34,10 +40,11 @@ pub(super) async fn fire(stage: &Stage, armed: &Armed) -> Result<usize, RecordEr
 
 async fn fire_at(stage: &Stage, spec: &FaultSpec, target: &FaultTarget) -> Result<bool, RecordError> {
     let restarts = restarts(stage, target);
+    let sent = OnceLock::new();
     let call = async {
         match &spec.kind {
             FaultKind::PodEvict { grace_seconds } => evict(stage, target, *grace_seconds).await,
-            FaultKind::ContainerKill { signal, .. } => send_signal(stage, target, *signal).await,
+            FaultKind::ContainerKill { signal, .. } => send_signal(stage, target, *signal, &sent).await,
             FaultKind::PodKill { grace_seconds } => delete(stage, target, *grace_seconds).await,
             other => Err(Miss::definite(format!("{} is no fault on a pod", other.word()))),
         }
@@ -48,8 +55,14 @@ async fn fire_at(stage: &Stage, spec: &FaultSpec, target: &FaultTarget) -> Resul
         FaultKind::PodEvict { grace_seconds } => Duration::from_secs(grace_seconds.unwrap_or(300).into()),
         _ => Duration::ZERO,
     };
+    let sent = &sent;
     shoot(stage, spec, target, call, |requested| async move {
-        effect_seen(stage, spec, target, restarts, requested, PROOF_LIMIT + grace).await
+        let proof = effect_seen(stage, spec, target, restarts, requested, PROOF_LIMIT + grace).await?;
+        // As with a graceful deletion, a signal takes effect when it is sent, and is proven by the end of what it was sent to.
+        Ok(match sent.get() {
+            Some(sent) if sent.upper <= proof.effect.upper => Proof { effect: *sent, ..proof },
+            _ => proof,
+        })
     })
     .await
 }
@@ -116,19 +129,36 @@ pub(super) async fn evict_pod(
     }
 }
 
-async fn send_signal(stage: &Stage, target: &FaultTarget, signal: Signal) -> Result<Called, Miss> {
+/// Starts the script, then gives it its cue. Notes when the signal was sent: between the cue and the word that it was; nothing when
+/// the container was gone before it could say so.
+async fn send_signal(
+    stage: &Stage,
+    target: &FaultTarget,
+    signal: Signal,
+    sent: &OnceLock<Interval>,
+) -> Result<Called, Miss> {
     let command = ["sh", "-c", KILL_SCRIPT, "sh", signal.name()].map(str::to_owned);
-    let limit = Duration::from_secs(10);
-    let output = run_in_pod(
+    let clock = stage.recorder.clock();
+    let mut session = Session::open(
         &stage.cluster,
         &target.pod.namespace,
         &target.pod.name,
         target.container.as_deref(),
         &command,
-        limit,
     )
     .await?;
-    tracing::debug!(code = output.code, stderr = output.stderr, "the kill script ended");
+    session.ask("ready?", KILL_LIMIT).await?;
+    let lower = clock.now();
+    // The session may end with the container: that is no failure, and the proof decides.
+    match session.ask("go", KILL_LIMIT).await {
+        Ok(_) => {
+            let upper = clock.now();
+            sent.get_or_init(|| Interval { lower, upper });
+            // The script is not cut off before its end.
+            drop(session.ask("done?", KILL_LIMIT).await);
+        }
+        Err(error) => tracing::debug!(%error, "the kill script was cut off"),
+    }
     Ok(Called::Accepted)
 }
 

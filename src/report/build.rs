@@ -69,6 +69,7 @@ impl Builder {
                 },
                 complete: false,
                 left: Vec::new(),
+                instrument: None,
                 evidence: Evidence {
                     head: String::new(),
                     records: 0,
@@ -105,6 +106,7 @@ impl Builder {
                 enough: None,
                 error: None,
             }),
+            Event::InstrumentCalibrated { summary } => self.info.instrument = Some(summary.clone()),
             Event::RunEnded { left, .. } => {
                 self.info.complete = true;
                 self.info.left.clone_from(left);

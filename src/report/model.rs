@@ -1,6 +1,6 @@
 //! The report, field by field. Fields of the contract keep their names; others may be added.
 
-use crate::evidence::ClusterInfo;
+use crate::evidence::{ClusterInfo, InstrumentSummary};
 use crate::fault::Undo;
 use crate::model::{Bounded, Measured, Verdict};
 use serde::Serialize;
@@ -104,6 +104,9 @@ pub struct RunInfo {
     pub complete: bool,
     /// What could not be reverted and is still in the cluster.
     pub left: Vec<Undo>,
+    /// What the last calibration of the instrument found, when it was at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instrument: Option<InstrumentSummary>,
     /// Hash of the log's last line, and how many lines stand behind the numbers.
     pub evidence: Evidence,
 }

@@ -3,6 +3,7 @@
 use super::many;
 use super::model::{ClaimReport, ExperimentReport, Run, Span, TrialReport, Value};
 use super::text::wrap;
+use crate::evidence::InstrumentSummary;
 use crate::model::Verdict;
 use crate::verdict::{count, decimals, fixed};
 use std::fmt::Write as _;
@@ -43,8 +44,46 @@ pub fn table(run: &Run, color: bool, folder: &str) -> String {
         );
     }
     text.push('\n');
+    if let Some(summary) = &run.run.instrument {
+        labelled(&mut text, "Instrument", &instrument(summary, &run.run.version));
+    }
     labelled(&mut text, "Run folder", folder);
     text
+}
+
+/// How wrong the instrument was found to be, as one sentence.
+fn instrument(summary: &InstrumentSummary, version: &str) -> String {
+    let day = summary.date.split('T').next().unwrap_or_default();
+    let methods: Vec<String> = summary
+        .methods
+        .iter()
+        .map(|method| {
+            let median = method.median_abs_error_ms;
+            format!(
+                "{} {median:.*} ms ({} of {} inside)",
+                method.method,
+                usize::from(median < 10.0),
+                method.covered,
+                method.recoveries
+            )
+        })
+        .collect();
+    let kept = if summary.kept {
+        ""
+    } else {
+        ", which did NOT keep its limits"
+    };
+    let other = if summary.version == version {
+        String::new()
+    } else {
+        format!(" as version {}", summary.version)
+    };
+    format!(
+        "calibrated {day}{other} in the {} with {} known recoveries{kept}; median error, and how many stated intervals held the truth: {}",
+        summary.cluster.split(' ').next().unwrap_or_default(),
+        summary.recoveries,
+        methods.join(", ")
+    )
 }
 
 fn headline(run: &Run, color: bool) -> String {
@@ -387,5 +426,43 @@ pub(super) fn line(text: &mut String, value: &str) {
     for part in value.lines() {
         text.push_str(part.trim_end());
         text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::evidence::{Chain, Event, InstrumentMethod, InstrumentSummary, read_log};
+    use crate::model::Mono;
+
+    #[test]
+    fn a_report_quotes_the_calibration_that_stands_in_its_log() {
+        let summary = InstrumentSummary {
+            version: "0.0.9".to_owned(),
+            date: "2026-01-02T03:04:05Z".to_owned(),
+            cluster: "lab v1.33.0".to_owned(),
+            kept: false,
+            recoveries: 300,
+            methods: vec![InstrumentMethod {
+                method: "watch".to_owned(),
+                recoveries: 250,
+                covered: 249,
+                median_abs_error_ms: 8.04,
+                p99_abs_error_ms: 41.0,
+                mean_width_ms: 250.0,
+            }],
+        };
+        let event = Event::InstrumentCalibrated { summary };
+        let line = Chain::new().line(Mono(0), "2026-01-02T00:00:00Z", &event).unwrap();
+        let run = super::super::build(&read_log(line.as_bytes()).unwrap().records);
+        let text = super::table(&run, false, "x");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            flat.contains(
+                "Instrument calibrated 2026-01-02 as version 0.0.9 in the lab with 300 known recoveries, which did NOT keep its limits"
+            ),
+            "{text}"
+        );
+        assert!(flat.contains("watch 8.0 ms (249 of 250 inside)"), "{text}");
     }
 }

@@ -24,6 +24,14 @@ impl Clock {
         Mono(i64::try_from(tokio::time::Instant::now().duration_since(self.origin).as_micros()).unwrap_or(i64::MAX))
     }
 
+    /// The kernel's monotonic clock, in nanoseconds, at this clock's zero: for comparing with stamps of other processes on this
+    /// machine. Right to a microsecond.
+    pub(crate) fn origin_ns(self) -> i64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_ns = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);
+        now_ns - self.now().0 * 1000
+    }
+
     /// Now, on the wall clock.
     pub(crate) fn wall(self) -> jiff::Timestamp {
         jiff::Timestamp::now()

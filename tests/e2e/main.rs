@@ -1,7 +1,7 @@
 //! chaosrun end to end: against labs with real processes, and against doubles of an API server where a real one cannot be
 //! made to misbehave on demand. One binary, so that the whole suite links (and stores) the clients once.
 
-mod accuracy;
+mod calibration;
 mod chaos_mesh;
 mod chaos_mesh_flows;
 mod cluster_errors;

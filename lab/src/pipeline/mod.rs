@@ -13,11 +13,13 @@ mod driver;
 mod engine;
 mod executor;
 mod files;
+mod known_outage;
 mod metrics;
 mod pool;
 mod probe_server;
 mod protocol;
 mod settings;
+mod stamps;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Role {
     Executor,
     /// Becomes ready a known time after its start and writes down when.
     ProbeServer(probe_server::ProbeServerArguments),
+    /// Is out for a known time and writes down when: what `chaosrun calibrate` holds the instrument against.
+    KnownOutage(known_outage::KnownOutageArguments),
 }
 
 /// Runs one role until it ends; `args` start with the role's name.
@@ -74,6 +78,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Role::Driver(arguments) => driver::run(arguments).await,
             Role::Executor => executor::run().await,
             Role::ProbeServer(arguments) => probe_server::run(arguments).await,
+            Role::KnownOutage(arguments) => known_outage::run(arguments).await,
         }
     });
     match outcome {

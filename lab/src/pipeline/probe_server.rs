@@ -1,24 +1,20 @@
 //! A workload whose true instants are known: becomes ready a given time after its start and writes down when.
 //!
-//! For tests of measuring instruments. Stamps are lines of JSON in a file of their own per process, flushed one by one:
-//! `{"event":"start|listening|ready|served|terminating","monotonicNs":n,"wallMs":n,...}`. The clock is
-//! `CLOCK_MONOTONIC`, which all processes of a machine share, containers included.
+//! For tests of measuring instruments. Its stamps ([`stamps`](super::stamps)) are
+//! `start|listening|ready|served|terminating`.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use clap::Args;
-use rustix::time::{ClockId, clock_gettime};
-use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::stamps::{Stamps, monotonic_ns};
 use super::{Outcome, TERMINATED, stop_signal};
 
 #[derive(Args)]
@@ -41,53 +37,8 @@ pub(crate) struct ProbeServerArguments {
 enum ProbeServerError {
     #[error("{seconds} is not a usable number of seconds")]
     ReadyAfter { seconds: f64 },
-    #[error("cannot write stamps to {}", path.display())]
-    Stamp { path: PathBuf, source: std::io::Error },
     #[error("cannot listen on port {port}")]
     Listen { port: u16, source: std::io::Error },
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-fn monotonic_ns() -> i64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
-}
-
-/// The file of stamps.
-struct Stamps {
-    file: Option<Mutex<File>>,
-}
-
-impl Stamps {
-    fn open(folder: Option<&Path>, start_ns: i64) -> Result<Self, ProbeServerError> {
-        let Some(folder) = folder else {
-            return Ok(Self { file: None });
-        };
-        let failed = |source| ProbeServerError::Stamp {
-            path: folder.to_owned(),
-            source,
-        };
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        // The start is unique on a machine; process ids are not, across containers.
-        let file = File::create(folder.join(format!("probe-{start_ns}.jsonl"))).map_err(failed)?;
-        Ok(Self {
-            file: Some(Mutex::new(file)),
-        })
-    }
-
-    fn write(&self, event: &str, monotonic_ns: i64) {
-        let Some(file) = &self.file else { return };
-        let line = json!({
-            "event": event,
-            "monotonicNs": monotonic_ns,
-            "wallMs": jiff::Timestamp::now().as_millisecond(),
-            "pod": std::env::var("HOSTNAME").ok(),
-        });
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
-            tracing::error!(%error, "cannot write a stamp");
-        }
-    }
 }
 
 pub(crate) async fn run(arguments: ProbeServerArguments) -> Outcome {
@@ -96,7 +47,7 @@ pub(crate) async fn run(arguments: ProbeServerArguments) -> Outcome {
     let delay = Duration::try_from_secs_f64(arguments.ready_after).map_err(|_| ProbeServerError::ReadyAfter {
         seconds: arguments.ready_after,
     })?;
-    let stamps = Arc::new(Stamps::open(arguments.stamp.as_deref(), start_ns)?);
+    let stamps = Arc::new(Stamps::open(arguments.stamp.as_deref(), "probe", start_ns)?);
     stamps.write("start", start_ns);
     let serving = async {
         let ready = Arc::new(AtomicBool::new(false));
