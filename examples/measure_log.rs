@@ -80,7 +80,7 @@ fn measure(path: &Path) {
     println!(
         "read, checked and folded in {:.3} s, measured in {:.3} s: {:.3} s in all, {:.3} s of processor, {:.0} MB resident at most",
         read.as_secs_f64(),
-        (all - read).as_secs_f64(),
+        all.saturating_sub(read).as_secs_f64(),
         all.as_secs_f64(),
         processor_seconds(),
         megabytes(peak())

@@ -183,7 +183,7 @@ fn lines_removed_swapped_added_and_cut_off_are_found_by_line() {
             last + 1
         ),
     );
-    put(&folder, LOG, log[..log.len() - 30].as_bytes());
+    put(&folder, LOG, &log.as_bytes()[..log.len() - 30]);
     found(&folder, &format!("events.jsonl line {}: ", last + 1));
     put(&folder, LOG, log.trim_end().as_bytes());
     found(&folder, "the newline at its end is missing");
