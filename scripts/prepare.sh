@@ -62,6 +62,8 @@ for part in "$@"; do
     test)
         # Steps the clock of one process.
         packages libfaketime
+        # librdkafka (the feature kafka) is built from source.
+        packages make g++
         # Debian's is old and does; one that is there already, of whatever origin, is better.
         command -v kubectl >/dev/null 2>&1 || packages kubernetes-client
         if ! cargo nextest --version >/dev/null 2>&1; then
