@@ -9,7 +9,6 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
-    missing_docs,
     reason = "a program to measure with: it stops at the first problem"
 )]
 

@@ -113,7 +113,13 @@ impl SampledLane {
         self.samples.insert(place, sample);
         // A late answer: the runs from there on are counted again. Those that ended before it stay.
         let before = self.runs.partition_point(|run| run.last_sent < sent);
-        let kept = before.saturating_sub(1);
+        let mut kept = before.saturating_sub(1);
+        // Of samples that were sent at one instant, some may belong to the run before.
+        while let Some(((earlier, run), less)) = self.pair(kept)
+            && earlier.last_sent >= run.first_sent
+        {
+            kept = less;
+        }
         let from = match self.runs.get(kept) {
             Some(run) if before > 0 => run.first_sent,
             _ => Mono(i64::MIN),
@@ -123,6 +129,12 @@ impl SampledLane {
         for sample in self.samples.get(from..).unwrap_or_default() {
             extend(&mut self.runs, sample);
         }
+    }
+
+    /// The run at `place`, the one before it, and the place of that.
+    fn pair(&self, place: usize) -> Option<((&Run, &Run), usize)> {
+        let less = place.checked_sub(1)?;
+        Some(((self.runs.get(less)?, self.runs.get(place)?), less))
     }
 
     /// The place of these words: the same as that of the newest sample when it said the same.

@@ -145,12 +145,9 @@ async fn thousands_of_pods_are_watched_in_tens_of_megabytes() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let listed = started.elapsed();
-    let seconds = std::env::var("CHAOSRUN_QUIET_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(5.0);
+    let seconds = number("CHAOSRUN_QUIET_SECONDS", 5) as u64;
     let (before, from) = (processor_seconds(run.id()), Instant::now());
-    tokio::time::sleep(Duration::from_secs(seconds as u64)).await;
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
     let quiet = (processor_seconds(run.id()) - before) / from.elapsed().as_secs_f64();
     // A program that is not optimised is a hundred megabytes of code, which is none of what pods cost.
     let own = kilobytes(run.id(), "RssAnon");
