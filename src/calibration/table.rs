@@ -97,8 +97,8 @@ fn tail(calibration: &Calibration, file: &str) -> String {
         ", built WITHOUT optimisation"
     };
     text.push_str(&format!(
-        "\nchaosrun {}{build}\nagainst {} on {}, {} processors\n{load}{} targets side by side, {:.0} s, seed {}\n",
-        about.version, about.cluster, about.kernel, about.cores, about.parallel, about.took, about.seed
+        "\nchaosrun {}{build}, seed {}\nagainst {} on {}, {} processors\n{load}{} targets side by side, {:.0} s\n",
+        about.version, about.seed, about.cluster, about.kernel, about.cores, about.parallel, about.took
     ));
     text.push_str(&format!("Logs and stamps  {}\nCalibration      {file}\n", about.folder));
     text
