@@ -89,7 +89,7 @@ fn tail(calibration: &Calibration, file: &str) -> String {
         text.push_str(&format!("dropped   and {more} more\n"));
     }
     let load = about.load.map_or_else(String::new, |load| {
-        format!(", load {:.2} before and {:.2} after", load.before, load.after)
+        format!("load {:.2} before and {:.2} after, ", load.before, load.after)
     });
     let build = if about.optimised {
         ""
@@ -97,8 +97,8 @@ fn tail(calibration: &Calibration, file: &str) -> String {
         ", built WITHOUT optimisation"
     };
     text.push_str(&format!(
-        "\nchaosrun {}{build}\nagainst {} on {}, {} processors{load}\n{} targets side by side, {:.0} s, seed {}\n",
-        about.version, about.cluster, about.kernel, about.cores, about.parallel, about.took, about.seed
+        "\nchaosrun {}{build}, seed {}\nagainst {} on {}, {} processors\n{load}{} targets side by side, {:.0} s\n",
+        about.version, about.seed, about.cluster, about.kernel, about.cores, about.parallel, about.took
     ));
     text.push_str(&format!("Logs and stamps  {}\nCalibration      {file}\n", about.folder));
     text
