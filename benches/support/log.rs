@@ -296,7 +296,7 @@ impl<W: Write> Run<'_, W> {
     }
 
     fn trial(&mut self, trial: u32, due: u64) -> std::io::Result<()> {
-        self.put(Event::TrialStarted { trial })?;
+        self.put(Event::TrialStarted { trial, control: false })?;
         self.step(Step::Baseline)?;
         let begun = self.writer.written;
         let started = self.now;
@@ -365,6 +365,7 @@ impl<W: Write> Run<'_, W> {
                     last: last.min(id + 99),
                     at_ms: EPOCH + i64::try_from(id * 10).unwrap_or(0),
                     acked_ms: EPOCH + i64::try_from(id * 10).unwrap_or(0) + 5,
+                    block: None,
                 })
                 .collect(),
             acked_read: Interval::exact(Mono(at)),
@@ -372,9 +373,14 @@ impl<W: Write> Run<'_, W> {
                 during: Interval::between(Mono(at), Mono(at + 100_000)),
                 last_batch: Some(self.batch),
                 runs: vec![SinkRun { first, last, times: 1 }],
+                packed: None,
                 uncommitted_files: 0,
+                reordered: None,
             }],
             drained: true,
+            acked_ids: None,
+            attempted: None,
+            acked_later: None,
         })?;
         self.put(Event::CostCounted {
             api_requests: 40,

@@ -96,10 +96,15 @@ impl CommitLane {
             .map_or(look.received, |known| look.received.max(*known));
         self.answered.push(answered);
         let previous = index.checked_sub(1).and_then(|before| self.looks.get(before));
-        let last = self.rises.last().map(|(_, batch, _)| *batch);
+        let last = self.rises.last().map(|(_, batch, _)| *batch).or_else(|| self.before());
         if let (Some(batch), Some(made)) = (rise(look, last), previous.map(|previous| made(previous, look))) {
             self.rises.push((index, batch, made));
         }
+    }
+
+    /// What had been committed before anybody looked: nobody knows when.
+    fn before(&self) -> Option<u64> {
+        self.looks.first().and_then(|look| look.committed)
     }
 
     /// The newest look.
@@ -161,7 +166,8 @@ impl CommitLane {
         let mut previous = whole.checked_sub(1).and_then(|index| self.looks.get(index));
         let rest = self.looks.iter().skip(whole).take_while(|look| look.sent <= effective);
         for look in rest.filter(|look| look.received <= effective) {
-            if let (Some(batch), Some(previous)) = (rise(look, last.map(|(batch, _)| batch)), previous) {
+            let known = last.map(|(batch, _)| batch).or_else(|| self.before());
+            if let (Some(batch), Some(previous)) = (rise(look, known), previous) {
                 last = Some((batch, made(previous, look)));
             }
             previous = Some(look);

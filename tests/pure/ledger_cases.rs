@@ -401,3 +401,29 @@ fn stamps_are_placed_through_the_offset_of_the_producers_clock() {
     let rpo = &run.experiments[0].trials[0].rpo;
     assert!((rpo.seconds.unwrap() - 0.5).abs() < 0.03, "{rpo:?}");
 }
+
+#[test]
+fn a_commit_that_was_there_before_anybody_looked_has_no_date() {
+    let experiment = streaming("old-commit", 60.0);
+    // Batch 1 was committed long ago; the looks begin at 90 and see nothing new before the fault.
+    let run = Log::of(&experiment)
+        .clocks()
+        .pod(Seen::Listed, 51.0, pod("a"))
+        .pod(Seen::Listed, 51.0, pod("b"))
+        .ticks(99.0, 130.0, 0.25)
+        .commits(90.0, 130.0, &[60.0, 70.0, 117.0])
+        .fault(&["a"], 99.99, 100.01)
+        .pod(Seen::Deleted, 100.0, pod("a"))
+        .end(125.0, 131.0)
+        .judge();
+    let window = &run.experiments[0].trials[0].reprocessing_window;
+    assert_eq!(window.value, None, "{window:?}");
+    assert!(
+        window
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("no commit was seen before the fault"),
+        "{window:?}"
+    );
+}

@@ -133,7 +133,7 @@ mod tests {
         );
     }
 
-    fn of<'a>(from_ms: i64, method: Method, probe: &'a str) -> Wanted<'a> {
+    fn of(from_ms: i64, method: Method, probe: &str) -> Wanted<'_> {
         Wanted {
             from: from_ms * 1_000_000,
             method,
