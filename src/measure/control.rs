@@ -45,6 +45,16 @@ impl ControlMeasures {
         ))
     }
 
+    /// Why it says nothing, if that is so: what nobody saw is no proof that nothing happened.
+    #[must_use]
+    pub fn silence(&self) -> Option<String> {
+        // One that ended early ends the experiment, which says so itself.
+        let unread = self.ledger.as_ref().and_then(|ledger| ledger.as_ref().err());
+        let why = self.spoiled.as_ref().or(unread);
+        let why = why.filter(|_| self.end == Some(TrialEnd::Completed))?;
+        Some(format!("control trial {} says nothing: {why}", self.trial))
+    }
+
     /// Records that went missing or were doubled without a fault.
     #[must_use]
     pub fn damage(&self) -> Option<String> {
@@ -68,14 +78,20 @@ pub fn control(
 ) -> ControlMeasures {
     let until = facts.end.as_ref().map_or(timeline.now(), |(_, at)| *at);
     let from = facts.step(Step::Observe);
-    let spoiled = spoiled(facts, from);
+    let ended = spoiled(facts, from);
     let from = from.unwrap_or(until);
     let to = facts.step(Step::Revert).unwrap_or(until);
+    let outages = outages(timeline, from, to, until);
+    let spoiled = ended.or_else(|| {
+        // Not steady, and yet no probe was bad: there was no answer.
+        let why = timeline.steady(to).err().filter(|_| outages.is_empty())?;
+        Some(WhyNot::NoData { why: why.join("; ") })
+    });
     ControlMeasures {
         trial: facts.trial,
         end: facts.end.as_ref().map(|(end, _)| end.clone()),
         watched: to.since(from).as_secs_f64(),
-        outages: outages(timeline, from, to, until),
+        outages,
         ledger: experiment.ledger.as_ref().map(|_| match &spoiled {
             Some(why) => Err(why.clone()),
             None => {

@@ -37,9 +37,10 @@ pub fn conclude(
 
 /// What a control trial shows as well is not the fault's doing (measurement.md 4.3 rule 1).
 fn doubted(claim: ClaimVerdict, ledger: bool, controls: &[ControlMeasures]) -> ClaimVerdict {
-    let doubt = controls
-        .iter()
-        .find_map(|control| if ledger { control.damage() } else { control.outage() });
+    let doubt = controls.iter().find_map(|control| {
+        let seen = if ledger { control.damage() } else { control.outage() };
+        seen.or_else(|| control.silence())
+    });
     match doubt {
         Some(doubt) => ClaimVerdict {
             verdict: Verdict::Inconclusive,

@@ -82,6 +82,14 @@ struct Tally {
 }
 
 impl Tally {
+    fn add(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Pass => self.within += 1,
+            Verdict::Fail => self.beyond += 1,
+            Verdict::Inconclusive | Verdict::Aborted => self.undecided += 1,
+        }
+    }
+
     fn trials(self) -> u64 {
         self.within + self.beyond + self.undecided
     }
@@ -211,21 +219,20 @@ fn tally(verdicts: impl Iterator<Item = Verdict>) -> Tally {
         undecided: 0,
     };
     for verdict in verdicts {
-        match verdict {
-            Verdict::Pass => tally.within += 1,
-            Verdict::Fail => tally.beyond += 1,
-            Verdict::Inconclusive | Verdict::Aborted => tally.undecided += 1,
-        }
+        tally.add(verdict);
     }
     tally
 }
 
 /// The first answer of the two e-processes, looked at after each trial: it stands, whatever comes after it.
 fn until_decided(share: f64, confidence: f64, verdicts: impl Iterator<Item = Verdict>) -> Verdict {
-    let mut so_far = Vec::new();
+    let mut tally = Tally {
+        within: 0,
+        beyond: 0,
+        undecided: 0,
+    };
     for verdict in verdicts {
-        so_far.push(verdict);
-        let tally = tally(so_far.iter().copied());
+        tally.add(verdict);
         let decided = sequential::until_decided(
             tally.within,
             tally.trials(),

@@ -1,6 +1,6 @@
 //! Many trials: quantiles and shares of them, when to stop, control trials, and the schedule of it all.
 
-use crate::dsl::{Log, experiment, good_unless, http};
+use crate::dsl::{Log, experiment, good_unless, http, silent};
 use chaosrun::evidence::{Event, Step, TrialEnd};
 use chaosrun::experiment::{About, Experiment, Limit, Over, RtoStart, TrialsSlo};
 use chaosrun::measure::{ControlMeasures, ControlOutage, TrialMeasures};
@@ -371,6 +371,35 @@ fn a_control_trial_is_watched_and_not_judged() {
     assert_eq!(experiment.verdict, Verdict::Inconclusive);
     let outage = &experiment.controls[0].outages[0];
     assert!((outage.seconds - 4.0).abs() < 0.3, "{outage:?}");
+}
+
+#[test]
+fn a_control_trial_that_nobody_answered_is_no_proof_that_nothing_happened() {
+    let mut wanted = experiment("silent", vec![http()], 30.0);
+    wanted.trials.control = 1;
+    let log = Log::of(&wanted)
+        .samples(&http().name, 50.0, 130.0, 0.2, |second| {
+            good_unless((100.0..103.0).contains(&second))
+        })
+        .fault(&["a"], 100.0, 100.05)
+        .step(Step::Revert, 120.0)
+        .step(Step::Settle, 121.0)
+        .ended(1, 130.0)
+        .event(Event::TrialStarted {
+            trial: 2,
+            control: true,
+        })
+        .step(Step::Baseline, 190.0)
+        .step(Step::Observe, 200.0)
+        .samples(&http().name, 200.0, 240.0, 0.2, |_| silent())
+        .step(Step::Revert, 230.0)
+        .step(Step::Settle, 230.1)
+        .ended(2, 240.0)
+        .finish(241.0);
+    let run = log.judge();
+    let claim = &run.experiments[0].claims[0];
+    assert_eq!(claim.verdict, Verdict::Inconclusive);
+    assert!(claim.why.contains("control trial 2 says nothing"), "{}", claim.why);
 }
 
 #[test]
